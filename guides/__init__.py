@@ -1,0 +1,6 @@
+"""The inference side, q(z | x)."""
+
+from pyro_vlae.guides.gaussian import GaussianGuide
+from pyro_vlae.guides.iaf import IAFGuide
+
+__all__ = ["GaussianGuide", "IAFGuide"]

@@ -1,0 +1,17 @@
+"""The generative side, p(x, z): priors, likelihoods, the VLAE and the paper's recipes by name."""
+
+from pyro_vlae.models.likelihoods import BernoulliLikelihood, PixelCNNLikelihood
+from pyro_vlae.models.priors import FlowPrior, StandardNormalPrior
+from pyro_vlae.models.recipes import binary_vlae, unconditional_pixelcnn
+from pyro_vlae.models.vlae import VLAE, UnconditionalModel
+
+__all__ = [
+    "VLAE",
+    "BernoulliLikelihood",
+    "FlowPrior",
+    "PixelCNNLikelihood",
+    "StandardNormalPrior",
+    "UnconditionalModel",
+    "binary_vlae",
+    "unconditional_pixelcnn",
+]

@@ -1,0 +1,50 @@
+"""Likelihoods p(x | features): modules that return a Pyro distribution, built at each call."""
+
+import pyro.distributions as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pyro_vlae.distributions import PixelCNN
+from pyro_vlae.nn import WeightNormConv2d
+from pyro_vlae.nn.resnet import BRANCH_INIT_SCALE
+
+
+class PixelCNNLikelihood(nn.Module):
+    """A `PixelCNN` with the decoder's features as its context.
+
+    Args:
+        network: see `pyro_vlae.distributions.PixelCNN`.
+
+    Calling it with features ``(*batch, K, H, W)`` returns a distribution of batch shape ``batch``
+    and event shape ``(C, H, W)``.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, features: Tensor) -> PixelCNN:
+        return PixelCNN(self.network, features)
+
+
+class BernoulliLikelihood(nn.Module):
+    """Independent Bernoulli pixels: the factorised decoder of an ordinary VAE.
+
+    Args:
+        feature_maps: maps that the decoder puts out.
+        image_channels: channels of the images.
+
+    Calling it with features ``(*batch, feature_maps, H, W)`` returns a distribution of batch shape
+    ``batch`` and event shape ``(image_channels, H, W)``.
+    """
+
+    def __init__(self, feature_maps: int = 4, image_channels: int = 1) -> None:
+        super().__init__()
+        self.logits = WeightNormConv2d(feature_maps, image_channels, init_scale=BRANCH_INIT_SCALE)
+
+    def forward(self, features: Tensor) -> dist.TorchDistribution:
+        flat = features.reshape(-1, *features.shape[-3:])
+        logits = self.logits(F.elu(flat))
+        return dist.Bernoulli(logits=logits.view(*features.shape[:-3], *logits.shape[1:])).to_event(
+            3
+        )

@@ -1,0 +1,101 @@
+"""The paper's models by name, with a keyword argument for each ablation.
+
+References:
+    Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 4.1 and appendix.
+"""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from pyro_vlae.models.likelihoods import BernoulliLikelihood, PixelCNNLikelihood
+from pyro_vlae.models.priors import FlowPrior, StandardNormalPrior
+from pyro_vlae.models.vlae import VLAE, UnconditionalModel
+from pyro_vlae.nn import MaskedResNet, ResNetDecoder
+
+
+def binary_vlae(
+    *,
+    code_dim: int = 64,
+    image_shape: tuple[int, int, int] = (1, 28, 28),
+    prior: str | nn.Module = "flow",
+    decoder: nn.Module | None = None,
+    likelihood: str | nn.Module = "pixelcnn",
+    flow_steps: int = 4,
+    flow_hidden_dims: Sequence[int] = (640, 640),
+    tied: bool = True,
+    masked_layers: int = 6,
+    filters: int = 12,
+    feature_maps: int = 4,
+) -> VLAE:
+    """The paper's VLAE for binary images (MNIST, OMNIGLOT, Caltech-101 Silhouettes).
+
+    Args:
+        code_dim: dimensions of the code.
+        image_shape: ``(C, H, W)`` of the images.
+        prior: ``"flow"`` (autoregressive flow), ``"normal"``, or a prior module.
+        decoder: a decoder module; the ResNet decoder if None.
+        likelihood: ``"pixelcnn"``, ``"bernoulli"`` (factorised decoder), or a likelihood module.
+        flow_steps: steps of the flow prior.
+        flow_hidden_dims: hidden layers of each step's MADE.
+        tied: the PixelCNN's masked convolutions share their weights (static MNIST; untying helps
+            the other sets).
+        masked_layers: masked 3x3 convolutions of the PixelCNN, which is also its window's height.
+        filters: maps of the PixelCNN's hidden layers.
+        feature_maps: maps that the decoder hands to the likelihood.
+
+    Raises:
+        ValueError: prior or likelihood is a string that names neither choice.
+    """
+    if isinstance(prior, str):
+        if prior == "flow":
+            prior = FlowPrior(code_dim, flow_steps, flow_hidden_dims)
+        elif prior == "normal":
+            prior = StandardNormalPrior(code_dim)
+        else:
+            raise ValueError(f'prior must be "flow", "normal" or a prior module, got {prior!r}')
+    if decoder is None:
+        decoder = ResNetDecoder(code_dim, image_shape, feature_maps=feature_maps)
+    channels = image_shape[0]
+    if isinstance(likelihood, str):
+        if likelihood == "pixelcnn":
+            likelihood = PixelCNNLikelihood(
+                MaskedResNet(
+                    channels,
+                    feature_maps,
+                    filters,
+                    masked_layers,
+                    pointwise_blocks=min(4, masked_layers),
+                    tied=tied,
+                )
+            )
+        elif likelihood == "bernoulli":
+            likelihood = BernoulliLikelihood(feature_maps, channels)
+        else:
+            raise ValueError(
+                f'likelihood must be "pixelcnn", "bernoulli" or a likelihood module, '
+                f"got {likelihood!r}"
+            )
+    return VLAE(prior, decoder, likelihood)
+
+
+def unconditional_pixelcnn(
+    *,
+    image_shape: tuple[int, int, int] = (1, 28, 28),
+    tied: bool = True,
+    masked_layers: int = 6,
+    filters: int = 12,
+) -> UnconditionalModel:
+    """The decoder's PixelCNN alone, without a code: the paper's "unconditional decoder".
+
+    Arguments as in `binary_vlae`.
+    """
+    network = MaskedResNet(
+        image_shape[0],
+        0,
+        filters,
+        masked_layers,
+        pointwise_blocks=min(4, masked_layers),
+        tied=tied,
+    )
+    return UnconditionalModel(network, image_shape)

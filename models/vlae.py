@@ -1,0 +1,88 @@
+"""The Variational Lossy Autoencoder, and a PixelCNN without a code, as Pyro models."""
+
+from collections.abc import Callable
+
+import pyro
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from pyro_vlae.distributions import PixelCNN
+from pyro_vlae.registration import register_parameters
+
+
+class VLAE(nn.Module):
+    """``p(z) p(x | z)`` with a sample site ``"z"`` and a sample site ``"x"`` in an image plate.
+
+    Args:
+        prior: called without arguments, returns a distribution of codes, event shape
+            ``(code_dim,)``.
+        decoder: maps codes ``(*batch, code_dim)`` to features ``(*batch, K, H, W)``.
+        likelihood: maps features to a distribution of images, batch shape ``batch``, event shape
+            ``(C, H, W)``.
+
+    Swapping a part is passing another object; with a factorised likelihood this is a plain VAE.
+
+    References:
+        Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731.
+    """
+
+    def __init__(
+        self,
+        prior: Callable[[], dist.TorchDistribution],
+        decoder: Callable[[Tensor], Tensor],
+        likelihood: Callable[[Tensor], dist.TorchDistribution],
+    ) -> None:
+        super().__init__()
+        self.prior = prior
+        self.decoder = decoder
+        self.likelihood = likelihood
+
+    def forward(self, x: Tensor | None = None, batch_size: int = 1) -> Tensor:
+        """The generative program.
+
+        Args:
+            x: images ``(batch, C, H, W)`` to condition on, or None to generate.
+            batch_size: number of images to generate when x is None.
+
+        Returns:
+            The images, ``(batch, C, H, W)``.
+
+        Raises:
+            ValueError: the prior's event shape is not one-dimensional (a missing ``to_event(1)``),
+                or x does not fit the likelihood.
+        """
+        register_parameters(self)
+        size = batch_size if x is None else len(x)
+        prior = self.prior()
+        if len(prior.event_shape) != 1:
+            raise ValueError(
+                "the prior must be a distribution over vectors, event_shape (code_dim,), got "
+                f"event_shape {tuple(prior.event_shape)} and batch_shape "
+                f"{tuple(prior.batch_shape)}: add .to_event(1)"
+            )
+        with pyro.plate("images", size, dim=-1):
+            z = pyro.sample("z", prior)
+            return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
+
+
+class UnconditionalModel(nn.Module):
+    """Images without a code: a PixelCNN alone, with a sample site ``"x"`` in an image plate.
+
+    Fit it by SVI with a guide that samples nothing (``lambda x: None``).
+
+    Args:
+        network: see `pyro_vlae.distributions.PixelCNN`; it reads no context.
+        image_shape: ``(C, H, W)``.
+    """
+
+    def __init__(self, network: nn.Module, image_shape: tuple[int, int, int] = (1, 28, 28)) -> None:
+        super().__init__()
+        self.network = network
+        self.image_shape = image_shape
+
+    def forward(self, x: Tensor | None = None, batch_size: int = 1) -> Tensor:
+        """The generative program; arguments and result as in `VLAE.forward`."""
+        register_parameters(self)
+        size = batch_size if x is None else len(x)
+        with pyro.plate("images", size, dim=-1):
+            return pyro.sample("x", PixelCNN(self.network, None, self.image_shape), obs=x)

@@ -1,0 +1,25 @@
+"""Plain torch networks, no probability: weight-normalised layers, ResNets, masked PixelCNNs."""
+
+from pyro_vlae.nn.incremental import wavefronts
+from pyro_vlae.nn.masked import MaskedConv2d
+from pyro_vlae.nn.masked_resnet import MaskedResNet
+from pyro_vlae.nn.resnet import ResidualBlock, ResNetDecoder, ResNetEncoder
+from pyro_vlae.nn.weight_norm import (
+    WeightNormConv2d,
+    WeightNormConvTranspose2d,
+    WeightNormLinear,
+    without_initialization,
+)
+
+__all__ = [
+    "MaskedConv2d",
+    "MaskedResNet",
+    "ResNetDecoder",
+    "ResNetEncoder",
+    "ResidualBlock",
+    "WeightNormConv2d",
+    "WeightNormConvTranspose2d",
+    "WeightNormLinear",
+    "wavefronts",
+    "without_initialization",
+]

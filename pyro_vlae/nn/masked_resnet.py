@@ -1,0 +1,171 @@
+"""The paper's small PixelCNN network: a ResNet of masked 3x3 convolutions with a chosen window.
+
+References:
+    Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, appendix (binary images).
+"""
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.nn import functional as F
+
+from pyro_vlae.nn.incremental import PixelCache, wavefront_slope, wavefronts
+from pyro_vlae.nn.masked import MaskedConv2d
+from pyro_vlae.nn.resnet import BRANCH_INIT_SCALE
+from pyro_vlae.nn.weight_norm import WeightNormConv2d
+
+
+class PointwiseBlock(nn.Module):
+    """A residual block of two 1x1 convolutions: it mixes maps and sees no other pixel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = WeightNormConv2d(channels, channels, 1)
+        self.second = WeightNormConv2d(channels, channels, 1, init_scale=BRANCH_INIT_SCALE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.elu(self.first(F.elu(x))))
+
+
+class MaskedResNet(nn.Module):
+    """A PixelCNN network for binary images: Bernoulli logits from a window of earlier pixels.
+
+    The first masked convolution reads the image (hidden at the current pixel) beside the context
+    maps (visible there); each further one is a residual step on the features. Pointwise residual
+    blocks stand between them. With n masked 3x3 layers, pixel (i, j) sees columns ``j-n..j-1`` of
+    its own row and columns ``j-n..j+r`` of the row r above, r = 1..n.
+
+    Args:
+        image_channels: channels of the image.
+        context_channels: maps of the context, 0 for an unconditional network.
+        filters: maps of every hidden layer.
+        masked_layers: number of masked convolutions, n above.
+        pointwise_blocks: residual blocks of 1x1 convolutions, one after each of the first masked
+            layers; at most ``masked_layers``.
+        kernel_size: odd size of the masked kernels.
+        tied: all masked convolutions after the first share one set of weights (the paper's remedy
+            against overfitting on static MNIST).
+
+    Shapes: image ``(N, image_channels, H, W)`` and context ``(N, context_channels, H, W)`` to
+    logits ``(N, image_channels, H, W)``, any H and W.
+    """
+
+    support = constraints.boolean
+
+    def __init__(
+        self,
+        image_channels: int = 1,
+        context_channels: int = 4,
+        filters: int = 12,
+        masked_layers: int = 6,
+        pointwise_blocks: int = 4,
+        kernel_size: int = 3,
+        tied: bool = True,
+    ) -> None:
+        super().__init__()
+        if not 0 <= pointwise_blocks <= masked_layers:
+            raise ValueError(
+                f"pointwise_blocks must lie between 0 and masked_layers = {masked_layers}, "
+                f"got {pointwise_blocks}"
+            )
+        self.image_channels = image_channels
+        self.context_channels = context_channels
+        self.steps_after_first = masked_layers - 1
+        self.tied = tied
+        self.first = MaskedConv2d(
+            image_channels + context_channels, filters, kernel_size, image_channels
+        )
+        distinct = min(1, self.steps_after_first) if tied else self.steps_after_first
+        self.steps = nn.ModuleList(
+            MaskedConv2d(filters, filters, kernel_size, init_scale=BRANCH_INIT_SCALE)
+            for _ in range(distinct)
+        )
+        self.pointwise = nn.ModuleList(PointwiseBlock(filters) for _ in range(pointwise_blocks))
+        self.last = WeightNormConv2d(filters, image_channels, 1, init_scale=BRANCH_INIT_SCALE)
+
+    def step(self, k: int) -> nn.Module:
+        """The masked convolution of residual step k (the same one for all k when tied)."""
+        return self.steps[0 if self.tied else k]
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        h = self.first(x if context is None else torch.cat([x, context], 1))
+        for k in range(self.steps_after_first + 1):
+            if k:
+                h = h + self.step(k - 1)(F.elu(h))
+            if k < len(self.pointwise):
+                h = self.pointwise[k](h)
+        return self.last(F.elu(h))
+
+    def emission(self, parameters: Tensor) -> dist.Bernoulli:
+        """The distribution of the pixels: Bernoulli, logits ``(N, image_channels, H, W)``."""
+        return dist.Bernoulli(logits=parameters)
+
+    def incremental(
+        self, context: Tensor | None, size: int, height: int, width: int
+    ) -> "IncrementalMaskedResNet":
+        """Start drawing `size` images wavefront by wavefront; see `PixelCNN.sample`."""
+        return IncrementalMaskedResNet(self, context, size, height, width)
+
+
+class IncrementalMaskedResNet:
+    """One run of a `MaskedResNet` over a batch of images whose pixels become known in wavefronts.
+
+    Plain weights are used for layers not yet initialised, and nothing is initialised.
+    """
+
+    def __init__(
+        self, network: MaskedResNet, context: Tensor | None, size: int, height: int, width: int
+    ) -> None:
+        first = network.first
+        image, pad = slice(network.image_channels), first.padding
+        taps = first.taps(image)
+        steps = [network.step(k) for k in range(network.steps_after_first)]
+        step_taps = steps[0].taps() if steps else []
+
+        weight, bias = first.weight(), first.bias
+        filters = len(bias)
+        # The context is known beforehand: its share of the first layer is one convolution.
+        if context is None:
+            self.first_bias = bias.expand(1, height * width, filters)
+        else:
+            share = F.conv2d(context, weight[:, network.image_channels :], bias, padding=pad)
+            self.first_bias = share.flatten(2).transpose(1, 2).contiguous()
+        self.first_weight = first.tap_weight(image)
+        self.steps = [(layer.tap_weight(), layer.bias) for layer in steps]
+        self.pointwise = [
+            [(layer.weight()[:, :, 0, 0], layer.bias) for layer in (block.first, block.second)]
+            for block in network.pointwise
+        ]
+        self.last = network.last.weight()[:, :, 0, 0], network.last.bias
+
+        def cache(channels: int) -> PixelCache:
+            return PixelCache(bias, size, channels, (height, width), pad)
+
+        self.image = cache(network.image_channels)
+        self.features = [cache(filters) for _ in steps]  # after ELU, as the steps read them
+        self.image_offsets = self.image.offsets(taps)
+        self.step_offsets = self.image.offsets(step_taps) if steps else None
+        self.width = width
+        self.wavefronts = wavefronts(height, width, wavefront_slope(taps, step_taps))
+        self.wavefronts = [(r.to(bias.device), c.to(bias.device)) for r, c in self.wavefronts]
+
+    def parameters(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Parameters of P pixels whose predecessors are known: ``(N, channels, 1, P)``."""
+        at = self.image.positions(rows, columns)
+        h = self.first_bias.index_select(1, rows * self.width + columns)
+        h = h + self.image.read(at, self.image_offsets) @ self.first_weight
+        for k in range(len(self.steps) + 1):
+            if k:
+                weight, bias = self.steps[k - 1]
+                cache = self.features[k - 1]
+                cache.write(at, F.elu(h))
+                h = h + (cache.read(at, self.step_offsets) @ weight + bias)
+            if k < len(self.pointwise):
+                (weight, bias), (weight2, bias2) = self.pointwise[k]
+                h = h + F.linear(F.elu(F.linear(F.elu(h), weight, bias)), weight2, bias2)
+        return F.linear(F.elu(h), *self.last).transpose(1, 2).unsqueeze(2)
+
+    def write(self, rows: Tensor, columns: Tensor, pixels: Tensor) -> None:
+        """Make the values ``(N, channels, 1, P)`` of P pixels known."""
+        self.image.write(self.image.positions(rows, columns), pixels.squeeze(2).transpose(1, 2))

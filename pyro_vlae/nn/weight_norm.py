@@ -1,0 +1,169 @@
+"""Weight-normalised layers with data-dependent initialisation.
+
+A layer computes ``y = scale * <direction / |direction|, x> + bias`` per output channel. In its
+first forward pass it sets ``scale`` and ``bias`` so that, on that very batch, every output channel
+has mean 0 and standard deviation ``init_scale``; a saved buffer remembers that this has happened.
+
+References:
+    Salimans and Kingma, "Weight Normalization", 2016, arXiv:1602.07868, section 3.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_initialization_allowed = ContextVar("initialization_allowed", default=True)
+
+# Below this variance a channel is constant for all purposes (a one-image batch in a linear layer,
+# an empty border): there is no scale to normalise, so its plain weights are kept.
+VARIANCE_FLOOR = 1e-6
+
+
+@contextmanager
+def without_initialization() -> Iterator[None]:
+    """Run layers that are not yet initialised with their plain weights, and leave them so."""
+    token = _initialization_allowed.set(False)
+    try:
+        yield
+    finally:
+        _initialization_allowed.reset(token)
+
+
+class WeightNormLayer(nn.Module):
+    """What the weight-normalised layers share; a layer says only how its weight is applied.
+
+    Args:
+        weight_shape: shape of the direction.
+        channel_dim: the dimension of ``weight_shape`` that counts output channels.
+        init_scale: standard deviation of every output channel after initialisation.
+        fan_in: number of inputs of one output, for the spread of the random directions.
+    """
+
+    initialized: Tensor
+
+    def __init__(
+        self, weight_shape: tuple[int, ...], channel_dim: int, init_scale: float, fan_in: int
+    ) -> None:
+        super().__init__()
+        self.channel_dim = channel_dim
+        self.init_scale = init_scale
+        self.direction = nn.Parameter(torch.randn(weight_shape) / fan_in**0.5)
+        self.scale = nn.Parameter(torch.ones(weight_shape[channel_dim]))
+        self.bias = nn.Parameter(torch.zeros(weight_shape[channel_dim]))
+        with torch.no_grad():
+            self.scale.copy_(self._norm(self.direction))  # so that the plain weight is `direction`
+        self.register_buffer("initialized", torch.tensor(False))
+        self._is_initialized = False  # the buffer's twin: reading the buffer would stall a GPU
+
+    def effective_direction(self) -> Tensor:
+        """The direction with whatever mask the layer has."""
+        return self.direction
+
+    def weight(self) -> Tensor:
+        """The normalised weight, in the shape of ``direction``."""
+        direction = self.effective_direction()
+        return direction * self._per_channel(self.scale / self._norm(direction))
+
+    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer's linear map; channels of the result are in dimension 1."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self._is_initialized and _initialization_allowed.get():
+            self._initialize(x)
+        return self.apply_weight(x, self.weight(), self.bias)
+
+    @torch.no_grad()
+    def _initialize(self, x: Tensor) -> None:
+        direction = self.effective_direction()
+        unit = direction / self._per_channel(self._norm(direction))
+        out = self.apply_weight(x, unit, None)
+        dims = [d for d in range(out.dim()) if d != 1]
+        variance, mean = torch.var_mean(out, dims, correction=0)
+        constant = variance < VARIANCE_FLOOR
+        scale = self.init_scale / variance.clamp(min=VARIANCE_FLOOR).sqrt()
+        scale = torch.where(constant, self.scale, scale)
+        self.scale.copy_(scale)
+        self.bias.copy_(-mean * scale)
+        self._mark_initialized()
+
+    def _mark_initialized(self) -> None:
+        self.initialized.fill_(True)
+        self._is_initialized = True
+
+    def _norm(self, direction: Tensor) -> Tensor:
+        dims = [d for d in range(direction.dim()) if d != self.channel_dim]
+        return direction.square().sum(dims).sqrt()
+
+    def _per_channel(self, values: Tensor) -> Tensor:
+        shape = [1] * self.direction.dim()
+        shape[self.channel_dim] = -1
+        return values.view(shape)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(state_dict, *args, **kwargs)
+        self._is_initialized = bool(self.initialized)
+
+
+class WeightNormLinear(WeightNormLayer):
+    """A weight-normalised linear layer: ``(*, in_features) -> (*, out_features)``."""
+
+    def __init__(self, in_features: int, out_features: int, init_scale: float = 1.0) -> None:
+        super().__init__((out_features, in_features), 0, init_scale, in_features)
+
+    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
+
+
+class WeightNormConv2d(WeightNormLayer):
+    """A weight-normalised convolution, zero-padded by half its (odd) kernel.
+
+    Shapes: ``(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        init_scale: float = 1.0,
+    ) -> None:
+        super().__init__(
+            (out_channels, in_channels, kernel_size, kernel_size),
+            0,
+            init_scale,
+            in_channels * kernel_size**2,
+        )
+        self.stride = stride
+        self.padding = kernel_size // 2
+
+    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(x, weight, bias, self.stride, self.padding)
+
+
+class WeightNormConvTranspose2d(WeightNormLayer):
+    """A weight-normalised transposed 3x3 convolution that doubles the size.
+
+    Shapes: ``(N, in_channels, H, W) -> (N, out_channels, 2 H - 1 + p, 2 W - 1 + q)`` with
+    ``output_padding = (p, q)``, each 0 or 1.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        output_padding: tuple[int, int] = (1, 1),
+        init_scale: float = 1.0,
+    ) -> None:
+        # A 3x3 kernel of stride 2 puts 9/4 taps on an output pixel on average.
+        super().__init__((in_channels, out_channels, 3, 3), 1, init_scale, in_channels * 9 // 4)
+        self.output_padding = output_padding
+
+    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv_transpose2d(x, weight, bias, 2, 1, self.output_padding)

@@ -1,0 +1,72 @@
+"""Autoregressive flow steps that shift and do not scale.
+
+References:
+    Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 3.2 and appendix.
+    Germain et al., "MADE", 2015, arXiv:1502.03509.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from pyro.distributions.transforms import AffineAutoregressive
+from pyro.nn import AutoRegressiveNN
+from torch import Tensor, nn
+
+
+class MeanOnlyAutoregressive(AffineAutoregressive):
+    """The volume-preserving step ``y = x + mean(x)``, mean_i a function of earlier x only.
+
+    Its log-determinant is 0, so density and gradients stay stable however deep the flow; x -> y is
+    one parallel pass, y -> x one pass per dimension.
+
+    Args:
+        autoregressive_nn: a network with one output per input (``param_dims=[1]``) and a
+            ``permutation`` that lists the inputs in autoregressive order.
+
+    Raises:
+        ValueError: the network has more than one output per input.
+    """
+
+    def __init__(self, autoregressive_nn: AutoRegressiveNN) -> None:
+        if autoregressive_nn.output_multiplier != 1:
+            raise ValueError(
+                "a mean-only step needs an AutoRegressiveNN with param_dims=[1], got "
+                f"param_dims={autoregressive_nn.param_dims}"
+            )
+        super().__init__(autoregressive_nn)
+
+    def _call(self, x: Tensor) -> Tensor:
+        return x + self.arn(x)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        # Out of place, so that gradients can pass.
+        order = self.arn.permutation.tolist()
+        x = list(torch.zeros_like(y).unbind(-1))
+        for i in order:
+            x[i] = y[..., i] - self.arn(torch.stack(x, -1))[..., i]
+        return torch.stack(x, -1)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """Zero, of shape ``x.shape[:-1]``."""
+        return x.new_zeros(x.shape[:-1])
+
+
+def mean_only_autoregressive(
+    input_dim: int, hidden_dims: Sequence[int] = (640, 640), reverse: bool = False
+) -> MeanOnlyAutoregressive:
+    """A mean-only step over a ReLU MADE with a fixed order.
+
+    Args:
+        input_dim: number of dimensions D.
+        hidden_dims: sizes of the hidden layers, each at least D.
+        reverse: the order is D-1..0 instead of 0..D-1.
+    """
+    order = torch.arange(input_dim)
+    network = AutoRegressiveNN(
+        input_dim,
+        list(hidden_dims),
+        param_dims=[1],
+        permutation=order.flip(0) if reverse else order,
+        nonlinearity=nn.ReLU(),
+    )
+    return MeanOnlyAutoregressive(network)

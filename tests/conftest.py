@@ -1,0 +1,77 @@
+"""Shared settings: two threads at most, validation on, an empty parameter store before each test."""
+
+import os
+from functools import partial
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(autouse=True)
+def _clean_pyro():
+    pyro.clear_param_store()
+    pyro.enable_validation(True)
+    pyro.set_rng_seed(0)
+
+
+@pytest.fixture
+def real_data_root():
+    """The folder of published data files, or skip. CI forbids the skip when the folder exists."""
+    root = os.environ.get("PYRO_VLAE_DATA")
+    if not root or not Path(root).is_dir():
+        pytest.skip("PYRO_VLAE_DATA does not name a folder of published data files")
+    return Path(root)
+
+
+class LinearGaussian:
+    """z ~ N(0, I), x = W z + noise in images (B, 1, H, W): every quantity in closed form."""
+
+    def __init__(self, code_dim=3, height=2, width=3, noise=0.7, dtype=torch.float64):
+        generator = torch.Generator().manual_seed(code_dim + 10 * height + 100 * width)
+        pixels = height * width
+        self.weight = torch.randn(pixels, code_dim, generator=generator, dtype=dtype)
+        self.image_shape, self.noise, self.code_dim = (1, height, width), noise, code_dim
+        precision = torch.eye(code_dim, dtype=dtype) + self.weight.T @ self.weight / noise**2
+        self.posterior_covariance = torch.linalg.inv(precision)
+        self.codes_scored = []  # codes of each pass of the model
+
+    def sample(self, count, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        draw = partial(torch.randn, generator=generator, dtype=self.weight.dtype)
+        x = draw(count, self.code_dim) @ self.weight.T
+        return (x + self.noise * draw(x.shape)).reshape(count, *self.image_shape)
+
+    def log_prob(self, x):
+        covariance = self.weight @ self.weight.T
+        covariance = covariance + self.noise**2 * torch.eye(len(covariance), dtype=x.dtype)
+        return dist.MultivariateNormal(x.new_zeros(len(covariance)), covariance).log_prob(
+            x.flatten(1)
+        )
+
+    def posterior(self, x, shift=0.0, scale=1.0):
+        """The exact p(z | x), or one moved and widened."""
+        mean = x.flatten(1) @ self.weight @ self.posterior_covariance / self.noise**2
+        return dist.MultivariateNormal(mean + shift, self.posterior_covariance * scale**2)
+
+    def model(self, x):
+        with pyro.plate("images", len(x), dim=-1):
+            prior = dist.Normal(self.weight.new_zeros(()), 1.0).expand([self.code_dim])
+            z = pyro.sample("z", prior.to_event(1))
+            self.codes_scored.append(z[..., 0].numel())
+            mean = (z @ self.weight.T).reshape(*z.shape[:-1], *self.image_shape)
+            pyro.sample("x", dist.Normal(mean, self.noise).to_event(3), obs=x)
+
+    def guide(self, x, **error):
+        with pyro.plate("images", len(x), dim=-1):
+            pyro.sample("z", self.posterior(x, **error))
+
+
+@pytest.fixture(scope="session")
+def linear_gaussian():
+    """The class of linear-Gaussian models, to be built in the size that a test wants."""
+    return LinearGaussian

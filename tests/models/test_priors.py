@@ -1,0 +1,136 @@
+import copy
+from functools import partial
+
+import pyro.distributions.transforms as T
+import pytest
+import torch
+
+from pyro_vlae.models import FlowPrior, StandardNormalPrior
+
+DIM = 5
+
+
+def stock(factory, **options):
+    return lambda: FlowPrior(DIM, transforms=[factory(DIM, **options) for _ in range(2)])
+
+
+PRIORS = {
+    "normal": partial(StandardNormalPrior, DIM),
+    "flow": partial(FlowPrior, DIM, steps=3, hidden_dims=(16, 16)),
+    "affine": stock(T.affine_autoregressive),
+    "spline": stock(T.spline_autoregressive),
+    "neural": stock(T.neural_autoregressive),
+}
+INVERTIBLE = ["normal", "flow", "affine", "spline"]
+
+
+@pytest.fixture(params=PRIORS)
+def prior(request):
+    torch.manual_seed(1)
+    return PRIORS[request.param]()
+
+
+def test_is_a_distribution_over_codes(prior):
+    p = prior()
+    assert p.event_shape == (DIM,) and p.batch_shape == ()
+    assert p.log_prob(torch.randn(4, 3, DIM)).shape == (4, 3)
+    assert p.expand((6,)).batch_shape == (6,)
+
+
+@pytest.mark.parametrize("name", [name for name in PRIORS if name != "normal"])
+def test_log_density_agrees_with_the_jacobian_of_autograd(name):
+    torch.manual_seed(1)
+    prior = PRIORS[name]()
+    z = torch.randn(DIM)
+
+    def noise(value):
+        for step in prior.transforms:
+            value = step._call(value)
+        return value
+
+    jacobian = torch.autograd.functional.jacobian(noise, z)
+    base = torch.distributions.Normal(0.0, 1.0).log_prob(noise(z)).sum()
+    expected = base + jacobian.slogdet().logabsdet
+    torch.testing.assert_close(prior().log_prob(z), expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", INVERTIBLE)
+def test_samples_invert_to_the_noise(name):
+    prior = PRIORS[name]()
+    torch.manual_seed(3)
+    z = prior().sample((4,))
+    torch.manual_seed(3)
+    noise = torch.distributions.Normal(torch.zeros(DIM), 1.0).sample((4,))
+    for step in getattr(prior, "transforms", []):
+        z = step._call(z)
+    torch.testing.assert_close(z, noise, atol=1e-4, rtol=1e-4)
+
+
+def test_density_integrates_to_one():
+    torch.manual_seed(0)
+    prior = FlowPrior(2, steps=4, hidden_dims=(32, 32)).double()
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.mul_(1.5)
+    axis = torch.linspace(-9, 9, 301, dtype=torch.float64)
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1)
+    total = prior().log_prob(grid).exp().sum() * (axis[1] - axis[0]) ** 2
+    torch.testing.assert_close(total, torch.tensor(1.0).double(), atol=1e-3, rtol=0)
+
+
+def test_scoring_the_same_tensor_after_an_update_gives_the_new_value(prior):
+    z = torch.randn(4, DIM)
+    before = prior().log_prob(z)
+    if not list(prior.parameters()):
+        return
+    before.sum().backward()
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    after = prior().log_prob(z)
+    assert not torch.allclose(before, after)
+    after.sum().backward()
+
+
+def test_a_used_prior_can_be_copied_and_the_copy_is_independent(prior):
+    z = torch.randn(4, DIM)
+    value = prior().log_prob(z)
+    value.sum().requires_grad_()
+    twin = copy.deepcopy(prior)
+    torch.testing.assert_close(twin().log_prob(z), value)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.add_(0.1)
+    torch.testing.assert_close(prior().log_prob(z), value)
+
+
+def test_round_trip_through_a_state_dict(prior):
+    torch.manual_seed(7)
+    fresh = copy.deepcopy(prior)
+    with torch.no_grad():
+        for parameter in fresh.parameters():
+            parameter.normal_()
+    fresh.load_state_dict(prior.state_dict())
+    z = torch.randn(4, DIM)
+    torch.testing.assert_close(fresh().log_prob(z), prior().log_prob(z))
+
+
+def test_default_steps_alternate_their_order():
+    orders = [step.arn.permutation.tolist() for step in FlowPrior(4, 4, (8,)).transforms]
+    assert orders == [[0, 1, 2, 3], [3, 2, 1, 0], [0, 1, 2, 3], [3, 2, 1, 0]]
+
+
+def test_flow_scores_in_one_pass_per_step():
+    """The direction of the flow: getting it backwards costs a pass per dimension."""
+    prior = FlowPrior(DIM, 3, (16,))
+    calls = []
+    for step in prior.transforms:
+        step.arn.register_forward_hook(lambda *_: calls.append(1))
+    prior().log_prob(torch.randn(4, DIM))
+    assert len(calls) == 3
+
+
+def test_float64_parameters():
+    prior = FlowPrior(DIM, 2, (16,)).double()
+    z = prior().sample((3,))
+    assert z.dtype == torch.float64 and prior().log_prob(z).dtype == torch.float64

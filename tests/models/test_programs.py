@@ -1,0 +1,230 @@
+"""Every prior x guide x likelihood is an ordinary Pyro program."""
+
+import itertools
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import SVI, Predictive, RenyiELBO, Trace_ELBO
+from pyro.infer.importance import vectorized_importance_weights
+from torch import nn
+
+from pyro_vlae.guides import GaussianGuide, IAFGuide
+from pyro_vlae.models import VLAE, StandardNormalPrior, binary_vlae, unconditional_pixelcnn
+from pyro_vlae.nn import ResNetEncoder
+from pyro_vlae.registration import RegistrationError, register_parameters
+
+SHAPE = (1, 8, 8)
+DIM = 4
+SMALL = {"code_dim": DIM, "image_shape": SHAPE, "flow_steps": 2, "flow_hidden_dims": (8,)}
+COMBINATIONS = list(
+    itertools.product(["flow", "normal"], ["pixelcnn", "bernoulli"], ["gaussian", "iaf"])
+)
+
+
+def small_guide(name):
+    encoder = ResNetEncoder(SHAPE, (4, 8), 16)
+    if name == "gaussian":
+        return GaussianGuide(DIM, SHAPE, encoder)
+    return IAFGuide(DIM, SHAPE, encoder, steps=2, hidden_dims=(8,), context_dim=4)
+
+
+def build(prior, likelihood, guide, **options):
+    torch.manual_seed(0)
+    return binary_vlae(prior=prior, likelihood=likelihood, **SMALL, **options), small_guide(guide)
+
+
+def images(batch=6, dtype=torch.float32):
+    return torch.rand(batch, *SHAPE).round().to(dtype)
+
+
+def snapshot(*modules):
+    return [(n, p, p.detach().clone()) for m in modules for n, p in m.named_parameters()]
+
+
+def assert_all_moved(before):
+    still = [name for name, parameter, old in before if torch.equal(parameter, old)]
+    assert not still
+
+
+@pytest.mark.parametrize("combination", COMBINATIONS, ids="-".join)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_parameter_moves_under_stock_svi(combination, dtype):
+    model, guide = (module.to(dtype) for module in build(*combination))
+    x = images(dtype=dtype)
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+    svi.step(x)
+    before = snapshot(model, guide)
+    svi.step(x)
+    assert_all_moved(before)
+
+
+@pytest.mark.parametrize("combination", COMBINATIONS, ids="-".join)
+def test_particles_renyi_and_importance_weights(combination):
+    model, guide = build(*combination)
+    x = images()
+    for elbo in (
+        Trace_ELBO(num_particles=3, vectorize_particles=True),
+        RenyiELBO(alpha=0.0, num_particles=3, vectorize_particles=True),
+    ):
+        optimizer = pyro.optim.Adam({"lr": 1e-2})
+        SVI(model, guide, optimizer, elbo).step(x)
+        before = snapshot(model, guide)
+        SVI(model, guide, optimizer, elbo).step(x)
+        assert_all_moved(before)
+    weights, _, _ = vectorized_importance_weights(
+        model, guide, x, num_samples=5, max_plate_nesting=1, normalized=False
+    )
+    assert weights.shape == (5,) and weights.isfinite().all()
+
+
+@pytest.mark.parametrize("combination", COMBINATIONS, ids="-".join)
+def test_particles_are_scored_as_single_programs_are(combination):
+    """A batch of particles scores the same codes as one program per particle."""
+    model, guide = (module.double() for module in build(*combination))
+    x = images(dtype=torch.float64)
+    with pyro.plate("particles", 3, dim=-2):
+        guide_trace = poutine.trace(guide).get_trace(x)
+        model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(x)
+    z = guide_trace.nodes["z"]["value"]
+    assert z.shape == (3, 6, DIM)
+    for trace in (guide_trace, model_trace):
+        trace.compute_log_prob()
+    for k in range(3):
+        single = poutine.trace(poutine.condition(model, {"z": z[k]})).get_trace(x)
+        single.compute_log_prob()
+        for site in ("z", "x"):
+            torch.testing.assert_close(
+                single.nodes[site]["log_prob"], model_trace.nodes[site]["log_prob"][k]
+            )
+
+
+@pytest.mark.parametrize("combination", COMBINATIONS, ids="-".join)
+def test_generation_decompression_and_conditioning(combination):
+    model, guide = build(*combination)
+    x = images()
+    drawn = Predictive(model, num_samples=2)(batch_size=3)
+    assert drawn["x"].shape == (2, 3, *SHAPE) and drawn["z"].shape == (2, 3, DIM)
+    assert set(drawn["x"].unique().tolist()) <= {0.0, 1.0}
+    decompressed = Predictive(poutine.uncondition(model), guide=guide, num_samples=2)(x)
+    assert decompressed["x"].shape == (2, 6, *SHAPE)
+    z = torch.zeros(6, DIM)
+    trace = poutine.trace(poutine.condition(model, {"z": z})).get_trace(x)
+    assert trace.log_prob_sum().isfinite()
+
+
+def test_two_pairs_in_one_process_without_clearing_the_store_all_train():
+    x = images()
+    for _ in range(2):
+        model, guide = build("flow", "pixelcnn", "gaussian")
+        svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+        svi.step(x)
+        before = snapshot(model, guide)
+        svi.step(x)
+        assert_all_moved(before)
+
+
+def test_a_copied_model_trains_on_its_own():
+    import copy
+
+    x = images()
+    model, guide = build("flow", "pixelcnn", "gaussian")
+    SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO()).step(x)
+    twin = copy.deepcopy(model)
+    ours, theirs = snapshot(model), snapshot(twin)
+    SVI(twin, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO()).step(x)
+    assert_all_moved(theirs)
+    assert all(torch.equal(p, old) for _, p, old in ours)
+
+
+def test_weights_that_the_store_would_copy_are_an_error_not_silence():
+    model, guide = build("normal", "bernoulli", "gaussian")
+    model.decoder.to(memory_format=torch.channels_last)
+    with pytest.raises(RegistrationError, match=r"decoder\..*not contiguous.*convert activations"):
+        SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO()).step(images())
+
+
+def test_a_foreign_tensor_in_the_store_is_an_error_not_silence():
+    layer = nn.Linear(2, 2)
+    register_parameters(layer)
+    name = next(iter(pyro.get_param_store().keys()))
+    pyro.get_param_store()[name] = torch.zeros(2, 2)
+    with pytest.raises(RegistrationError, match=r"'weight' of Linear.*clear_param_store"):
+        register_parameters(layer)
+
+
+def test_frozen_parameters_stay(recwarn):
+    model, guide = build("flow", "pixelcnn", "gaussian")
+    model.decoder.requires_grad_(False)
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+    svi.step(images())
+    frozen, free = snapshot(model.decoder), snapshot(model.prior, model.likelihood, guide)
+    svi.step(images())
+    assert all(torch.equal(p, old) for _, p, old in frozen)
+    assert_all_moved(free)
+
+
+def test_unconditional_model_trains_and_generates():
+    model = unconditional_pixelcnn(image_shape=SHAPE, filters=4, masked_layers=3)
+    svi = SVI(model, lambda x: None, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+    x = images()
+    losses = [svi.step(x) for _ in range(30)]
+    before = snapshot(model)
+    svi.step(x)
+    assert_all_moved(before)
+    assert losses[-1] < losses[0]
+    assert Predictive(model, num_samples=1)(batch_size=2)["x"].shape == (1, 2, *SHAPE)
+
+
+def test_own_prior_decoder_and_likelihood_are_accepted():
+    class Laplace(nn.Module):
+        def forward(self):
+            return dist.Laplace(torch.zeros(DIM), 1.0).to_event(1)
+
+    prior, decoder = Laplace(), nn.Sequential(nn.Linear(DIM, 64), nn.Unflatten(-1, SHAPE))
+
+    class Pixels(nn.Module):
+        def forward(self, features):
+            return dist.Bernoulli(logits=features).to_event(3)
+
+    likelihood = Pixels()
+    model = binary_vlae(prior=prior, decoder=decoder, likelihood=likelihood)
+    assert model.prior is prior and model.decoder is decoder and model.likelihood is likelihood
+    guide = small_guide("gaussian")
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+    assert svi.step(images()) > 0
+
+
+def test_ablation_keywords_do_what_they_say():
+    full = binary_vlae()
+    assert len(full.prior.transforms) == 4
+    assert [layer.weight.shape[0] for layer in full.prior.transforms[0].arn.layers] == [640, 640, 64]
+    assert len(full.likelihood.network.steps) == 1
+    assert len(binary_vlae(tied=False).likelihood.network.steps) == 5
+    assert len(binary_vlae(flow_steps=2, flow_hidden_dims=(70,)).prior.transforms) == 2
+    assert isinstance(binary_vlae(prior="normal").prior, StandardNormalPrior)
+
+
+def test_wrong_choices_are_refused_readably():
+    with pytest.raises(ValueError, match='"flow", "normal".*got \'flwo\''):
+        binary_vlae(prior="flwo")
+    with pytest.raises(ValueError, match='"pixelcnn", "bernoulli".*got \'gauss\''):
+        binary_vlae(likelihood="gauss")
+
+    class NoEvent(nn.Module):
+        def forward(self):
+            return dist.Normal(torch.zeros(DIM), 1.0)
+
+    model = VLAE(NoEvent(), nn.Identity(), nn.Identity())
+    with pytest.raises(ValueError, match=r"to_event\(1\)"):
+        model(images())
+
+
+@pytest.mark.parametrize("likelihood", ["pixelcnn", "bernoulli"])
+def test_grey_images_are_refused_before_anything_is_learnt(likelihood):
+    model, guide = build("flow", likelihood, "gaussian")
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+    with pytest.raises(ValueError, match="support"):
+        svi.step(torch.rand(4, *SHAPE))

@@ -1,0 +1,236 @@
+"""PixelCNN is a distribution: it normalises, samples what it scores, and behaves as Pyro expects."""
+
+import itertools
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+from torch.distributions import constraints
+
+from pyro_vlae.distributions import PixelCNN
+from pyro_vlae.nn import MaskedResNet, without_initialization
+
+
+def perturbed_network(context_channels=4, seed=0, image_channels=1, **options):
+    torch.manual_seed(seed)
+    net = MaskedResNet(image_channels, context_channels, **options).double()
+    x = torch.rand(8, image_channels, 9, 9).round().double()
+    net(x, torch.randn(8, context_channels, 9, 9).double() if context_channels else None)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return net
+
+
+def all_binary_images(height, width):
+    bits = itertools.product([0.0, 1.0], repeat=height * width)
+    return torch.tensor(list(bits), dtype=torch.float64).view(-1, 1, height, width)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_probabilities_of_all_512_images_sum_to_one(tied):
+    net = perturbed_network(tied=tied)
+    contexts = torch.randn(4, 1, 4, 3, 3, dtype=torch.float64)
+    log_prob = PixelCNN(net, contexts).log_prob(all_binary_images(3, 3))
+    assert log_prob.shape == (4, 512)
+    torch.testing.assert_close(log_prob.exp().sum(1), torch.ones(4).double())
+    assert (log_prob[0] - log_prob[1]).abs().max() > 0.1  # the context matters
+
+
+def test_unconditional_probabilities_sum_to_one():
+    net = perturbed_network(context_channels=0)
+    log_prob = PixelCNN(net, None, (1, 3, 3)).log_prob(all_binary_images(3, 3))
+    torch.testing.assert_close(log_prob.exp().sum(), torch.tensor(1.0).double())
+
+
+def test_samples_follow_the_probabilities():
+    net = perturbed_network()
+    context = torch.randn(4, 2, 3, dtype=torch.float64)
+    likelihood = PixelCNN(net, context)
+    images = all_binary_images(2, 3)
+    expected = likelihood.log_prob(images).exp()
+    draws = likelihood.sample((20_000,)).flatten(1)
+    code = (draws * 2 ** torch.arange(5, -1, -1).double()).sum(1).long()
+    frequency = torch.bincount(code, minlength=64) / len(draws)
+    sigma = (expected * (1 - expected) / len(draws)).sqrt()
+    assert ((frequency - expected).abs() < 5 * sigma + 1e-4).all()
+
+
+def sample_by_full_passes(likelihood, size):
+    """The slow oracle: a pixel is drawn from a full pass over the image so far, in raster order."""
+    uniform = torch.rand(size, *likelihood.event_shape, dtype=torch.float64)
+    image = torch.zeros_like(uniform)
+    for i, j in itertools.product(*map(range, likelihood.event_shape[1:])):
+        probability = likelihood.network.emission(likelihood.parameters(image)).probs
+        image[..., i, j] = (uniform[..., i, j] < probability[..., i, j]).double()
+    return image, uniform
+
+
+def test_incremental_sampling_equals_full_passes_pixel_by_pixel(monkeypatch):
+    net = perturbed_network()
+    context = torch.randn(6, 4, 12, 10, dtype=torch.float64)
+    likelihood = PixelCNN(net, context)
+    expected, uniform = sample_by_full_passes(likelihood, 6)
+
+    run = net.incremental(context, 6, 12, 10)
+    fronts = iter(run.wavefronts)
+
+    class FromUniforms(dist.Bernoulli):
+        def sample(self, sample_shape=()):
+            rows, columns = next(fronts)
+            return (uniform[:, :, rows, columns].unsqueeze(2) < self.probs).double()
+
+    monkeypatch.setattr(net, "emission", lambda p: FromUniforms(logits=p), raising=False)
+    assert torch.equal(likelihood.sample(), expected)
+    assert 0.05 < expected.mean() < 0.95
+
+
+def test_an_unknown_network_is_sampled_by_full_passes():
+    class Plain(nn.Module):
+        """Each pixel copies its left neighbour; the first column is decided by the context."""
+
+        image_channels = 1
+
+        def __init__(self):
+            super().__init__()
+            self.gain = nn.Parameter(torch.tensor(100.0))
+
+        def forward(self, x, context):
+            left = nn.functional.pad(x, (1, 0))[..., :-1]
+            first = torch.zeros_like(x)
+            first[..., 0] = context[..., 0]
+            return self.gain * (left + first - 0.5)
+
+        def emission(self, parameters):
+            return dist.Bernoulli(logits=parameters)
+
+    context = torch.tensor([1.0, 0.0, 0.0, 1.0]).view(1, 4, 1).expand(1, 4, 5)
+    draw = PixelCNN(Plain(), context).sample()
+    assert torch.equal(draw, context)
+
+
+def test_shapes_broadcasting_and_pixel_log_prob():
+    net = perturbed_network()
+    context = torch.randn(5, 1, 4, 7, 6, dtype=torch.float64)
+    likelihood = PixelCNN(net, context)
+    assert likelihood.batch_shape == (5, 1)
+    assert likelihood.event_shape == (1, 7, 6)
+    x = torch.rand(3, 1, 7, 6).round().double()
+    log_prob = likelihood.log_prob(x)
+    assert log_prob.shape == (5, 3)
+    pixels = likelihood.pixel_log_prob(x)
+    assert pixels.shape == (5, 3, 7, 6)
+    torch.testing.assert_close(pixels.sum((-2, -1)), log_prob)
+    for s, b in itertools.product(range(5), range(3)):
+        single = PixelCNN(net, context[s, 0]).log_prob(x[b])
+        torch.testing.assert_close(single, log_prob[s, b])
+    assert likelihood.sample((2,)).shape == (2, 5, 1, 1, 7, 6)
+    assert likelihood.sample((0,)).shape == (0, 5, 1, 1, 7, 6)
+
+
+def test_expand_mask_to_event_and_support():
+    net = perturbed_network()
+    context = torch.randn(3, 4, 5, 5, dtype=torch.float64)
+    likelihood = PixelCNN(net, context)
+    x = torch.rand(2, 3, 1, 5, 5).round().double()
+    wide = likelihood.expand((2, 3))
+    assert wide.batch_shape == (2, 3) and wide.event_shape == (1, 5, 5)
+    torch.testing.assert_close(wide.log_prob(x), likelihood.log_prob(x))
+    assert wide.sample().shape == (2, 3, 1, 5, 5)
+    free = PixelCNN(perturbed_network(0), None, (1, 5, 5)).expand((3,))
+    assert free.log_prob(x).shape == (2, 3) and free.sample().shape == (3, 1, 5, 5)
+
+    mask = torch.tensor([True, False, True])
+    torch.testing.assert_close(likelihood.mask(mask).log_prob(x), likelihood.log_prob(x) * mask)
+    joint = likelihood.to_event(1)
+    assert joint.batch_shape == () and joint.event_shape == (3, 1, 5, 5)
+    torch.testing.assert_close(joint.log_prob(x), likelihood.log_prob(x).sum(-1))
+
+    assert not likelihood.has_rsample
+    assert likelihood.support.event_dim == 3
+    assert likelihood.support.check(x).all()
+    assert not likelihood.support.check(x + 0.5).any()
+
+
+def test_support_of_a_network_that_does_not_say_is_real():
+    class Silent(nn.Module):
+        image_channels = 1
+
+    assert PixelCNN(Silent(), None, (1, 2, 2)).support.base_constraint is constraints.real
+
+
+def test_samples_are_in_the_support_and_can_be_scored_in_float32_and_float64():
+    for dtype in (torch.float32, torch.float64):
+        net = perturbed_network().to(dtype)
+        likelihood = PixelCNN(net, torch.randn(4, 4, 6, 6, dtype=dtype))
+        draw = likelihood.sample()
+        assert draw.dtype == dtype
+        assert likelihood.log_prob(draw).dtype == dtype
+        assert likelihood.support.check(draw).all()
+
+
+def test_sampling_initialises_nothing_and_uses_the_plain_weights():
+    torch.manual_seed(0)
+    net = MaskedResNet()
+    context = torch.randn(3, 4, 5, 5)
+    draw = PixelCNN(net, context).sample()
+    assert not any(v.any() for k, v in net.state_dict().items() if k.endswith("initialized"))
+    with without_initialization():
+        full = net(draw, context)
+        run = net.incremental(context, 3, 5, 5)
+        for rows, columns in run.wavefronts:
+            got = run.parameters(rows, columns).squeeze(2)
+            torch.testing.assert_close(got, full[:, :, rows, columns])
+            run.write(rows, columns, draw[:, :, rows, columns].unsqueeze(2))
+
+
+def test_works_as_a_pyro_sample_site():
+    net = perturbed_network()
+    context = torch.randn(3, 4, 5, 5, dtype=torch.float64)
+    x = torch.rand(3, 1, 5, 5).round().double()
+
+    def model():
+        with pyro.plate("images", 3):
+            return pyro.sample("x", PixelCNN(net, context), obs=x)
+
+    trace = pyro.poutine.trace(model).get_trace()
+    trace.compute_log_prob()
+    torch.testing.assert_close(trace.nodes["x"]["log_prob"], PixelCNN(net, context).log_prob(x))
+    free = pyro.poutine.uncondition(model)()
+    assert free.shape == x.shape and not torch.equal(free, x)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.rand(2, 1, 5, 5), "outside the support.*binarise grey images first"),
+        (torch.full((2, 1, 5, 5), torch.nan), "images hold NaN"),
+        (torch.full((2, 1, 5, 5), 255.0), "the first one 255.*binarise"),
+        (torch.zeros(2, 1, 6, 5), r"expected images of shape .*1, 5, 5.*got \(2, 1, 6, 5\)"),
+        (torch.zeros(2, 3, 5, 5), r"expected images of shape .*1, 5, 5.*got \(2, 3, 5, 5\)"),
+        (torch.zeros(4, 1, 5, 5), r"batch shape \(4,\) do not broadcast.*\(2,\)"),
+    ],
+)
+def test_wrong_values_are_refused_readably(x, message):
+    likelihood = PixelCNN(MaskedResNet(), torch.zeros(2, 4, 5, 5))
+    for score in (likelihood.log_prob, likelihood.pixel_log_prob):
+        with pytest.raises(ValueError, match=message):
+            score(x)
+
+
+def test_wrong_arguments_are_refused_readably():
+    net = MaskedResNet()
+    with pytest.raises(ValueError, match="give either a context"):
+        PixelCNN(net, None)
+    with pytest.raises(ValueError, match="give either a context"):
+        PixelCNN(net, torch.zeros(4, 5, 5), (1, 5, 5))
+    with pytest.raises(ValueError, match=r"context must have shape \(\*batch, K, height, width\)"):
+        PixelCNN(net, torch.zeros(5, 5))
+    with pytest.raises(ValueError, match="reads 4 context maps"):
+        PixelCNN(net, torch.zeros(3, 5, 5))
+    with pytest.raises(ValueError, match="context"):
+        PixelCNN(net, torch.full((4, 5, 5), torch.nan))
+    with pytest.raises(ValueError, match="image_shape must be"):
+        PixelCNN(MaskedResNet(1, 0), None, (3, 5, 5))

@@ -1,0 +1,53 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyro_vlae.nn import ResidualBlock, ResNetDecoder, ResNetEncoder
+
+
+def test_sizes_of_the_paper():
+    encoder, sizes = ResNetEncoder(), []
+    for block in encoder.blocks:
+        block.register_forward_hook(lambda m, a, out: sizes.append(tuple(out.shape[1:])))
+    assert encoder(torch.rand(2, 1, 28, 28)).shape == (2, 450)
+    assert sizes == [(16, 14, 14), (16, 14, 14), (32, 7, 7), (32, 7, 7), (32, 4, 4)]
+    decoder, sizes = ResNetDecoder(), []
+    for block in decoder.blocks:
+        block.register_forward_hook(lambda m, a, out: sizes.append(tuple(out.shape[1:])))
+    assert decoder(torch.randn(2, 64)).shape == (2, 4, 28, 28)
+    assert sizes == [(32, 7, 7), (32, 7, 7), (16, 14, 14), (16, 14, 14), (16, 28, 28)]
+
+
+@given(
+    height=st.integers(3, 33), width=st.integers(3, 33), batch=st.sampled_from([(), (2,), (2, 3)])
+)
+@settings(max_examples=20, deadline=None)
+def test_any_image_size_and_any_leading_dimensions(height, width, batch):
+    shape = (1, height, width)
+    features = ResNetEncoder(shape, (4, 8), 10)(torch.rand(*batch, *shape))
+    assert features.shape == (*batch, 10)
+    maps = ResNetDecoder(6, shape, (4, 8), 10, feature_maps=3)(torch.randn(*batch, 6))
+    assert maps.shape == (*batch, 3, height, width)
+
+
+def test_leading_dimensions_are_only_flattened():
+    torch.manual_seed(0)
+    encoder, decoder = ResNetEncoder().double(), ResNetDecoder().double()
+    x, z = torch.rand(3, 2, 1, 28, 28).double(), torch.randn(3, 2, 64).double()
+    encoder(x), decoder(z)
+    torch.testing.assert_close(encoder(x)[1], encoder(x[1]))
+    torch.testing.assert_close(decoder(z)[1], decoder(z[1]))
+
+
+def test_residual_blocks_start_near_their_skip():
+    torch.manual_seed(0)
+    block, x = ResidualBlock(4, 4), torch.randn(16, 4, 8, 8)
+    assert (block(x) - x).std().item() == pytest.approx(0.1, rel=0.05)
+
+
+def test_wrong_shapes_name_both_shapes_and_the_way_out():
+    with pytest.raises(ValueError, match=r"1, 28, 28.*got \(2, 1, 32, 32\).*resize"):
+        ResNetEncoder()(torch.rand(2, 1, 32, 32))
+    with pytest.raises(ValueError, match=r"64 dimensions.*\(2, 10\).*same code_dim"):
+        ResNetDecoder()(torch.rand(2, 10))

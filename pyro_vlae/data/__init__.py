@@ -1,0 +1,15 @@
+"""Data sets: find, verify, download, decode, binarise, split."""
+
+from pyro_vlae.data.datasets import DATASET_NAMES, load_dataset
+from pyro_vlae.data.errors import DatasetCorruptError, DatasetError, DatasetNotFoundError
+from pyro_vlae.data.split import ImageDataset, ImageSplit
+
+__all__ = [
+    "DATASET_NAMES",
+    "DatasetCorruptError",
+    "DatasetError",
+    "DatasetNotFoundError",
+    "ImageDataset",
+    "ImageSplit",
+    "load_dataset",
+]

@@ -1,0 +1,168 @@
+"""Images held in memory as bytes: one split, and the three splits of a data set."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSplit:
+    """One split of a data set; the images stay on their device as ``uint8``.
+
+    Args:
+        images: ``uint8`` of shape ``(N, C, H, W)``: bits 0 and 1 (ink or object is 1), or grey
+            levels 0 to 255 when ``grey``.
+        labels: ``int64`` of shape ``(N,)``, on the same device, or None.
+        grey: Whether each presentation is a fresh Bernoulli sample with mean ``images / 255``.
+
+    Raises:
+        ValueError: Shapes, types or devices do not fit, or binary images have other values.
+    """
+
+    images: Tensor
+    labels: Tensor | None = None
+    grey: bool = False
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if images.dtype != torch.uint8 or images.dim() != 4:
+            raise ValueError(
+                "images must be uint8 of shape (N, C, H, W); "
+                f"got {images.dtype} of shape {tuple(images.shape)}"
+            )
+        if not self.grey and images.numel() and images.max() > 1:
+            raise ValueError(
+                f"binary images must be 0 or 1; got a pixel of {int(images.max())}. "
+                "For grey levels 0 to 255 pass grey=True."
+            )
+        if labels is not None and (
+            labels.dtype != torch.int64
+            or labels.shape != images.shape[:1]
+            or labels.device != images.device
+        ):
+            raise ValueError(
+                f"labels must be int64 of shape ({len(images)},) on {images.device}; "
+                f"got {labels.dtype} of shape {tuple(labels.shape)} on {labels.device}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)``."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    def to(self, device: torch.device | str) -> "ImageSplit":
+        """Return this split on ``device``."""
+        labels = None if self.labels is None else self.labels.to(device)
+        return dataclasses.replace(self, images=self.images.to(device), labels=labels)
+
+    def draw(self, index: Tensor | slice, generator: torch.Generator | None = None) -> Tensor:
+        """Return the images at ``index`` as a model takes them, binarised afresh when grey.
+
+        Args:
+            index: A slice, or a one-dimensional index (or mask) tensor on any device;
+                ``slice(None)`` for all.
+            generator: Source of the binarisation, on this split's device; PyTorch's global one
+                by default. Binary images use none.
+
+        Returns:
+            ``float32`` of shape ``(B, C, H, W)`` with values 0 and 1, on this split's device.
+        """
+        if isinstance(index, Tensor):
+            if index.dim() != 1:
+                raise ValueError(f"index must be one-dimensional; got shape {tuple(index.shape)}")
+            index = index.to(self.images.device)
+        images = self.images[index]
+        return (_bernoulli(images, generator) if self.grey else images).to(torch.float32)
+
+    def binarize(self, seed: int) -> "ImageSplit":
+        """Return this split binarised once and for all; itself when it is binary already.
+
+        The sample comes from a CPU generator, so that it is the same for every device.
+        """
+        if not self.grey:
+            return self
+        generator = torch.Generator().manual_seed(seed)
+        bits = _bernoulli(self.images.cpu(), generator).to(torch.uint8)
+        return dataclasses.replace(self, images=bits.to(self.images.device), grey=False)
+
+    def subset(self, size: int, seed: int) -> "ImageSplit":
+        """Return ``size`` images drawn without replacement, in random order.
+
+        Raises:
+            ValueError: ``size`` is not between 1 and the number of images.
+        """
+        if not 1 <= size <= len(self):
+            raise ValueError(f"a subset must have 1 to {len(self)} images; got size={size}")
+        generator = torch.Generator().manual_seed(seed)
+        return self.take(torch.randperm(len(self), generator=generator, device="cpu")[:size])
+
+    def take(self, index: Tensor | slice) -> "ImageSplit":
+        """Return the images and labels at ``index``, undrawn."""
+        if isinstance(index, Tensor):
+            index = index.to(self.images.device)
+        labels = None if self.labels is None else self.labels[index]
+        return dataclasses.replace(self, images=self.images[index], labels=labels)
+
+
+def _bernoulli(levels: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Sample bits with mean ``levels / 255``: level 0 is never ink, level 255 always."""
+    device = levels.device
+    if generator is not None and generator.device.type != device.type:
+        raise ValueError(f"the generator is on {generator.device}, the images are on {device}")
+    # float32 whatever the default dtype: the binarised test sets must not depend on it.
+    noise = torch.rand(levels.shape, generator=generator, device=device, dtype=torch.float32)
+    return noise < levels.to(torch.float32) / 255
+
+
+@dataclass(frozen=True, eq=False)
+class ImageDataset:
+    """The train, validation and test splits of a data set, on one device.
+
+    Args:
+        name: The name it is loaded by.
+        description: What it is, for people: which version, how test images were binarised.
+        train: Grey when images are re-binarised at every presentation.
+        validation: Always fixed bits where images are binary.
+        test: Likewise.
+        grey_validation: The grey images behind ``validation``, where it was binarised here.
+    """
+
+    name: str
+    description: str
+    train: ImageSplit
+    validation: ImageSplit
+    test: ImageSplit
+    grey_validation: ImageSplit | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)`` of every image."""
+        return self.train.image_shape
+
+    @property
+    def train_validation(self) -> ImageSplit:
+        """Train and validation images together, for a final run; all of them grey or none."""
+        parts = [self.train, self.grey_validation or self.validation]
+        labels = [part.labels for part in parts if part.labels is not None]
+        return dataclasses.replace(
+            self.train,
+            images=torch.cat([part.images for part in parts]),
+            labels=torch.cat(labels) if labels else None,
+        )
+
+    def to(self, device: torch.device | str) -> "ImageDataset":
+        """Return this data set on ``device``."""
+        grey = self.grey_validation
+        return dataclasses.replace(
+            self,
+            train=self.train.to(device),
+            validation=self.validation.to(device),
+            test=self.test.to(device),
+            grey_validation=None if grey is None else grey.to(device),
+        )

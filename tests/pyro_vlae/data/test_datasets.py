@@ -1,0 +1,250 @@
+"""The five data sets: counts, means, orientation and fixed binarisations of the real files."""
+
+import gzip
+import hashlib
+import shutil
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+
+from pyro_vlae.data import (
+    DATASET_NAMES,
+    DatasetCorruptError,
+    DatasetNotFoundError,
+    files,
+    load_dataset,
+    readers,
+)
+
+
+@pytest.fixture(autouse=True)
+def no_other_data(tmp_path, monkeypatch):
+    """Only what a test passes as root: no cache, no network."""
+    monkeypatch.setattr(files, "user_cache", lambda: tmp_path / "cache")
+    for folder in files.MIRRORS:
+        monkeypatch.setitem(files.MIRRORS, folder, ())
+
+
+def mean(split):
+    return split.images.double().mean().item() / (255 if split.grey else 1)
+
+
+def mean_image(images):
+    return images.double().mean((0, 1))
+
+
+def correlation(first, second):
+    return torch.corrcoef(torch.stack([first.flatten(), second.flatten()]).double())[0, 1].item()
+
+
+def digest(split):
+    return hashlib.sha256(split.images.numpy().tobytes()).hexdigest()[:16]
+
+
+def assert_splits(data, sizes, grey):
+    assert data.image_shape == (1, 28, 28)
+    assert tuple(len(split) for split in (data.train, data.validation, data.test)) == sizes
+    assert data.train.grey is grey
+    assert not data.validation.grey
+    assert not data.test.grey
+    assert len(data.train_validation) == sizes[0] + sizes[1]
+    assert data.train_validation.grey is grey
+    for split in (data.train, data.validation, data.test):
+        draw = split.draw(torch.arange(0, len(split), 50))
+        assert draw.dtype == torch.float32
+        assert set(draw.unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.real_data
+def test_static_mnist(real_data_root):
+    data = load_dataset("static-mnist", real_data_root)
+    assert_splits(data, (50_000, 10_000, 10_000), grey=False)
+    assert mean(data.train) == pytest.approx(0.130562, abs=1e-6)
+    assert mean(data.validation) == pytest.approx(0.131127, abs=1e-6)
+    assert mean(data.test) == pytest.approx(0.132512, abs=1e-6)
+    assert data.train.labels is None
+    # Train and validation together are a sample of MNIST's 60,000 train images.
+    grey = load_dataset("mnist", real_data_root).train_validation
+    target = mean_image(grey.images) / 255
+    both = mean_image(data.train_validation.images)
+    assert (both - target).abs().max() < 5 * (0.25 / 60_000) ** 0.5
+    assert (both.T - target).abs().max() > 0.1
+
+
+@pytest.mark.real_data
+def test_mnist(real_data_root):
+    data = load_dataset("mnist", real_data_root)
+    assert_splits(data, (50_000, 10_000, 10_000), grey=True)
+    assert mean(data.train_validation) == pytest.approx(0.130660, abs=1e-6)
+    counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert data.train_validation.labels.bincount().tolist() == counts
+    test_counts = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert data.test.labels.bincount().tolist() == test_counts
+    assert data.train_validation.labels[:5].tolist() == [5, 0, 4, 1, 9]  # the published order
+    assert "seeds 1 and 2" in data.description
+
+
+@pytest.mark.real_data
+def test_mnist_is_binarised_by_its_grey_levels(real_data_root):
+    data = load_dataset("mnist", real_data_root)
+    # README's mean of the grey test images; the sample's error is far below 1e-3.
+    assert mean(data.test) == pytest.approx(0.132515, abs=3e-4)
+    draw = data.train.draw(slice(None), torch.Generator().manual_seed(0))
+    levels = mean_image(data.train.images) / 255
+    error = (levels * (1 - levels) / len(data.train)).sqrt()
+    assert ((mean_image(draw) - levels).abs() <= 5 * error).all()
+    grey = data.train_validation.images[-10_000:]  # the grey images behind the validation bits
+    assert not (data.validation.images > grey).any()  # no ink on white
+    assert (data.validation.images[grey == 255] == 1).all()
+    # A 1 is tall, a 7 has its bar on top.
+    ones = mean_image(data.test.images[data.test.labels == 1])
+    assert (ones.sum(1) > 0.5).sum() > 2 * (ones.sum(0) > 4).sum()
+    sevens = mean_image(data.test.images[data.test.labels == 7]).sum(1)
+    assert sevens[8:10].sum() > 2 * sevens[18:20].sum()
+
+
+@pytest.mark.real_data
+def test_omniglot(real_data_root):
+    data = load_dataset("omniglot", real_data_root)
+    assert_splits(data, (23_000, 1_345, 8_070), grey=True)
+    assert mean(data.train_validation) == pytest.approx(0.083012, abs=2e-5)  # 256 levels
+    assert mean(data.test) == pytest.approx(0.082021, abs=5e-4)  # binarised
+    assert "rebuilt" in data.description
+    assert data.train_validation.labels.unique().tolist() == list(range(50))
+    held_out = data.validation.labels.bincount(minlength=50)
+    assert (held_out > 0).sum() > 45  # shuffled: stored in the order of the alphabets
+    # Test images are drawers 16 to 20 of each character; the raw file is upright.
+    raw = np.load(real_data_root / "omniglot" / "omniglot_105_raw.npz")
+    packed = raw["images"][raw["drawer"] > 15][:100]
+    large = np.unpackbits(packed, axis=1)[:, :11025].reshape(-1, 1, 105, 105)
+    small = torch.nn.functional.interpolate(torch.tensor(large).float(), (28, 28), mode="area")
+    images = data.test.images[:100].float()
+    assert correlation(images, small) > 0.6
+    assert correlation(images.mT, small) < 0.3
+
+
+@pytest.mark.real_data
+def test_omniglot_original_is_preferred(real_data_root, tmp_path, monkeypatch):
+    rebuilt = real_data_root / "omniglot" / "omniglot_28_rebuilt.mat"
+    (tmp_path / "omniglot").mkdir()
+    shutil.copy(rebuilt, tmp_path / "omniglot" / "chardata.mat")
+    shutil.copy(rebuilt, tmp_path / "omniglot")
+    with pytest.raises(DatasetCorruptError, match=r"chardata\.mat.*md5.*21ecaf34373511aa"):
+        load_dataset("omniglot", tmp_path)  # by its name it must be the original
+    original = readers.PublishedFile(
+        "omniglot", "chardata.mat", readers._OMNIGLOT_REBUILT.checksum, "chardata.mat"
+    )
+    monkeypatch.setattr(readers, "_OMNIGLOT", original)
+    assert "rebuilt" not in load_dataset("omniglot", tmp_path).description
+
+
+@pytest.mark.real_data
+def test_caltech101(real_data_root):
+    data = load_dataset("caltech101", real_data_root)
+    assert_splits(data, (4_100, 2_264, 2_307), grey=False)
+    assert mean(data.train) == pytest.approx(1 - 0.551055, abs=1e-6)
+    assert mean(data.validation) == pytest.approx(1 - 0.535959, abs=1e-6)
+    assert mean(data.test) == pytest.approx(1 - 0.539015, abs=1e-6)
+    for split in (data.train, data.validation, data.test):
+        assert split.labels.unique().tolist() == list(range(101))
+    # The object is 1: the middle belongs to it, the corners do not.
+    middle = mean_image(data.train.images)
+    assert middle[10:18, 10:18].mean() > 0.7
+    assert middle[[0, 0, -1, -1], [0, -1, 0, -1]].max() < 0.3
+    # Upright: aeroplanes seen from the side are wide, pyramids stand on their base.
+    path = real_data_root / "caltech101_silhouettes" / "caltech101_silhouettes_28_split1.mat"
+    names = [str(name[0]) for name in scipy.io.loadmat(path)["classnames"][0]]
+
+    def silhouette(name):
+        return mean_image(data.train.images[data.train.labels == names.index(name)])
+
+    plane, pyramid = silhouette("Airplanes Side 2"), silhouette("pyramid")
+    assert plane[:, 4].sum() > 3 * plane[4, :].sum()
+    assert pyramid[14:].sum() > 2 * pyramid[:14].sum()
+
+
+@pytest.mark.real_data
+def test_fixed_binarisations_and_splits_stay_as_they_are(real_data_root):
+    mnist = load_dataset("mnist", real_data_root)
+    omniglot = load_dataset("omniglot", real_data_root)
+    splits = [mnist.validation, mnist.test, omniglot.train, omniglot.validation, omniglot.test]
+    assert [digest(split) for split in splits] == [
+        "77320eb20294d8f5",
+        "933d1a9ce6eebb3d",
+        "1f075caa45f68054",
+        "e949552c3e3c9080",
+        "a31d6cf2cc16b4b6",
+    ]
+
+
+@pytest.mark.real_data
+def test_plain_and_damaged_copies_of_a_real_file(real_data_root, tmp_path):
+    shutil.copytree(real_data_root / "mnist", tmp_path / "mnist")
+    labels = tmp_path / "mnist" / "t10k-labels-idx1-ubyte.gz"
+    images = tmp_path / "mnist" / "t10k-images-idx3-ubyte.gz"
+    whole = images.read_bytes()
+    plain = images.with_suffix("")
+    plain.write_bytes(gzip.decompress(whole))
+    images.unlink()
+    assert len(load_dataset("mnist", tmp_path).test) == 10_000
+    plain.unlink()
+    images.write_bytes(whole[:-1000])
+    with pytest.raises(DatasetCorruptError, match=r"t10k-images.*truncated"):
+        load_dataset("mnist", tmp_path)
+    shutil.copy(labels, images)
+    with pytest.raises(DatasetCorruptError, match=r"t10k-images.*IDX file of labels"):
+        load_dataset("mnist", tmp_path)
+    shutil.copy(tmp_path / "mnist" / "train-images-idx3-ubyte.gz", images)
+    with pytest.raises(DatasetCorruptError, match=r"shape \(60000, 28, 28\); expected \(10000"):
+        load_dataset("mnist", tmp_path)
+    changed = bytearray(gzip.decompress(whole))
+    changed[5000] ^= 1
+    images.write_bytes(gzip.compress(bytes(changed), 1))
+    with pytest.raises(DatasetCorruptError, match="sha256"):
+        load_dataset("mnist", tmp_path)
+
+
+def test_digits():
+    data = load_dataset("digits", download=False)
+    assert_splits(data, (1_197, 300, 300), grey=False)
+    assert torch.equal(data.train.images, load_dataset("digits").train.images)
+    assert 0.2 < mean(data.train) < 0.3
+    # The middle of every third pixel is a pixel of the scan: upright, in place, not mirrored.
+    from sklearn.datasets import load_digits
+
+    scans = load_digits()
+    order = torch.randperm(1797, generator=torch.Generator().manual_seed(readers.SPLIT_SEED))
+    ink = torch.from_numpy(scans.images > readers.DIGITS_THRESHOLD)[order]
+    images = torch.cat([data.train_validation.images, data.test.images])
+    assert torch.equal(images[:, 0, 3:27:3, 3:27:3].bool(), ink)
+    labels = torch.cat([data.train_validation.labels, data.test.labels])
+    assert torch.equal(labels, torch.from_numpy(scans.target)[order])
+    # No pixel so near the threshold that rounding could decide it.
+    levels = readers._enlarge(torch.from_numpy(scans.images).double().unsqueeze(1))
+    assert (levels - readers.DIGITS_THRESHOLD).abs().min() > 1e-9
+
+
+@pytest.mark.parametrize("name", [name for name in DATASET_NAMES if name != "digits"])
+def test_missing_files_are_named(name, tmp_path, monkeypatch):
+    monkeypatch.delenv("PYRO_VLAE_DATA", raising=False)
+    with pytest.raises(DatasetNotFoundError, match=f"{name}.*not on disk") as caught:
+        load_dataset(name, tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "close"),
+    [("static_mnist", "static-mnist"), ("MNIST", "mnist"), ("caltech-101", "caltech101")],
+)
+def test_unknown_name_suggests_a_close_one(name, close):
+    with pytest.raises(ValueError, match=f"Did you mean '{close}'") as caught:
+        load_dataset(name)
+    assert all(known in str(caught.value) for known in DATASET_NAMES)
+
+
+def test_unknown_name_unlike_any():
+    with pytest.raises(ValueError, match="there is no data set 'zzz'") as caught:
+        load_dataset("zzz")
+    assert "Did you mean" not in str(caught.value)

@@ -1,0 +1,155 @@
+"""Where files are looked for, and what is said about damaged ones (which are never touched)."""
+
+import gzip
+import hashlib
+import logging
+
+import pytest
+
+from pyro_vlae.data import DatasetCorruptError, DatasetError, DatasetNotFoundError, files
+from pyro_vlae.data.files import FileStore, PublishedFile, read_verified
+from pyro_vlae.data.formats import FormatError
+
+CONTENT = b"the published content " * 50
+CHECKSUM = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
+FILE = PublishedFile("mnist", "images", CHECKSUM, "images", CHECKSUM)
+SECOND = PublishedFile("mnist", "rebuilt", "md5:" + hashlib.md5(CONTENT).hexdigest())
+
+
+def identity(content):
+    return content
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path, monkeypatch):
+    """An empty data root, $PYRO_VLAE_DATA and cache, and no network."""
+    places = {name: tmp_path / name for name in ("root", "env", "cache")}
+    for place in places.values():
+        (place / "mnist").mkdir(parents=True)
+    monkeypatch.setenv("PYRO_VLAE_DATA", str(places["env"]))
+    monkeypatch.setattr(files, "user_cache", lambda: places["cache"])
+    monkeypatch.setitem(files.MIRRORS, "mnist", ())
+    return places
+
+
+def test_order_of_places(places):
+    for place, path in reversed(places.items()):
+        (path / "mnist" / "images").write_bytes(CONTENT)
+        found, _ = FileStore("x", places["root"], download=True).find(FILE)
+        assert found == path / "mnist" / "images", place
+
+
+def test_without_root_and_variable_the_cache_is_used(places, monkeypatch):
+    monkeypatch.setenv("PYRO_VLAE_DATA", "")
+    for place in places.values():
+        (place / "mnist" / "images").write_bytes(CONTENT)
+    found, _ = FileStore("x", None, download=True).find(FILE)
+    assert found.parent.parent == places["cache"]
+
+
+def test_the_first_choice_is_preferred_in_each_folder(places):
+    (places["env"] / "mnist" / "images").write_bytes(CONTENT)
+    (places["env"] / "mnist" / "rebuilt").write_bytes(CONTENT)
+    store = FileStore("x", places["root"], download=True)
+    assert store.find(FILE, SECOND)[1] is FILE
+    (places["root"] / "mnist" / "rebuilt").write_bytes(CONTENT)  # the folder counts first
+    assert store.find(FILE, SECOND)[1] is SECOND
+
+
+def test_a_folder_passed_over_is_named_once(places, caplog):
+    (places["cache"] / "mnist" / "images").write_bytes(CONTENT)
+    store = FileStore("x", places["root"] / "typo", download=True)
+    with caplog.at_level(logging.WARNING):
+        store.load(FILE, identity)
+        store.load(FILE, identity)
+    first, second = caplog.messages
+    assert "typo (the data folder given) is not a folder; using" in first
+    assert "env ($PYRO_VLAE_DATA) has no mnist/images; using" in second
+
+
+def test_nothing_is_said_when_the_first_folder_has_it(places, caplog):
+    (places["root"] / "mnist" / "images").write_bytes(CONTENT)
+    FileStore("x", places["root"], download=True).load(FILE, identity)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("download", [True, False])
+def test_not_found(places, monkeypatch, download):
+    monkeypatch.setitem(files.MIRRORS, "mnist", ("http://127.0.0.1:9/m/",))  # refuses
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with pytest.raises(DatasetNotFoundError) as caught:
+        FileStore("some-set", places["root"], download).load(FILE, identity)
+    summary, *details = str(caught.value).splitlines()
+    text = "\n".join(details)
+    assert "some-set" in summary
+    assert "mnist/images" in summary
+    for place in places.values():
+        assert str(place) in text
+    assert f"put the file of http://127.0.0.1:9/m/images into {places['root'] / 'mnist'}" in text
+    for way in ("--data-dir", "root=", "$PYRO_VLAE_DATA"):
+        assert way in text
+    if download:
+        assert "http://127.0.0.1:9/m/images: the connection failed" in text
+    else:
+        assert "download=False" in summary
+        assert "Tried" not in text
+    assert isinstance(caught.value, DatasetError)
+
+
+@pytest.mark.parametrize("name", ["images", "images.gz"])
+@pytest.mark.parametrize("compressed", [True, False])
+def test_compressed_or_not_whatever_the_name(places, name, compressed):
+    path = places["root"] / "mnist" / name
+    path.write_bytes(gzip.compress(CONTENT) if compressed else CONTENT)
+    assert FileStore("x", places["root"], download=False).load(FILE, identity) == CONTENT
+
+
+def refuse(content):
+    raise FormatError("it is something else")
+
+
+def truncated(content):
+    return gzip.compress(content)[:-20]
+
+
+def damaged(content):
+    stream = bytearray(gzip.compress(content))
+    stream[-30] ^= 0xFF
+    return bytes(stream)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "decode", "message"),
+    [
+        (truncated, identity, "gzip stream is truncated or damaged"),
+        (damaged, identity, "gzip stream is truncated or damaged"),
+        (lambda content: content[:-1], identity, f"sha256 of its {len(CONTENT) - 1} bytes is"),
+        (lambda content: b"", identity, "sha256 of its 0 bytes is"),
+        (lambda content: content, refuse, "it is something else"),
+    ],
+    ids=["truncated", "damaged", "short", "empty", "format"],
+)
+def test_corrupt_files_are_named_and_left_alone(places, spoil, decode, message):
+    path = places["root"] / "mnist" / "images.gz"
+    path.write_bytes(spoil(CONTENT))
+    before = path.read_bytes()
+    with pytest.raises(DatasetCorruptError, match=message) as caught:
+        FileStore("x", places["root"], download=True).load(FILE, decode)
+    assert str(path) in str(caught.value)
+    assert "delete it" in str(caught.value)
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == ["images.gz"]
+
+
+def test_other_checksum_algorithms(places):
+    path = places["root"] / "mnist" / "rebuilt"
+    path.write_bytes(CONTENT)
+    assert read_verified(path, SECOND, identity) == CONTENT
+    path.write_bytes(CONTENT + b"!")
+    with pytest.raises(DatasetCorruptError, match=r"the md5 of its.*replace it with the published"):
+        read_verified(path, SECOND, identity)
+
+
+def test_unreadable_file(places):
+    with pytest.raises(DatasetError, match="mnist cannot be read: Is a directory"):
+        read_verified(places["root"] / "mnist", FILE, identity)

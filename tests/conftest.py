@@ -1,4 +1,4 @@
-"""Shared settings: two threads at most, validation on, an empty parameter store before each test."""
+"""Shared settings: few threads, validation on, an empty parameter store before each test."""
 
 import os
 from functools import partial
@@ -21,10 +21,13 @@ def _clean_pyro():
 
 @pytest.fixture
 def real_data_root():
-    """The folder of published data files, or skip. CI forbids the skip when the folder exists."""
+    """The folder of published data files; without it the test is skipped, unless CI requires it."""
     root = os.environ.get("PYRO_VLAE_DATA")
     if not root or not Path(root).is_dir():
-        pytest.skip("PYRO_VLAE_DATA does not name a folder of published data files")
+        message = "PYRO_VLAE_DATA does not name a folder of published data files"
+        if os.environ.get("PYRO_VLAE_REQUIRE_DATA"):
+            pytest.fail(message)
+        pytest.skip(message)
     return Path(root)
 
 

@@ -4,10 +4,9 @@ References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, appendix (binary images).
 """
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import Bernoulli, constraints
 from torch.nn import functional as F
 
 from pyro_vlae.nn.incremental import PixelCache, wavefront_slope, wavefronts
@@ -97,9 +96,9 @@ class MaskedResNet(nn.Module):
                 h = self.pointwise[k](h)
         return self.last(F.elu(h))
 
-    def emission(self, parameters: Tensor) -> dist.Bernoulli:
+    def emission(self, parameters: Tensor) -> Bernoulli:
         """The distribution of the pixels: Bernoulli, logits ``(N, image_channels, H, W)``."""
-        return dist.Bernoulli(logits=parameters)
+        return Bernoulli(logits=parameters)
 
     def incremental(
         self, context: Tensor | None, size: int, height: int, width: int

@@ -12,6 +12,8 @@ from pyro.distributions.transforms import AffineAutoregressive
 from pyro.nn import AutoRegressiveNN
 from torch import Tensor, nn
 
+from pyro_vlae.transforms.incremental import invert_autoregressive
+
 
 class MeanOnlyAutoregressive(AffineAutoregressive):
     """The volume-preserving step ``y = x + mean(x)``, mean_i a function of earlier x only.
@@ -39,12 +41,8 @@ class MeanOnlyAutoregressive(AffineAutoregressive):
         return x + self.arn(x)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        # Out of place, so that gradients can pass.
-        order = self.arn.permutation.tolist()
-        x = list(torch.zeros_like(y).unbind(-1))
-        for i in order:
-            x[i] = y[..., i] - self.arn(torch.stack(x, -1))[..., i]
-        return torch.stack(x, -1)
+        x, _ = invert_autoregressive(self.arn, lambda y_k, mean: y_k - mean[..., 0], y)
+        return x
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Zero, of shape ``x.shape[:-1]``."""

@@ -200,7 +200,11 @@ def test_own_prior_decoder_and_likelihood_are_accepted():
 def test_ablation_keywords_do_what_they_say():
     full = binary_vlae()
     assert len(full.prior.transforms) == 4
-    assert [layer.weight.shape[0] for layer in full.prior.transforms[0].arn.layers] == [640, 640, 64]
+    assert [layer.weight.shape[0] for layer in full.prior.transforms[0].arn.layers] == [
+        640,
+        640,
+        64,
+    ]
     assert len(full.likelihood.network.steps) == 1
     assert len(binary_vlae(tied=False).likelihood.network.steps) == 5
     assert len(binary_vlae(flow_steps=2, flow_hidden_dims=(70,)).prior.transforms) == 2
@@ -208,9 +212,9 @@ def test_ablation_keywords_do_what_they_say():
 
 
 def test_wrong_choices_are_refused_readably():
-    with pytest.raises(ValueError, match='"flow", "normal".*got \'flwo\''):
+    with pytest.raises(ValueError, match=r"normal.*got 'flwo'"):
         binary_vlae(prior="flwo")
-    with pytest.raises(ValueError, match='"pixelcnn", "bernoulli".*got \'gauss\''):
+    with pytest.raises(ValueError, match=r"bernoulli.*got 'gauss'"):
         binary_vlae(likelihood="gauss")
 
     class NoEvent(nn.Module):

@@ -1,4 +1,4 @@
-"""PixelCNN is a distribution: it normalises, samples what it scores, and behaves as Pyro expects."""
+"""PixelCNN is a distribution: it normalises, samples what it scores, and fits into Pyro."""
 
 import itertools
 

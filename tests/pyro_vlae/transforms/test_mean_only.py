@@ -12,9 +12,13 @@ def test_jacobian_is_triangular_with_unit_diagonal_in_the_stated_order(reverse):
     x = torch.randn(6, dtype=torch.float64)
     jacobian = torch.autograd.functional.jacobian(step, x)
     torch.testing.assert_close(jacobian.diagonal(), torch.ones(6).double())
-    earlier, later = (jacobian.triu(1), jacobian.tril(-1)) if reverse else (
-        jacobian.tril(-1),
-        jacobian.triu(1),
+    earlier, later = (
+        (jacobian.triu(1), jacobian.tril(-1))
+        if reverse
+        else (
+            jacobian.tril(-1),
+            jacobian.triu(1),
+        )
     )
     assert not later.any()
     assert (earlier != 0).sum() == 15

@@ -1,0 +1,124 @@
+"""Train, score and draw a Variational Lossy Autoencoder on MNIST or another binary image set.
+
+    python examples/mnist_vlae.py
+
+Without options: static MNIST, a few minutes on a CPU, the full recipe on a GPU. Pictures, metrics,
+checkpoint and results go to a folder under runs/.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import pyro
+import torch
+
+from pyro_vlae.data import DATASET_NAMES, DatasetError, DatasetNotFoundError, load_dataset
+from pyro_vlae.experiment import prepare_folder, run
+from pyro_vlae.guides import GaussianGuide, IAFGuide
+from pyro_vlae.models import binary_vlae
+from pyro_vlae.run_config import PRESETS, ConfigError, RunConfig, make_config, read_config
+from pyro_vlae.training import CheckpointError, TrainingDivergedError, TrainingInterrupted
+
+GUIDES = {"gaussian": GaussianGuide, "iaf": IAFGuide}
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The options; None where nothing was given."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--dataset", choices=DATASET_NAMES, help="default: static-mnist, or digits without data")
+    add("--data-dir", type=Path, help="default: $PYRO_VLAE_DATA, then the user cache")
+    add("--preset", choices=PRESETS, help="default: paper on a GPU, quick elsewhere")
+    add("--prior", choices=("flow", "normal"))
+    add("--guide", choices=GUIDES)
+    add("--likelihood", choices=("pixelcnn", "bernoulli"))
+    add("--epochs", type=int, help="training budget in passes over the data")
+    add("--max-minutes", type=float, help="training budget in minutes")
+    add("--batch-size", type=int)
+    add("--learning-rate", type=float)
+    add("--seed", type=int)
+    add("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one")
+    add("--num-samples", type=int, help="importance samples per test image")
+    add("--eval-images", type=int, help="test images to score, in a shuffled order")
+    add("--out", type=Path, metavar="DIR", help="default: runs/DATASET-PRESET, numbered")
+    add("--resume", action="store_true", help="go on with the run in DIR")
+    return parser.parse_args(arguments)
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device asked for, or the best there is."""
+    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"--device {name}: this torch sees no CUDA device; use --device cpu")
+    return device
+
+
+def new_folder(config: RunConfig) -> Path:
+    """The first of runs/NAME, runs/NAME-2, ... that does not exist."""
+    base = Path("runs", f"{config.dataset}-{config.preset}")
+    folder, number = base, 1
+    while folder.exists():
+        number += 1
+        folder = base.with_name(f"{base.name}-{number}")
+    return folder
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the job; returns the exit status."""
+    options = parse(arguments)
+    given = {
+        name: value
+        for name, value in vars(options).items()
+        if name not in ("data_dir", "preset", "device", "out", "resume")
+    }
+    device = pick_device(options.device)
+    if options.resume:
+        if options.out is None:
+            raise ConfigError("--resume needs --out DIR, the folder of the run to go on with")
+        config = read_config(options.out, given)
+        out = options.out
+        data = load_dataset(config.dataset, options.data_dir, device)
+    else:
+        config = make_config(
+            options.preset or ("paper" if device.type == "cuda" else "quick"), given
+        )
+        try:
+            data = load_dataset(config.dataset, options.data_dir, device)
+        except DatasetNotFoundError as error:
+            if options.dataset is not None:
+                raise
+            print(f"{str(error).splitlines()[0]} Going on with the digits of scikit-learn.")
+            config = make_config(config.preset, {**given, "dataset": "digits"})
+            data = load_dataset("digits", device=device)
+        out = options.out or new_folder(config)
+    prepare_folder(config, out, options.resume)
+
+    pyro.set_rng_seed(config.seed)
+    model = binary_vlae(prior=config.prior, likelihood=config.likelihood, tied=config.tied)
+    guide = GUIDES[config.guide]()
+    model, guide = model.to(device), guide.to(device)
+    print(data.description)
+    print(config.describe(), f"device {device}; writing to {out}", sep="\n", flush=True)
+    results = run(config, data, model, guide, out, options.resume)
+    print(
+        f"test NLL {results['nll_nats']:.2f} +- {results['nll_standard_error']:.2f} nats "
+        f"({results['num_samples']} importance samples, {results['num_images']} images), "
+        f"bound {-results['elbo_nats']:.2f}, rate {results['kl_nats']:.2f} nats = "
+        f"{results['kl_bits']:.1f} bits\n"
+        f"pictures: {out / 'samples.png'}, {out / 'reconstructions.png'}, {out / 'training.png'}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except TrainingInterrupted as interrupted:
+        print(f"\n{interrupted}; add --resume and --out to go on", file=sys.stderr)
+        sys.exit(interrupted.exit_code)
+    except (ConfigError, DatasetError, CheckpointError, TrainingDivergedError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,133 @@
+"""What a set of importance weights says about each image: estimates and their diagnostics."""
+
+import importlib
+import math
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# PSIS fits its Pareto tail to a fifth of few weights, and to no fewer than five.
+_MIN_PARETO_SAMPLES = 25
+# Log-weights closer together than scoring is accurate (nats) have no tail to fit.
+_WEIGHT_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class MarginalLikelihood:
+    r"""Estimates of log p(x) for N images from K codes each; tensors are ``(N,)``, float64, CPU.
+
+    With log-weights :math:`\log w_k = \log p(x, z_k) - \log q(z_k | x)`:
+
+    Attributes:
+        log_prob: :math:`\log \frac{1}{K} \sum_k w_k` in nats. Biased downwards for finite K
+            (Jensen): its expectation is a lower bound that rises with K to log p(x).
+        elbo: :math:`\frac{1}{K} \sum_k \log w_k` in nats.
+        kl: Mean of log q(z | x) - log p(z) over the codes, all latent sites, in nats.
+        effective_sample_size: :math:`(\sum_k w_k)^2 / \sum_k w_k^2`, 1 to K.
+        pareto_k: Shape of the weights' tail by Pareto-smoothed importance sampling. Above 0.7 the
+            estimate is unreliable. NaN with under 25 samples and where all weights agree.
+        monte_carlo_error: Standard error of ``log_prob`` over draws of the K codes (delta method),
+            in nats; NaN for one code.
+        num_samples: K.
+        data_dims: Data dimensions of an image, for bits per dimension.
+    """
+
+    log_prob: Tensor
+    elbo: Tensor
+    kl: Tensor
+    effective_sample_size: Tensor
+    pareto_k: Tensor
+    monte_carlo_error: Tensor
+    num_samples: int
+    data_dims: int
+
+    @property
+    def mean_log_prob(self) -> float:
+        """Mean of ``log_prob`` over the images, in nats."""
+        return self.log_prob.mean().item()
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of ``mean_log_prob`` from having N images only, NaN for one image."""
+        count = len(self.log_prob)
+        return self.log_prob.std().item() / math.sqrt(count) if count > 1 else math.nan
+
+    @property
+    def mean_monte_carlo_error(self) -> float:
+        """Standard error of ``mean_log_prob`` from having K codes per image only, in nats."""
+        return self.monte_carlo_error.square().sum().sqrt().item() / len(self.log_prob)
+
+    def summary(self) -> dict[str, float]:
+        """Return the means over the images by name, NLL and KL positive, ready for JSON."""
+        nll, kl = -self.mean_log_prob, self.kl.mean().item()
+        return {
+            "nll_nats": nll,
+            "nll_standard_error": self.standard_error,
+            "elbo_nats": self.elbo.mean().item(),
+            "kl_nats": kl,
+            "kl_bits": kl / math.log(2),
+            "bits_per_dim": nll / (self.data_dims * math.log(2)),
+            "num_samples": self.num_samples,
+            "num_images": len(self.log_prob),
+        }
+
+
+class PendingWeights:
+    """The log-weights ``(K, b)`` of a block of images on their way to the host."""
+
+    def __init__(self, log_w: Tensor, kl: Tensor, index: list[int]) -> None:
+        packed = torch.cat([log_w, kl.mean(0, keepdim=True)])
+        self.packed = packed.to("cpu", non_blocking=True)
+        self.arrived = torch.cuda.Event() if packed.is_cuda else None
+        if self.arrived is not None:
+            self.arrived.record(torch.cuda.current_stream(packed.device))
+        self.index = index
+
+    def statistics(self) -> Tensor:
+        """Return the ``(6, b)`` per-image figures in the order of MarginalLikelihood."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        log_w, kl = self.packed[:-1], self.packed[-1]
+        broken = (~torch.isfinite(log_w)).sum(0)
+        if broken.any():
+            first = int(broken.nonzero()[0])
+            raise ValueError(
+                f"{int(broken[first])} of {len(log_w)} log-weights of image {self.index[first]} "
+                "are not finite: a log-probability of model or guide is NaN or infinite; check the "
+                "weights, and that x lies in the support of the likelihood"
+            )
+        count = len(log_w)
+        total = torch.logsumexp(log_w, 0)
+        share = torch.exp(log_w - total)  # sums to 1 over the codes
+        variance = (count * share - 1).square().sum(0) / (count * (count - 1) or math.nan)
+        return torch.stack(
+            [
+                total - math.log(count),
+                log_w.mean(0),
+                kl,
+                1 / share.square().sum(0),
+                _pareto_k(log_w),
+                variance.sqrt(),
+            ]
+        )
+
+
+def _pareto_k(log_w: Tensor) -> Tensor:
+    """Pareto shape of the upper tail of the weights ``(K, b)`` of each image, ``(b,)``."""
+    k = torch.full(log_w.shape[1:], math.nan, dtype=torch.float64)
+    spread = log_w.amax(0) - log_w.amin(0) > _WEIGHT_TOLERANCE
+    if len(log_w) < _MIN_PARETO_SAMPLES or not spread.any():
+        return k
+    rows = log_w.T[spread].contiguous().numpy()
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # ArviZ 0.23 announces 1.0 when imported
+        arviz = importlib.import_module("arviz")
+        if hasattr(arviz, "psislw"):
+            shapes = arviz.psislw(rows)[1]
+        else:  # ArviZ 1.x takes log-likelihoods of the left-out points, the negative log-weights
+            shapes = importlib.import_module("arviz_stats.base").array_stats.psislw(-rows)[1]
+    k[spread] = torch.as_tensor(np.asarray(shapes), dtype=torch.float64)
+    return k

@@ -1,0 +1,156 @@
+"""What decides a run: presets, the options given, and what a resumed run may change."""
+
+import json
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from pyro_vlae.training import DecaySchedule, TrainingSettings
+
+
+class ConfigError(ValueError):
+    """Options that contradict each other, or the run that is to be resumed."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run, as stored in ``config.json``.
+
+    Args:
+        dataset: name for `pyro_vlae.data.load_dataset`.
+        preset: ``"quick"`` or ``"paper"``; it only fills in what was not given.
+        prior: ``"flow"`` or ``"normal"``.
+        guide: ``"gaussian"`` or ``"iaf"``.
+        likelihood: ``"pixelcnn"`` or ``"bernoulli"``.
+        tied: the PixelCNN's masked convolutions share their weights.
+        train_on: ``"train"`` (validated on the validation set) or ``"train+validation"``.
+        epochs: budget in passes over the training images, or None.
+        max_minutes: budget in minutes of training, or None.
+        batch_size: images per step.
+        learning_rate: peak learning rate of Adamax.
+        decay_start: share of the budget after which the learning rate decays.
+        ema_decay: decay of the Polyak average.
+        clip_norm: largest gradient norm per image of a batch (the loss is a sum over images).
+        seed: of everything random.
+        num_samples: importance samples per image.
+        eval_images: test images to score, in a shuffled order; None for all.
+    """
+
+    dataset: str
+    preset: str
+    prior: str
+    guide: str
+    likelihood: str
+    tied: bool
+    train_on: str
+    epochs: int | None
+    max_minutes: float | None
+    batch_size: int
+    learning_rate: float
+    decay_start: float
+    ema_decay: float
+    clip_norm: float
+    seed: int
+    num_samples: int
+    eval_images: int | None
+
+    def describe(self) -> str:
+        """What was chosen, in a few lines."""
+        budget = [f"{self.epochs} epochs"] if self.epochs else []
+        budget += [f"{self.max_minutes:g} minutes"] if self.max_minutes else []
+        images = f"{self.eval_images} test images" if self.eval_images else "all test images"
+        return (
+            f"preset {self.preset}: {self.prior} prior, {self.guide} guide, {self.likelihood} "
+            f"likelihood{' (tied)' if self.tied else ''}, seed {self.seed}\n"
+            f"training on {self.train_on} for {' or '.join(budget)}, batches of "
+            f"{self.batch_size}, Adamax {self.learning_rate:g}, Polyak average {self.ema_decay:g}\n"
+            f"scoring {images} with {self.num_samples} importance samples each"
+        )
+
+    def training_settings(self) -> TrainingSettings:
+        """What of this concerns the training loop."""
+        return TrainingSettings(
+            batch_size=self.batch_size,
+            epochs=self.epochs,
+            max_minutes=self.max_minutes,
+            seed=self.seed,
+            schedule=DecaySchedule(start=self.decay_start),
+        )
+
+
+# Batch size, number of epochs and schedule are not in the paper: chosen here.
+_COMMON = RunConfig(
+    dataset="static-mnist",
+    preset="quick",
+    prior="flow",
+    guide="gaussian",
+    likelihood="pixelcnn",
+    tied=True,
+    train_on="train",
+    epochs=None,
+    max_minutes=5.0,
+    batch_size=64,
+    learning_rate=0.002,
+    decay_start=0.5,
+    ema_decay=0.998,
+    clip_norm=1000.0,
+    seed=0,
+    num_samples=64,
+    eval_images=500,
+)
+PRESETS = {
+    "quick": _COMMON,
+    "paper": replace(
+        _COMMON,
+        preset="paper",
+        train_on="train+validation",
+        epochs=500,
+        max_minutes=None,
+        batch_size=128,
+        num_samples=4096,
+        eval_images=None,
+    ),
+}
+# The paper ties the masked convolutions against overfitting on static MNIST and unties them for
+# the other sets; `digits` is smaller still.
+TIED_DATASETS = ("static-mnist", "digits")
+# What may change when a run is resumed: none of it contradicts what was trained so far.
+CHANGEABLE = ("epochs", "max_minutes", "num_samples", "eval_images")
+
+
+def make_config(preset: str, given: dict[str, Any]) -> RunConfig:
+    """A preset with the given options in place of its own; a given budget replaces its budget."""
+    config = PRESETS[preset]
+    given = {name: value for name, value in given.items() if value is not None}
+    if "epochs" in given or "max_minutes" in given:
+        config = replace(config, epochs=None, max_minutes=None)
+    config = replace(config, **given)
+    return replace(config, tied=config.dataset in TIED_DATASETS)
+
+
+def read_config(out: Path, given: dict[str, Any]) -> RunConfig:
+    """The configuration of the run in `out`, with a new budget or evaluation if given.
+
+    Raises:
+        ConfigError: there is no run in `out`, or a given option contradicts it.
+    """
+    path = out / "config.json"
+    try:
+        stored = json.loads(path.read_text())
+        stored = {field.name: stored[field.name] for field in fields(RunConfig)}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"no run to resume in {out}: {path.name} is missing or unreadable ({error}); "
+            "start one without --resume"
+        ) from error
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        if name not in CHANGEABLE and stored[name] != value:
+            option = "--" + name.replace("_", "-")
+            raise ConfigError(
+                f"the run in {out} was made with {option} {stored[name]}, got {value}: leave the "
+                "option out to resume it, or choose another --out for a new run"
+            )
+    if "epochs" in given or "max_minutes" in given:
+        stored |= {"epochs": None, "max_minutes": None}
+    return RunConfig(**(stored | given))

@@ -1,0 +1,98 @@
+"""Step time of Pyro's SVI with our optimiser, against a hand-written torch step.
+
+Same networks, same objective, one process; the two are timed in turn and compared by medians.
+
+    OMP_NUM_THREADS=1 python tests/benchmarks/svi_step.py [--batch-size 64] [--device cpu]
+"""
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Callable
+
+import pyro
+import torch
+from pyro.infer import SVI, Trace_ELBO
+
+from pyro_vlae.guides import GaussianGuide
+from pyro_vlae.infer import FreeBitsELBO, JointOptim
+from pyro_vlae.models import VLAE, binary_vlae
+
+
+def torch_step(model: VLAE, guide: GaussianGuide, x: torch.Tensor) -> Callable[[], None]:
+    """What one would write without Pyro: same ELBO, one foreach Adamax, running average."""
+    parameters = [*model.parameters(), *guide.parameters()]
+    average = [p.detach().clone() for p in parameters]
+    optimizer = torch.optim.Adamax(parameters, lr=0.002, foreach=True)
+
+    def step() -> None:
+        posterior = guide.posterior(x)
+        z = posterior.rsample()
+        rate = posterior.log_prob(z) - model.prior().log_prob(z)
+        log_likelihood = model.likelihood(model.decoder(z)).log_prob(x)
+        loss = (rate.mean().clamp(min=7.84) - log_likelihood.mean()) * len(x)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1000.0 * len(x))
+        optimizer.step()
+        torch._foreach_lerp_(average, [p.detach() for p in parameters], 0.002)
+        optimizer.zero_grad()
+        loss.item()
+
+    return step
+
+
+def svi_step(
+    model: VLAE, guide: GaussianGuide, x: torch.Tensor, optimizer: pyro.optim.PyroOptim
+) -> Callable[[], None]:
+    """One ordinary SVI step."""
+    ours = isinstance(optimizer, JointOptim)
+    svi = SVI(model, guide, optimizer, FreeBitsELBO(7.84) if ours else Trace_ELBO())
+    return lambda: svi.step(x)
+
+
+def main() -> None:
+    """Print a table of medians, spread and ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    torch.manual_seed(0)
+    x = torch.rand(options.batch_size, 1, 28, 28, device=device).round()
+    model, guide = binary_vlae().to(device), GaussianGuide().to(device)
+    model(x), guide(x)  # initialised once, so that all start from the same weights
+    joint = JointOptim(
+        torch.optim.Adamax, {"lr": 0.002}, clip_norm=1000.0 * len(x), ema_decay=0.998
+    )
+    stock = pyro.optim.Adamax({"lr": 0.002})
+    steps = {
+        "plain torch": torch_step(copy.deepcopy(model), copy.deepcopy(guide), x),
+        "SVI, JointOptim": svi_step(copy.deepcopy(model), copy.deepcopy(guide), x, joint),
+        "SVI, pyro.optim.Adamax": svi_step(copy.deepcopy(model), copy.deepcopy(guide), x, stock),
+    }
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    with pyro.validation_enabled(False):
+        for repeat in range(options.repeats + 3):
+            for name, step in steps.items():
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                start = time.perf_counter()
+                step()
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                if repeat >= 3:
+                    times[name].append(1e3 * (time.perf_counter() - start))
+    baseline = statistics.median(times["plain torch"])
+    print(f"batch {options.batch_size}, {device}, {torch.get_num_threads()} threads, ms per step")
+    print(f"{'':24} {'median':>8} {'quartiles':>17} {'ratio':>7}")
+    for name, values in times.items():
+        low, median, high = statistics.quantiles(values, n=4)
+        print(f"{name:24} {median:8.1f} {low:8.1f}{high:9.1f} {median / baseline:7.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,7 @@ checkpoint and results go to a folder under runs/.
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pyro
@@ -23,6 +24,19 @@ from pyro_vlae.training import CheckpointError, TrainingDivergedError, TrainingI
 GUIDES = {"gaussian": GaussianGuide, "iaf": IAFGuide}
 
 
+def positive(kind: type) -> Callable[[str], float]:
+    """A converter for argparse: numbers of this kind above zero."""
+
+    def convert(text: str) -> float:
+        value = kind(text)
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"must be above zero, got {text}")
+        return value
+
+    convert.__name__ = kind.__name__
+    return convert
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options; None where nothing was given."""
     parser = argparse.ArgumentParser(
@@ -32,17 +46,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--dataset", choices=DATASET_NAMES, help="default: static-mnist, or digits without data")
     add("--data-dir", type=Path, help="default: $PYRO_VLAE_DATA, then the user cache")
     add("--preset", choices=PRESETS, help="default: paper on a GPU, quick elsewhere")
-    add("--prior", choices=("flow", "normal"))
-    add("--guide", choices=GUIDES)
-    add("--likelihood", choices=("pixelcnn", "bernoulli"))
-    add("--epochs", type=int, help="training budget in passes over the data")
-    add("--max-minutes", type=float, help="training budget in minutes")
-    add("--batch-size", type=int)
-    add("--learning-rate", type=float)
-    add("--seed", type=int)
+    add("--prior", choices=("flow", "normal"), help="p(z); default: flow")
+    add("--guide", choices=GUIDES, help="q(z | x); default: gaussian")
+    add("--likelihood", choices=("pixelcnn", "bernoulli"), help="p(x | z); default: pixelcnn")
+    add("--epochs", type=positive(int), help="training budget in passes over the data")
+    add("--max-minutes", type=positive(float), help="training budget in minutes")
+    add("--batch-size", type=positive(int), help="images per step")
+    add("--learning-rate", type=positive(float), help="peak learning rate of Adamax")
+    add("--seed", type=int, help="of everything random")
     add("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one")
-    add("--num-samples", type=int, help="importance samples per test image")
-    add("--eval-images", type=int, help="test images to score, in a shuffled order")
+    add("--num-samples", type=positive(int), help="importance samples per test image")
+    add("--eval-images", type=positive(int), help="test images to score, in a shuffled order")
     add("--out", type=Path, metavar="DIR", help="default: runs/DATASET-PRESET, numbered")
     add("--resume", action="store_true", help="go on with the run in DIR")
     return parser.parse_args(arguments)

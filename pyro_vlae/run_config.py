@@ -75,6 +75,7 @@ class RunConfig:
             max_minutes=self.max_minutes,
             seed=self.seed,
             schedule=DecaySchedule(start=self.decay_start),
+            validate_every=500,
         )
 
 

@@ -81,7 +81,9 @@ def marginal_log_likelihood(
         stack.enter_context(pyro.validation_enabled(False))
         stack.enter_context(torch.random.fork_rng(devices=[x.device] if x.is_cuda else []))
         stack.enter_context(_undisturbed(model, guide))
-        bar = stack.enter_context(tqdm(total=len(x), unit="image", disable=None if progress else True))
+        bar = stack.enter_context(
+            tqdm(total=len(x), unit="image", disable=None if progress else True)
+        )
         codes, _ = _draw(guide, x[:1], num_samples, _mix(seed, index[0]))
         num_samples = num_samples if codes else 1
         scorer = _Scorer(model, max_codes_per_chunk or _chunk_size(model, codes, x))

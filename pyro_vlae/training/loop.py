@@ -140,7 +140,11 @@ class Run:
         """Run until a budget is used up or a signal comes in; save at the end."""
         settings = self.settings
         bar = tqdm(
-            total=self.total, initial=self.step, unit="step", disable=None if progress else True, leave=True
+            total=self.total,
+            initial=self.step,
+            unit="step",
+            disable=None if progress else True,
+            leave=True,
         )
         with InterruptFlag() as interrupt, warnings.catch_warnings(), bar:
             # The loop reports NaN itself, with the step.

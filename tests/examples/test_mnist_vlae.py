@@ -1,0 +1,209 @@
+"""The main job as a user runs it, on the data set that needs no download."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from pyro_vlae.data import DatasetNotFoundError, load_dataset
+from pyro_vlae.models import binary_vlae
+from pyro_vlae.run_config import ConfigError
+from pyro_vlae.training import CheckpointError
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "mnist_vlae.py"
+TINY = ["--num-samples", "4", "--eval-images", "8", "--device", "cpu"]
+DIGITS = ["--dataset", "digits", *TINY]
+RESULT_KEYS = {
+    "dataset", "seed", "preset", "prior", "guide", "likelihood", "nll_nats", "nll_standard_error",
+    "elbo_nats", "kl_nats", "kl_bits", "bits_per_dim", "num_samples", "num_images",
+    "train_images_seen", "train_seconds", "device", "versions",
+}  # fmt: skip
+FILES = {
+    "config.json", "metrics.jsonl", "checkpoint", "results.json", "samples.png",
+    "reconstructions.png", "training.png",
+}  # fmt: skip
+
+
+@pytest.fixture
+def example():
+    spec = importlib.util.spec_from_file_location("mnist_vlae", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_script(*options, cwd, **kwargs):
+    command = [sys.executable, str(SCRIPT), *options]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, **kwargs)
+
+
+def test_a_run_writes_everything_and_a_finished_run_resumes_at_once(example, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert example.main([*DIGITS, "--epochs", "1", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "preset quick" in printed and "digits" in printed and "test NLL" in printed
+    assert {path.name for path in out.iterdir()} == FILES
+    results = json.loads((out / "results.json").read_text())
+    assert set(results) >= RESULT_KEYS
+    assert results["train_images_seen"] == 18 * 64
+    assert results["num_images"] == 8 and results["num_samples"] == 4
+    assert results["nll_nats"] > 0 > results["elbo_nats"]
+    assert results["nll_nats"] <= -results["elbo_nats"]
+    assert results["kl_bits"] == pytest.approx(results["kl_nats"] / 0.6931471805599453)
+    for name in FILES:
+        if name.endswith(".png"):
+            assert (out / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+    before = (out / "metrics.jsonl").read_bytes()
+    assert example.main(["--resume", "--out", str(out), "--num-samples", "8"]) == 0
+    again = json.loads((out / "results.json").read_text())
+    assert again["num_samples"] == 8 and again["train_images_seen"] == 18 * 64
+    assert (out / "metrics.jsonl").read_bytes() == before
+    assert example.main(["--resume", "--out", str(out), "--epochs", "2"]) == 0
+    longer = json.loads((out / "results.json").read_text())
+    assert longer["train_images_seen"] == 2 * 18 * 64
+
+
+@pytest.mark.parametrize(
+    "choice", [["--prior", "normal"], ["--guide", "iaf"], ["--likelihood", "bernoulli"]]
+)
+def test_each_choice_trains_and_is_recorded(example, tmp_path, choice):
+    out = tmp_path / "run"
+    options = [*DIGITS, *choice, "--max-minutes", "0.01", "--batch-size", "16"]
+    assert example.main([*options, "--seed", "3", "--out", str(out)]) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert results[choice[0][2:]] == choice[1]
+    assert results["seed"] == 3
+
+
+def test_without_data_it_says_so_and_goes_on_with_digits(example, tmp_path, monkeypatch, capsys):
+    def missing(name, *args, **kwargs):
+        if name == "static-mnist":
+            raise DatasetNotFoundError("static-mnist was not found.\nmore lines")
+        return load_dataset(name, *args, **kwargs)
+
+    monkeypatch.setattr(example, "load_dataset", missing)
+    monkeypatch.chdir(tmp_path)
+    assert example.main([*TINY, "--max-minutes", "0.01", "--batch-size", "16"]) == 0
+    printed = capsys.readouterr().out
+    assert "static-mnist was not found. Going on with the digits of scikit-learn." in printed
+    results = json.loads((tmp_path / "runs" / "digits-quick" / "results.json").read_text())
+    assert results["dataset"] == "digits"
+    with pytest.raises(DatasetNotFoundError):
+        example.main([*TINY, "--dataset", "static-mnist", "--max-minutes", "0.01"])
+
+
+def test_runs_without_a_folder_are_numbered(example, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = example.make_config("quick", {"dataset": "digits"})
+    assert example.new_folder(config) == Path("runs/digits-quick")
+    Path("runs/digits-quick").mkdir(parents=True)
+    assert example.new_folder(config) == Path("runs/digits-quick-2")
+
+
+def test_sigterm_saves_and_the_run_goes_on(tmp_path):
+    out = tmp_path / "run"
+    options = [*DIGITS, "--epochs", "200", "--out", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), *options], stderr=subprocess.PIPE, cwd=tmp_path, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "checkpoint" / "state.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "--resume" in message and "Traceback" not in message
+    result = run_script("--resume", "--out", str(out), "--epochs", "1", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((out / "results.json").read_text())["train_images_seen"] == 18 * 64
+
+
+def test_errors_are_one_line(tmp_path):
+    result = run_script("--resume", "--out", str(tmp_path / "nothing"), cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: no run to resume in")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def folder_with_a_run(example, tmp_path):
+    out = tmp_path / "run"
+    options = [*DIGITS, "--max-minutes", "0.01", "--batch-size", "16", "--out", str(out)]
+    assert example.main(options) == 0
+    return out
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_wrong_uses_of_a_folder_are_refused_and_lose_nothing(example, tmp_path):
+    out = folder_with_a_run(example, tmp_path)
+    before = contents(out)
+    with pytest.raises(ConfigError, match="already holds a run: add --resume"):
+        example.main([*DIGITS, "--epochs", "1", "--out", str(out)])
+    with pytest.raises(ConfigError, match="--prior flow, got normal"):
+        example.main(["--resume", "--out", str(out), "--prior", "normal"])
+    with pytest.raises(ConfigError, match="--seed 0, got 7"):
+        example.main(["--resume", "--out", str(out), "--seed", "7"])
+    with pytest.raises(ConfigError, match="--resume needs --out"):
+        example.main(["--resume"])
+    assert contents(out) == before
+
+
+def test_a_checkpoint_of_another_architecture_is_refused_and_kept(example, tmp_path, monkeypatch):
+    out = folder_with_a_run(example, tmp_path)
+    before = contents(out)
+    monkeypatch.setattr(example, "binary_vlae", lambda **kw: binary_vlae(**kw, filters=10))
+    with pytest.raises(CheckpointError, match=r"likelihood.*\(12,.*\(10,|\(10,.*\(12,"):
+        example.main(["--resume", "--out", str(out), "--epochs", "1"])
+    after = contents(out)
+    assert {p for p in before if p.parent.name == "checkpoint"} <= set(after)
+    assert all(after[p] == before[p] for p in before if p.parent.name == "checkpoint")
+
+
+def test_unwritable_folders_are_refused_before_training(example, tmp_path):
+    blocker = tmp_path / "file"
+    blocker.write_text("not a folder")
+    for out in (blocker, blocker / "below"):
+        with pytest.raises(ConfigError, match="cannot write to"):
+            example.main([*DIGITS, "--epochs", "1", "--out", str(out)])
+    assert blocker.read_text() == "not a folder"
+
+
+def test_a_damaged_checkpoint_is_refused(example, tmp_path):
+    out = folder_with_a_run(example, tmp_path)
+    weights = next((out / "checkpoint").glob("weights*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=weights.name):
+        example.main(["--resume", "--out", str(out), "--epochs", "1"])
+
+
+@pytest.mark.parametrize("option", ["--epochs", "--batch-size", "--num-samples", "--eval-images"])
+def test_senseless_numbers_are_refused(tmp_path, option):
+    result = run_script(*DIGITS, option, "0", "--out", str(tmp_path / "run"), cwd=tmp_path)
+    assert result.returncode == 2
+    assert option in result.stderr and "0" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unavailable_device_is_refused(example, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="--device cuda: this torch sees no CUDA device"):
+        example.pick_device("cuda")
+    assert example.pick_device(None).type == "cpu"
+
+
+def test_help_fits_80_columns(tmp_path):
+    environment = {**os.environ, "COLUMNS": "80"}
+    result = run_script("--help", cwd=tmp_path, env=environment)
+    assert result.returncode == 0
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "--max-minutes" in result.stdout

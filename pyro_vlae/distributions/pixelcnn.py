@@ -5,7 +5,6 @@ References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 2.3.
 """
 
-from math import prod
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_vlae.distributions.sampling import check_completable, draw_pixels
 from pyro_vlae.nn import without_initialization
 
 # Images drawn at once: bounds the memory of `sample`, large enough that steps are not overhead.
@@ -32,8 +32,9 @@ class PixelCNN(TorchDistribution):
             ``(N, H, W)``; ``network.image_channels`` is C. The parameters at a pixel must depend
             on earlier pixels (in raster order) only. ``network.support``, if there, is the
             constraint on a pixel's value. With ``network.incremental`` (as in
-            `pyro_vlae.nn.MaskedResNet`) sampling computes each pixel once; otherwise it makes one
-            full pass per pixel.
+            `pyro_vlae.nn.MaskedResNet`) sampling computes each pixel once, many together; otherwise
+            it makes a full pass per wavefront if ``network.window()`` tells the offsets of the
+            pixels that are read, and a full pass per pixel if not.
         context: feature maps ``(*batch_shape, K, H, W)``; they fix batch shape and image size.
         image_shape: ``(C, H, W)``, needed when there is no context, and only then.
         validate_args: as in every Pyro distribution.
@@ -157,40 +158,50 @@ class PixelCNN(TorchDistribution):
         A network not yet initialised is sampled with its plain weights and stays uninitialised.
         """
         shape = self._extended_shape(sample_shape)
-        size = prod(shape[:-3])
+        like = self.context if self.context is not None else next(self.network.parameters())
+        return self._draw(like.new_zeros(shape), None)
+
+    @torch.no_grad()
+    def complete(self, value: Tensor, known: Tensor) -> Tensor:
+        """Draw the unknown pixels of images from their exact conditional given the known ones.
+
+        Args:
+            value: images ``(*shape, C, H, W)``, broadcast against the batch shape; their unknown
+                pixels do not matter.
+            known: bool, broadcastable to ``(*shape, H, W)``: the pixels to keep.
+
+        Returns:
+            Images ``(*shape', C, H, W)``.
+
+        Raises:
+            ValueError: a known pixel has an unknown one in its window, so that the conditional
+                distribution does not factorise along the raster order; or the images have another
+                size.
+        """
+        self._check_event_shape(value)
+        shape = torch.broadcast_shapes(value.shape[:-3], self.batch_shape)
+        known = known.expand(*shape, *self.event_shape[1:])
+        check_completable(self.network, known.reshape(-1, *known.shape[-2:]))
+        return self._draw(value.expand(*shape, *self.event_shape).clone(), known)
+
+    def _draw(self, image: Tensor, known: Tensor | None) -> Tensor:
+        shape = image.shape[:-3]
+        image = image.reshape(-1, *self.event_shape)
         context = self.context
         if context is not None:
-            maps = context.shape[-3:]
-            context = context.expand(*shape[:-3], *maps).reshape(-1, *maps)
-        pieces = []
+            context = context.expand(*shape, *context.shape[-3:]).reshape(-1, *context.shape[-3:])
+        if known is not None:
+            known = known.reshape(-1, *self.event_shape[1:])
         with without_initialization():
-            for start in range(0, size, SAMPLE_CHUNK):
-                count = min(SAMPLE_CHUNK, size - start)
-                piece = None if context is None else context[start : start + count]
-                pieces.append(self._sample_flat(piece, count))
-        return torch.cat(pieces).view(shape) if pieces else self._blank(0).view(shape)
-
-    def _blank(self, size: int) -> Tensor:
-        like = self.context if self.context is not None else next(self.network.parameters())
-        return like.new_zeros(size, *self.event_shape)
-
-    def _sample_flat(self, context: Tensor | None, size: int) -> Tensor:
-        image = self._blank(size)
-        height, width = self.event_shape[1:]
-        if hasattr(self.network, "incremental"):
-            run = self.network.incremental(context, size, height, width)
-            for rows, columns in run.wavefronts:
-                emission = self.network.emission(run.parameters(rows, columns))  # type: ignore[operator]
-                pixels = emission.sample()
-                run.write(rows, columns, pixels)
-                image[:, :, rows, columns] = pixels.squeeze(2)
-            return image
-        for i in range(height):
-            for j in range(width):
-                parameters = self.network(image, context)[:, :, i : i + 1, j : j + 1]
-                pixels = self.network.emission(parameters).sample()  # type: ignore[operator]
-                image[:, :, i : i + 1, j : j + 1] = pixels
-        return image
+            for start in range(0, len(image), SAMPLE_CHUNK):
+                part = slice(start, start + SAMPLE_CHUNK)
+                draw_pixels(
+                    self.network,
+                    None if context is None else context[part],
+                    image[part],
+                    None if known is None else known[part],
+                )
+        return image.reshape(*shape, *self.event_shape)
 
     def _check_event_shape(self, value: Tensor) -> None:
         if value.shape[-3:] != self.event_shape:

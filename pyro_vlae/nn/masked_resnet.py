@@ -4,13 +4,15 @@ References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, appendix (binary images).
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, constraints
 from torch.nn import functional as F
 
 from pyro_vlae.nn.incremental import PixelCache, wavefront_slope, wavefronts
-from pyro_vlae.nn.masked import MaskedConv2d
+from pyro_vlae.nn.masked import MaskedConv2d, Tap
 from pyro_vlae.nn.resnet import BRANCH_INIT_SCALE
 from pyro_vlae.nn.weight_norm import WeightNormConv2d
 
@@ -83,9 +85,17 @@ class MaskedResNet(nn.Module):
         self.pointwise = nn.ModuleList(PointwiseBlock(filters) for _ in range(pointwise_blocks))
         self.last = WeightNormConv2d(filters, image_channels, 1, init_scale=BRANCH_INIT_SCALE)
 
-    def step(self, k: int) -> nn.Module:
+    def step(self, k: int) -> MaskedConv2d:
         """The masked convolution of residual step k (the same one for all k when tied)."""
-        return self.steps[0 if self.tied else k]
+        return cast(MaskedConv2d, self.steps[0 if self.tied else k])
+
+    def window(self) -> set[Tap]:
+        """The offsets (rows, columns) of all image pixels that a pixel's logits depend on."""
+        seen = set(self.first.taps(slice(self.image_channels)))
+        for k in range(self.steps_after_first):
+            taps = self.step(k).taps()
+            seen |= {(i + di, j + dj) for i, j in seen for di, dj in taps}
+        return seen
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         h = self.first(x if context is None else torch.cat([x, context], 1))

@@ -234,3 +234,93 @@ def test_wrong_arguments_are_refused_readably():
         PixelCNN(net, torch.full((4, 5, 5), torch.nan))
     with pytest.raises(ValueError, match="image_shape must be"):
         PixelCNN(MaskedResNet(1, 0), None, (3, 5, 5))
+
+
+class Opaque(nn.Module):
+    """A network whose layers are hidden; only its window may be known."""
+
+    image_channels = 1
+
+    def __init__(self, network, with_window):
+        super().__init__()
+        self.network, self.passes = network, 0
+        self.emission = network.emission
+        if with_window:
+            self.window = network.window
+
+    def forward(self, x, context):
+        self.passes += 1
+        return self.network(x, context)
+
+
+@pytest.mark.parametrize(("with_window", "passes"), [(True, 22), (False, 64)])
+def test_full_passes_where_layers_are_unknown(with_window, passes):
+    """Wavefronts of full passes draw the very pixels that the incremental way draws."""
+    net = perturbed_network()
+    context = torch.randn(3, 4, 8, 8, dtype=torch.float64)
+    opaque = Opaque(net, with_window)
+    torch.manual_seed(1)
+    slow = PixelCNN(opaque, context).sample()
+    assert opaque.passes == passes
+    if with_window:
+        torch.manual_seed(1)
+        assert torch.equal(PixelCNN(net, context).sample(), slow)
+
+
+def test_completion_is_exact():
+    """Given the top row, the rest follows the conditional that enumeration gives."""
+    net = perturbed_network()
+    likelihood = PixelCNN(net, torch.randn(4, 2, 3, dtype=torch.float64))
+    images = all_binary_images(2, 3)
+    top = torch.tensor([1.0, 0.0, 1.0]).double()
+    agree = (images[:, 0, 0] == top).all(-1)
+    expected = likelihood.log_prob(images[agree]).softmax(0)
+    value = torch.full((20_000, 1, 2, 3), 0.5, dtype=torch.float64)
+    value[:, 0, 0] = top
+    known = torch.tensor([[True] * 3, [False] * 3])
+    draws = likelihood.complete(value, known)
+    assert (draws[:, 0, 0] == top).all()
+    code = (draws[:, 0, 1] * torch.tensor([4.0, 2.0, 1.0])).sum(1).long()
+    frequency = torch.bincount(code, minlength=8) / len(draws)
+    sigma = (expected * (1 - expected) / len(draws)).sqrt()
+    assert ((frequency - expected).abs() < 5 * sigma + 1e-4).all()
+    assert (value[:, 0, 1] == 0.5).all()  # the argument is untouched
+
+
+def test_completion_by_full_passes_equals_the_incremental_one():
+    net = perturbed_network()
+    context = torch.randn(3, 4, 6, 6, dtype=torch.float64)
+    value = torch.rand(3, 1, 6, 6).round().double()
+    known = torch.zeros(6, 6, dtype=torch.bool)
+    known[:2], known[2, :3] = True, True
+    torch.manual_seed(1)
+    fast = PixelCNN(net, context).complete(value, known)
+    torch.manual_seed(1)
+    slow = PixelCNN(Opaque(net, True), context).complete(value, known)
+    assert torch.equal(fast, slow)
+    assert torch.equal(fast[..., known], value[..., known])
+    everything = torch.ones(6, 6, dtype=torch.bool)
+    assert torch.equal(PixelCNN(net, context).complete(value, everything), value)
+
+
+def test_completion_where_the_factorisation_forbids_it_says_so():
+    net = perturbed_network(masked_layers=2, pointwise_blocks=0)
+    context = torch.zeros(4, 9, 9, dtype=torch.float64)
+    value = torch.zeros(1, 9, 9, dtype=torch.float64)
+    scribble = torch.zeros(9, 9, dtype=torch.bool)
+    scribble[5, 5] = True
+    with pytest.raises(ValueError, match=r"pixel \(5, 5\) is known but depends on unknown"):
+        PixelCNN(net, context).complete(value, scribble)
+    # Known pixels that see only known ones are fine even in the middle of the image ...
+    scribble[2:6] = True
+    with pytest.raises(ValueError, match=r"pixel \(2, 0\) is known"):
+        PixelCNN(net, context).complete(value, scribble)
+    # ... and a window that ends earlier allows more than the raster order alone.
+    prefix = torch.zeros(9, 9, dtype=torch.bool)
+    prefix[0], prefix[1, :3] = True, True
+    for network in (net, Opaque(net, False)):
+        PixelCNN(network, context).complete(value, prefix)
+    prefix[0, 8] = False
+    PixelCNN(net, context).complete(value, prefix)
+    with pytest.raises(ValueError, match=r"pixel \(1, 0\) is known"):
+        PixelCNN(Opaque(net, False), context).complete(value, prefix)

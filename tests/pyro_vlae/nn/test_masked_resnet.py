@@ -54,6 +54,12 @@ def test_window_is_the_closed_form(layers, tied, pixel):
     assert seen_from(network(layers, tied), *pixel) == closed_form(layers, *pixel)
 
 
+@pytest.mark.parametrize("layers", [1, 2, 6])
+def test_the_window_that_the_network_states_is_the_closed_form(layers):
+    net = MaskedResNet(masked_layers=layers, pointwise_blocks=0)
+    assert {(7 + i, 7 + j) for i, j in net.window()} == closed_form(layers, 7, 7)
+
+
 def test_perturbing_a_pixel_moves_exactly_the_pixels_whose_window_holds_it():
     net = network(6, context=4)
     x = torch.rand(1, 1, SIZE, SIZE, dtype=torch.float64)

@@ -1,0 +1,111 @@
+"""Drawing images from an autoregressive network, all of them or the unknown part of them."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vlae.nn.incremental import wavefront_slope, wavefronts
+
+Front = tuple[Tensor, Tensor]  # rows and columns of pixels that can be drawn together
+
+
+class PixelRun(Protocol):
+    """One pass over a batch of images whose pixels become known front by front."""
+
+    wavefronts: list[Front]
+
+    def parameters(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """The emission's parameters at P pixels, ``(N, channels, 1, P)``."""
+
+    def write(self, rows: Tensor, columns: Tensor, pixels: Tensor) -> None:
+        """Make the values ``(N, channels, 1, P)`` of P pixels known."""
+
+
+class FullPasses:
+    """The slow way, for networks that cannot be evaluated pixel by pixel: a full pass per front.
+
+    With ``network.window()`` (offsets of the pixels that are read) fronts are wavefronts; without,
+    single pixels in raster order.
+    """
+
+    def __init__(self, network: nn.Module, context: Tensor | None, image: Tensor) -> None:
+        self.network, self.context, self.image = network, context, image
+        height, width = image.shape[-2:]
+        window: Any = getattr(network, "window", None)
+        slope = width if window is None else wavefront_slope(window())
+        fronts = wavefronts(height, width, slope)
+        self.wavefronts = [(r.to(image.device), c.to(image.device)) for r, c in fronts]
+
+    def parameters(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """See `PixelRun`."""
+        return self.network(self.image, self.context)[:, :, rows, columns].unsqueeze(2)
+
+    def write(self, rows: Tensor, columns: Tensor, pixels: Tensor) -> None:
+        """See `PixelRun`."""
+        self.image[:, :, rows, columns] = pixels.squeeze(2)
+
+
+def draw_pixels(
+    network: Any, context: Tensor | None, image: Tensor, known: Tensor | None = None
+) -> Tensor:
+    """Draw images in place, each pixel from its conditional given the pixels before it.
+
+    Args:
+        network: see `pyro_vlae.distributions.PixelCNN`.
+        context: ``(N, K, H, W)`` or None.
+        image: ``(N, C, H, W)``; what is not known is overwritten.
+        known: ``(N, H, W)``, where the image's own values stay; None for nowhere.
+    """
+    run: PixelRun
+    if hasattr(network, "incremental"):
+        run = network.incremental(context, len(image), *image.shape[-2:])
+    else:
+        # Unknown pixels are zero until drawn: no later value may stand where it might be read.
+        blank = image.new_zeros(image.shape)
+        run = FullPasses(network, context, blank)
+    for rows, columns in run.wavefronts:
+        pixels = network.emission(run.parameters(rows, columns)).sample()
+        if known is not None:
+            given = image[:, :, rows, columns].unsqueeze(2)
+            pixels = torch.where(known[:, None, None, rows, columns], given, pixels)
+        run.write(rows, columns, pixels)
+        image[:, :, rows, columns] = pixels.squeeze(2)
+    return image
+
+
+def check_completable(network: nn.Module, known: Tensor) -> None:
+    """Raise a ValueError unless no known pixel depends on an unknown one.
+
+    Then the conditionals of the unknown pixels multiply to the exact conditional distribution;
+    otherwise what is known would also say something about pixels drawn before it.
+
+    Args:
+        network: its ``window()`` says which pixels a pixel depends on; without, all earlier ones.
+        known: ``(N, H, W)`` bool.
+    """
+    height, width = known.shape[-2:]
+    window: Any = getattr(network, "window", None)
+    if window is None:
+        flat = known.flatten(1)
+        unknown_before = (~flat).cumsum(1) > 0
+        wrong = (flat & unknown_before).view(known.shape)
+    else:
+        wrong = torch.zeros_like(known)
+        for i, j in window():
+            if -i >= height or abs(j) >= width:
+                continue
+            rows, source_rows = slice(-i, height), slice(0, height + i)
+            columns = slice(max(0, -j), width - max(0, j))
+            source_columns = slice(max(0, j), width + min(0, j))
+            wrong[:, rows, columns] |= (
+                known[:, rows, columns] & ~known[:, source_rows, source_columns]
+            )
+    if wrong.any():
+        _, row, column = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"pixel ({row}, {column}) is known but depends on unknown pixels before it, so the "
+            "exact conditional does not factorise. Known pixels must not have unknown ones in "
+            "their window: whole rows from the top do, and so does any beginning of the raster "
+            "order. For other patterns draw many images and resample them by their likelihood"
+        )

@@ -12,6 +12,7 @@ from torch.distributions import Bernoulli, constraints
 from torch.nn import functional as F
 
 from pyro_vlae.nn.incremental import PixelCache, wavefront_slope, wavefronts
+from pyro_vlae.nn.layout import image_layout
 from pyro_vlae.nn.masked import MaskedConv2d, Tap
 from pyro_vlae.nn.resnet import BRANCH_INIT_SCALE
 from pyro_vlae.nn.weight_norm import WeightNormConv2d
@@ -98,7 +99,7 @@ class MaskedResNet(nn.Module):
         return seen
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        h = self.first(x if context is None else torch.cat([x, context], 1))
+        h = self.first(image_layout(x if context is None else torch.cat([x, context], 1)))
         for k in range(self.steps_after_first + 1):
             if k:
                 h = h + self.step(k - 1)(F.elu(h))

@@ -13,6 +13,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pyro_vlae.nn.layout import image_layout
 from pyro_vlae.nn.weight_norm import (
     WeightNormConv2d,
     WeightNormConvTranspose2d,
@@ -60,6 +61,7 @@ class ResidualBlock(nn.Module):
         self.second = WeightNormConv2d(out_channels, out_channels, init_scale=BRANCH_INIT_SCALE)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = image_layout(x)
         return self.skip(x) + self.second(F.elu(self.first(F.elu(x))))
 
 

@@ -25,7 +25,7 @@ class IncrementalAffineAutoregressive(AffineAutoregressive):
 
     def _inverse(self, y: Tensor) -> Tensor:
         def solve(y_k: Tensor, parameters: Tensor) -> Tensor:
-            mean, raw = parameters.unbind(-1)
+            mean, raw = parameters.split(1, -1)
             return (y_k - mean) * (-self._clipped(raw)).exp()
 
         x, parameters = invert_autoregressive(self.arn, solve, y)
@@ -34,7 +34,7 @@ class IncrementalAffineAutoregressive(AffineAutoregressive):
 
     def _inverse_stable(self, y: Tensor) -> Tensor:
         def solve(y_k: Tensor, parameters: Tensor) -> Tensor:
-            mean, raw = parameters.unbind(-1)
+            mean, raw = parameters.split(1, -1)
             return mean + (y_k - mean) * (1 + (-raw - self.sigmoid_bias).exp())
 
         x, parameters = invert_autoregressive(self.arn, solve, y)

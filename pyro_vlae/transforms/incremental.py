@@ -2,51 +2,30 @@
 
 The parameters of dimension k depend on earlier dimensions only, so the inverse finds one dimension
 after the other. Running the whole network for each costs D passes. But a hidden unit whose inputs
-are all known never changes again: ordered by when that happens, each layer grows block by block,
-and every weight is used once.
+are all known never changes again: as soon as it is complete it is passed on, once, to all units
+that read it, so that every weight is used once.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from pyro.nn import AutoRegressiveNN
 from torch import Tensor
-from torch.nn import functional as F
-
-
-class _Growing:
-    """Activations of one layer, in the order in which they become known."""
-
-    def __init__(self, like: Tensor, size: int, out_of_place: bool) -> None:
-        # Writing in place is cheaper, but would disturb what autograd has saved.
-        self.out_of_place = out_of_place
-        self.values = like.new_empty(*like.shape[:-1], 0 if out_of_place else size)
-        self.length = 0
-
-    def append(self, block: Tensor) -> None:
-        if self.out_of_place:
-            self.values = torch.cat([self.values, block], -1)
-        else:
-            self.values[..., self.length : self.length + block.shape[-1]] = block
-        self.length += block.shape[-1]
-
-    def known(self, count: int) -> Tensor:
-        """The first `count` activations."""
-        return self.values[..., :count]
 
 
 class _Stages:
-    """At which stage the units of a layer are known: stage k has the dimensions of rank < k."""
+    """Units sorted by the stage at which they are complete; stage k knows k dimensions."""
 
     def __init__(self, stage: Tensor, dims: int) -> None:
         self.stage = stage
         self.order = stage.argsort(stable=True)
-        self.known = stage.bincount(minlength=dims + 1).cumsum(0).tolist()
+        ends = stage.bincount(minlength=dims + 1).cumsum(0).tolist()
+        self.bounds = [slice(start, end) for start, end in pairwise([0, *ends])]
 
-    def after(self, mask: Tensor, dims: int) -> "_Stages":
-        """The stages of a layer that reads this one through a mask ``(units, inputs)``."""
-        read = torch.where(mask > 0, self.stage, torch.zeros_like(self.stage))
-        return _Stages(read.amax(1), dims)
+    def reading(self, mask: Tensor, dims: int) -> "_Stages":
+        """The stages of units that read this layer through a mask ``(units, inputs)``."""
+        return _Stages((mask * self.stage.to(mask.dtype)).amax(1).long(), dims)
 
 
 def invert_autoregressive(
@@ -56,48 +35,51 @@ def invert_autoregressive(
 
     Args:
         network: Pyro's `AutoRegressiveNN`, its ``param_dims`` all 1, its nonlinearity elementwise.
-        solve: gives x_k ``(*batch)`` from y_k ``(*batch)`` and the P parameters of dimension k,
-            ``(*batch, P)``.
+        solve: gives x_k ``(N, 1)`` from y_k ``(N, 1)`` and the P parameters of dimension k,
+            ``(N, P)``.
         y: ``(*batch, D)``.
 
     Returns:
         x ``(*batch, D)`` and the network's parameters there, ``(*batch, P, D)``. Gradients pass.
     """
-    dims, order = network.input_dim, network.permutation
+    dims, order, groups = network.input_dim, network.permutation, network.output_multiplier
     rank = order.argsort()
-    inputs = _Stages(rank + 1, dims)
-    stages, hidden = inputs, []
+    stages = [_Stages(rank + 1, dims)]
     for layer in network.layers[:-1]:
-        following = stages.after(layer.mask, dims)
-        weight = (layer.weight * layer.mask)[following.order][:, stages.order]
-        hidden.append((weight, layer.bias[following.order], stages.known, following.known))
-        stages = following
-    last, skip = network.layers[-1], network.skip_layer
-    # Outputs are stored parameter by parameter; here (D by rank, P, inputs).
-    outputs = order[:, None] + dims * torch.arange(network.output_multiplier, device=order.device)
-    last_weight = (last.weight * last.mask)[:, stages.order][outputs]
-    last_bias = last.bias[outputs]
+        stages.append(stages[-1].reading(layer.mask, dims))
+    # Outputs are stored parameter by parameter; sorted here by dimension, then parameter.
+    outputs = (order[:, None] + dims * torch.arange(groups, device=order.device)).flatten()
+    targets = [*(s.order for s in stages[1:]), outputs]
+    weights, sums = [], []
+    flat = y.reshape(-1, dims)
+    for layer, source, target in zip(network.layers, stages, targets, strict=True):
+        masked = (layer.weight * layer.mask).index_select(0, target)
+        weights.append(masked.index_select(1, source.order).T)
+        sums.append(layer.bias[target].expand(len(flat), -1).clone())
+    skip = network.skip_layer
     if skip is not None:
-        skip_weight = (skip.weight * skip.mask)[:, inputs.order][outputs]
+        skip_weight = (skip.weight * skip.mask)[outputs][:, order].T
 
-    tensors = [y, *network.parameters()]
-    grad = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    grown = [_Growing(y, dims, grad)]
-    grown += [_Growing(y, len(bias), grad) for _, bias, _, _ in hidden]
-    by_rank = y[..., order].unbind(-1)
-    parameters = []
+    # In place is cheaper, but would disturb what autograd has saved.
+    grad = torch.is_grad_enabled() and (
+        y.requires_grad or any(p.requires_grad for p in network.parameters())
+    )
+    add = torch.addmm if grad else Tensor.addmm_
+    columns = flat[:, order].split(1, 1)
+    found, parameters = [], []
     for k in range(dims):
-        for (weight, bias, known_inputs, known_units), below, level in zip(
-            hidden, grown, grown[1:], strict=False
-        ):
-            new, read = slice(level.length, known_units[k]), known_inputs[k]
-            if new.stop > new.start:
-                level.append(network.f(F.linear(below.known(read), weight[new, :read], bias[new])))
-        read = stages.known[k]
-        found = F.linear(grown[-1].known(read), last_weight[k, :, :read], last_bias[k])
+        for level, complete in enumerate(stages[1:]):
+            units = complete.bounds[k]
+            if units.stop > units.start:
+                active = network.f(sums[level][:, units])
+                sums[level + 1] = add(sums[level + 1], active, weights[level + 1][units])
+        parameters.append(sums[-1][:, k * groups : (k + 1) * groups])
+        x_k = solve(columns[k], parameters[-1])
+        found.append(x_k)
+        sums[0] = add(sums[0], x_k, weights[0][k : k + 1])
         if skip is not None:
-            read = inputs.known[k]
-            found = found + F.linear(grown[0].known(read), skip_weight[k, :, :read])
-        parameters.append(found)
-        grown[0].append(solve(by_rank[k], found).unsqueeze(-1))
-    return grown[0].values[..., rank], torch.stack(parameters, -1)[..., rank]
+            sums[-1] = add(sums[-1], x_k, skip_weight[k : k + 1])
+    x = torch.cat(found, 1)[:, rank].view(y.shape)
+    # Complete by now in place, too: later additions to a dimension's outputs are zero.
+    out = torch.stack(parameters, -1)[..., rank]
+    return x, out.view(*y.shape[:-1], groups, dims)

@@ -41,7 +41,7 @@ class MeanOnlyAutoregressive(AffineAutoregressive):
         return x + self.arn(x)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        x, _ = invert_autoregressive(self.arn, lambda y_k, mean: y_k - mean[..., 0], y)
+        x, _ = invert_autoregressive(self.arn, lambda y_k, mean: y_k - mean, y)
         return x
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:

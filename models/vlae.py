@@ -1,12 +1,15 @@
 """The Variational Lossy Autoencoder, and a PixelCNN without a code, as Pyro models."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
 from pyro_vlae.distributions import PixelCNN
+from pyro_vlae.nn import without_initialization
+from pyro_vlae.nn.resnet import check_image_shape
 from pyro_vlae.registration import register_parameters
 
 
@@ -62,7 +65,12 @@ class VLAE(nn.Module):
             )
         with pyro.plate("images", size, dim=-1):
             z = pyro.sample("z", prior)
-            return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
+            # Layers are initialised by data, not by what an untrained prior makes up.
+            with nullcontext() if x is not None else without_initialization():
+                likelihood = self.likelihood(self.decoder(z))
+            if x is not None:
+                check_image_shape(x, likelihood.event_shape)
+            return pyro.sample("x", likelihood, obs=x)
 
 
 class UnconditionalModel(nn.Module):

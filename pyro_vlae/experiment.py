@@ -4,6 +4,7 @@ The scripts in ``examples/`` build a model and a guide and hand them over; what 
 repeated or resumed stands in its ``config.json``.
 """
 
+import io
 import json
 import platform
 import shlex
@@ -19,15 +20,18 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_vlae._version import __version__
-from pyro_vlae.data import ImageDataset, ImageSplit
+from pyro_vlae.data import ImageDataset
 from pyro_vlae.figures import plot_reconstructions, plot_samples, plot_training, save_figure
 from pyro_vlae.infer import FreeBitsELBO, JointOptim, MarginalLikelihood, marginal_log_likelihood
 from pyro_vlae.run_config import ConfigError, RunConfig
-from pyro_vlae.training import TrainingResult, fit
+from pyro_vlae.training import TrainingInterrupted, TrainingResult, fit
 from pyro_vlae.training.tensor_files import write_atomically
 
 # Free bits of the paper: nats per data dimension.
 FREE_NATS_PER_DIMENSION = 0.01
+# Fixes which test images are scored when not all are, and the importance samples of each.
+EVALUATION_SEED = 0
+PER_IMAGE = ("log_prob", "elbo", "kl", "effective_sample_size", "pareto_k", "monte_carlo_error")
 
 
 def versions() -> dict[str, str]:
@@ -52,19 +56,25 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
+def has_checkpoint(out: Path) -> bool:
+    """Whether a run in `out` got as far as its first checkpoint."""
+    return (out / "checkpoint" / "state.json").exists()
+
+
 def prepare_folder(config: RunConfig, out: Path, resume: bool) -> None:
-    """Make the run's folder and write its ``config.json``.
+    """Make a new run's folder and write its ``config.json``; a resumed run's is left alone.
 
     Raises:
         ConfigError: the folder holds a run already (and resume is not set) or cannot be written.
     """
-    if not resume and (out / "config.json").exists():
+    if not resume and has_checkpoint(out):
         raise ConfigError(
             f"{out} already holds a run: add --resume to continue it, or choose another --out"
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _write_json(out / "config.json", asdict(config))
+        if not has_checkpoint(out):
+            _write_json(out / "config.json", asdict(config))
     except OSError as error:
         raise ConfigError(
             f"cannot write to {out} ({error.strerror or error}): choose another --out"
@@ -78,7 +88,6 @@ def run(
     guide: nn.Module,
     out: Path,
     resume: bool = False,
-    progress: bool = True,
 ) -> dict[str, Any]:
     """Train (or go on training), draw the figures and score; returns what ``results.json`` holds.
 
@@ -87,9 +96,9 @@ def run(
         data: images on the device to train on; model and guide are there too.
         model: a Pyro model with sites ``"z"`` and ``"x"``.
         guide: its guide.
-        out: folder for ``metrics.jsonl``, ``checkpoint/``, pictures and ``results.json``.
-        resume: go on from the checkpoint in `out`.
-        progress: show progress bars.
+        out: folder for ``metrics.jsonl``, ``checkpoint/``, pictures, ``scores.npz`` (per image)
+            and ``results.json``.
+        resume: go on from the checkpoint in `out`, if there is one by now.
     """
     optimizer = JointOptim(
         torch.optim.Adamax,
@@ -99,49 +108,69 @@ def run(
     )
     dimensions = data.train.images[0].numel()
     validated = config.train_on == "train"
-    result = fit(
-        model,
-        guide,
-        data.train if validated else data.train_validation,
-        elbo=FreeBitsELBO(FREE_NATS_PER_DIMENSION * dimensions),
-        optimizer=optimizer,
-        settings=config.training_settings(),
-        validation=data.validation if validated else None,
-        out=out,
-        resume=resume,
-        config=asdict(config),
-        progress=progress,
-    )
-    test = data.test
-    test = test.subset(min(config.eval_images or len(test), len(test)), config.seed)
-    with optimizer.averaged(), torch.no_grad(), pyro.validation_enabled(False):
-        draw_figures(config, model, guide, test, result, out)
-        x = test.draw(slice(None))
-        score = marginal_log_likelihood(
-            model, guide, x, config.num_samples, seed=config.seed, progress=progress
+    progress = sys.stderr.isatty()  # a bar would only fill a log file
+    try:
+        result = fit(
+            model,
+            guide,
+            data.train if validated else data.train_validation,
+            elbo=FreeBitsELBO(FREE_NATS_PER_DIMENSION * dimensions),
+            optimizer=optimizer,
+            settings=config.training_settings(),
+            validation=data.validation if validated else None,
+            out=out,
+            resume=resume and has_checkpoint(out),
+            config=asdict(config),
+            progress=progress,
         )
+    except TrainingInterrupted:
+        _write_json(out / "config.json", asdict(config))  # a new budget holds from here on
+        raise
+    _write_json(out / "config.json", asdict(config))
+    # The same images and the same draws whatever the seed: scores of two models can be paired.
+    generator = torch.Generator().manual_seed(EVALUATION_SEED)
+    index = torch.randperm(len(data.test), generator=generator)[: config.eval_images]
+    x = data.test.draw(index)
+    with optimizer.averaged(), torch.no_grad(), pyro.validation_enabled(False):
+        draw_figures(config, model, guide, x, result, out)
+        score = marginal_log_likelihood(
+            model,
+            guide,
+            x,
+            config.num_samples,
+            seed=EVALUATION_SEED,
+            image_index=index,
+            progress=progress,
+        )
+    _write_scores(out / "scores.npz", index, score)
     results = summarise(config, data, score, result, x.device)
     _write_json(out / "results.json", results)
     return results
+
+
+def _write_scores(path: Path, index: Tensor, score: MarginalLikelihood) -> None:
+    arrays = {name: getattr(score, name).numpy() for name in PER_IMAGE}
+    buffer = io.BytesIO()
+    numpy.savez_compressed(buffer, test_index=index.numpy(), **arrays)
+    write_atomically(path, buffer.getvalue())
 
 
 def draw_figures(
     config: RunConfig,
     model: nn.Module,
     guide: nn.Module,
-    test: ImageSplit,
+    x: Tensor,
     result: TrainingResult,
     out: Path,
 ) -> None:
-    """Write ``samples.png``, ``reconstructions.png`` and ``training.png``."""
+    """Write ``samples.png``, ``reconstructions.png`` (of the first x) and ``training.png``."""
     named = f"{config.dataset}, {result.images_seen:,} training images seen"
     pyro.set_rng_seed(config.seed)
     samples = model(batch_size=64)
     save_figure(plot_samples(samples.cpu(), f"Samples: {named}"), out / "samples.png")
-    originals = test.draw(slice(0, min(32, len(test))))
     figure = plot_reconstructions(
-        originals.cpu(),
-        decompress(model, guide, originals).cpu(),
+        x[:32].cpu(),
+        decompress(model, guide, x[:32]).cpu(),
         f"Test images and one decompression each: {named}",
     )
     save_figure(figure, out / "reconstructions.png")
@@ -167,6 +196,9 @@ def summarise(
         **{name: getattr(config, name) for name in chosen},
         "dataset_description": data.description,
         **score.summary(),
+        "nll_monte_carlo_error": score.mean_monte_carlo_error,
+        "median_effective_sample_size": float(score.effective_sample_size.median()),
+        "share_of_pareto_k_above_0.7": float((score.pareto_k > 0.7).double().mean()),
         "train_images_seen": result.images_seen,
         "train_seconds": round(result.seconds, 1),
         "device": device_name(device),

@@ -7,7 +7,7 @@ the module's very tensors.
 """
 
 from itertools import count
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, finalize
 
 import pyro
 from torch import nn
@@ -29,20 +29,30 @@ def register_parameters(module: nn.Module) -> None:
     """
     if module not in _names:
         _names[module] = f"{type(module).__name__}-{next(_counter)}"
+        finalize(module, _forget, _names[module]).atexit = False
     prefix = _names[module]
-    for name, parameter in module.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        stored = pyro.param(f"{prefix}$$${name}", parameter)
-        if stored is not parameter:
+    trainable = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    for name, parameter in trainable.items():
+        pyro.param(f"{prefix}$$${name}", parameter)
+    # Looked up in the store itself: a handler may wrap what pyro.param returns.
+    held = dict(pyro.get_param_store().named_parameters())
+    for name, parameter in trainable.items():
+        if held.get(f"{prefix}$$${name}") is not parameter:
             reason = (
                 "the parameter is not contiguous in memory, so the store made a copy: leave "
                 "weights contiguous and convert activations instead"
                 if not parameter.is_contiguous()
-                else "the store was filled by something else, or a handler replaces parameters: "
-                "call pyro.clear_param_store() first, and load weights with load_state_dict"
+                else "the store was filled by something else: call pyro.clear_param_store() "
+                "first, and load weights with load_state_dict"
             )
             raise RegistrationError(
                 f"Pyro's parameter store holds another tensor than the module for parameter "
                 f"{name!r} of {prefix}; it would never be trained. Probable cause: {reason}."
             )
+
+
+def _forget(prefix: str) -> None:
+    """Let the store drop the parameters of a module that is gone."""
+    store = pyro.get_param_store()
+    for name in [name for name in store.keys() if name.startswith(f"{prefix}$$$")]:  # noqa: SIM118
+        del store[name]

@@ -91,7 +91,7 @@ _COMMON = RunConfig(
     epochs=None,
     max_minutes=5.0,
     batch_size=64,
-    learning_rate=0.002,
+    learning_rate=0.004,
     decay_start=0.5,
     ema_decay=0.998,
     clip_norm=1000.0,
@@ -108,6 +108,7 @@ PRESETS = {
         epochs=500,
         max_minutes=None,
         batch_size=128,
+        learning_rate=0.002,
         num_samples=4096,
         eval_images=None,
     ),
@@ -119,9 +120,12 @@ TIED_DATASETS = ("static-mnist", "digits")
 CHANGEABLE = ("epochs", "max_minutes", "num_samples", "eval_images")
 
 
-def make_config(preset: str, given: dict[str, Any]) -> RunConfig:
-    """A preset with the given options in place of its own; a given budget replaces its budget."""
-    config = PRESETS[preset]
+def make_config(given: dict[str, Any]) -> RunConfig:
+    """The given preset with the other options in place of its own; None means not given.
+
+    A given budget replaces the preset's budget.
+    """
+    config = PRESETS[given["preset"]]
     given = {name: value for name, value in given.items() if value is not None}
     if "epochs" in given or "max_minutes" in given:
         config = replace(config, epochs=None, max_minutes=None)

@@ -84,6 +84,11 @@ class PixelCNN(TorchDistribution):
                 f"image_shape must be (channels, height, width) with the network's "
                 f"{network.image_channels} channels, got {tuple(image_shape)}"
             )
+        if context is None and getattr(network, "context_channels", 0):
+            raise ValueError(
+                f"the network reads {network.context_channels} context maps, got context=None: "
+                "build it with context_channels=0"
+            )
         super().__init__(batch_shape, torch.Size(image_shape), validate_args=validate_args)
 
     @property
@@ -179,6 +184,8 @@ class PixelCNN(TorchDistribution):
                 size.
         """
         self._check_event_shape(value)
+        if known.dtype != torch.bool:
+            raise ValueError(f"known must be a bool tensor, got {known.dtype}")
         shape = torch.broadcast_shapes(value.shape[:-3], self.batch_shape)
         known = known.expand(*shape, *self.event_shape[1:])
         check_completable(self.network, known.reshape(-1, *known.shape[-2:]))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_vlae.infer.weights import MarginalLikelihood, PendingWeights
+from pyro_vlae.nn import without_initialization
 
 # Activations of this many codes still fit the cache of a CPU; larger batches run no faster there.
 _CPU_CODES = 256
@@ -50,8 +51,7 @@ def marginal_log_likelihood(
     (``poutine.scale``) are ignored, since they are no part of the density; masks count.
 
     Modules among ``model`` and ``guide`` are scored in evaluation mode. Random state, validation,
-    training mode and parameter store are left as they were. A network with data-dependent
-    initialisation must have seen a batch before.
+    training mode, parameter store and layers not yet initialised are left as they were.
 
     Args:
         model: Called as ``model(x)``, observes ``x``; any number of latent sites, all in an image
@@ -81,9 +81,7 @@ def marginal_log_likelihood(
         stack.enter_context(pyro.validation_enabled(False))
         stack.enter_context(torch.random.fork_rng(devices=[x.device] if x.is_cuda else []))
         stack.enter_context(_undisturbed(model, guide))
-        bar = stack.enter_context(
-            tqdm(total=len(x), unit="image", disable=None if progress else True)
-        )
+        bar = stack.enter_context(tqdm(total=len(x), unit="image", disable=not progress))
         codes, _ = _draw(guide, x[:1], num_samples, _mix(seed, index[0]))
         num_samples = num_samples if codes else 1
         scorer = _Scorer(model, max_codes_per_chunk or _chunk_size(model, codes, x))
@@ -150,16 +148,24 @@ def _mix(seed: int, image: int) -> int:
 
 @contextlib.contextmanager
 def _undisturbed(*programs: Callable) -> Iterator[None]:
-    """Set modules to evaluation mode for a while, and drop parameters registered meanwhile."""
+    """Set modules to evaluation mode for a while, and drop parameters registered meanwhile.
+
+    Layers that wait for their data-dependent initialisation are left waiting. Convolutions on a GPU
+    run in full float32: TF32 rounds differently from one chunk size to the next.
+    """
     modules = [m for p in programs if isinstance(p, nn.Module) for m in p.modules()]
     training = [module.training for module in modules]
     store = pyro.get_param_store()
     known = set(store.keys())
+    tf32 = torch.backends.cudnn.allow_tf32
     try:
         for module in modules:
             module.training = False
-        yield
+        torch.backends.cudnn.allow_tf32 = False
+        with without_initialization():
+            yield
     finally:
+        torch.backends.cudnn.allow_tf32 = tf32
         for module, mode in zip(modules, training, strict=True):
             module.training = mode
         for name in set(store.keys()) - known:

@@ -74,6 +74,8 @@ class Run:
         self.batches = len(self.data) // self.batch_size
         budgets = [settings.max_steps, settings.epochs and settings.epochs * self.batches]
         self.total = min((b for b in budgets if b is not None), default=None)
+        floating = (p.dtype for m in self.modules.values() for p in m.parameters())
+        self.dtype = next((d for d in floating if d.is_floating_point), torch.get_default_dtype())
         self.base_rate = self.optimizer.learning_rate
         self.checkpoint = None if self.out is None else self.out / "checkpoint"
         self.saved_step: int | None = None
@@ -139,13 +141,7 @@ class Run:
     def train(self, progress: bool) -> None:
         """Run until a budget is used up or a signal comes in; save at the end."""
         settings = self.settings
-        bar = tqdm(
-            total=self.total,
-            initial=self.step,
-            unit="step",
-            disable=None if progress else True,
-            leave=True,
-        )
+        bar = tqdm(total=self.total, initial=self.step, unit="step", disable=not progress)
         with InterruptFlag() as interrupt, warnings.catch_warnings(), bar:
             # The loop reports NaN itself, with the step.
             warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)
@@ -209,7 +205,8 @@ class Run:
             order = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(seed))
             self.shuffled = (epoch, order.to(self.data.images.device))
         start = batch * self.batch_size
-        return self.data.draw(self.shuffled[1][start : start + self.batch_size], self.generator)
+        batch_of = self.shuffled[1][start : start + self.batch_size]
+        return self.data.draw(batch_of, self.generator).to(self.dtype)
 
     def _train_step(self, checked: bool) -> None:
         self.optimizer.learning_rate = self.base_rate * self.settings.schedule(self.used)
@@ -255,6 +252,7 @@ class Run:
                     self.guide,
                     self.validation,
                     num_images=self.settings.validation_images,
+                    dtype=self.dtype,
                     batch_size=self.settings.batch_size,
                     seed=derive_seed(self.settings.seed, _VALIDATION),
                 )

@@ -2,17 +2,15 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 
 @dataclass(frozen=True)
 class DecaySchedule:
-    """Constant at first, then falling to a small fraction of the learning rate.
+    """Constant at first, then a cosine down to a small fraction of the learning rate.
 
     Args:
         start: progress in ``[0, 1]`` at which the decay begins; 1 means never.
         floor: factor that is reached at the end, in ``[0, 1]``.
-        shape: ``"cosine"`` or ``"linear"``.
 
     Example::
 
@@ -22,21 +20,15 @@ class DecaySchedule:
 
     start: float = 0.5
     floor: float = 0.01
-    shape: Literal["cosine", "linear"] = "cosine"
 
     def __post_init__(self) -> None:
         for name in ("start", "floor"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
-        if self.shape not in ("cosine", "linear"):
-            raise ValueError(f"shape must be 'cosine' or 'linear', got {self.shape!r}")
 
     def __call__(self, progress: float) -> float:
         """The factor on the learning rate when ``progress`` of the budget is used up."""
         if progress <= self.start or self.start == 1:
             return 1.0
         fraction = min(1.0, (progress - self.start) / (1 - self.start))
-        remaining = (
-            1 - fraction if self.shape == "linear" else (1 + math.cos(math.pi * fraction)) / 2
-        )
-        return self.floor + (1 - self.floor) * remaining
+        return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * fraction)) / 2

@@ -38,6 +38,7 @@ def validate(
     num_images: int = 1000,
     batch_size: int = 64,
     seed: int = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> dict[str, float]:
     """Mean ELBO, rate and distortion over shuffled images, one code each, in nats per image.
 
@@ -51,6 +52,7 @@ def validate(
         num_images: how many to use at most.
         batch_size: how many at a time.
         seed: fixes the choice of images and the noise.
+        dtype: of the images, that of model and guide.
 
     Returns:
         ``elbo``, ``kl_nats`` (log q(z|x) - log p(z)) and ``distortion_nats`` (-log p(x|z)).
@@ -70,7 +72,7 @@ def validate(
     ):
         torch.manual_seed(derive_seed(seed, 2))
         for index in order.split(batch_size):
-            x = images.draw(index, generator)
+            x = images.draw(index, generator).to(dtype)
             trace, guide_trace = get_importance_trace("flat", math.inf, model, guide, (x,), {})
             for site in guide_trace.nodes.values():
                 if site["type"] == "sample":

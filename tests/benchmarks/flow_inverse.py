@@ -1,9 +1,10 @@
 """Sampling the flow prior: our inverse against Pyro's, with the very same weights.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/flow_inverse.py [--batch-size 64] [--device cpu]
+OMP_NUM_THREADS=1 python tests/benchmarks/flow_inverse.py [--batch-size 64] [--device cpu]
 """
 
 import argparse
+from functools import partial
 
 import torch
 from pyro.distributions.transforms import AffineAutoregressive
@@ -12,6 +13,11 @@ from timing import interleaved, print_table
 
 from pyro_vlae.models import FlowPrior
 from pyro_vlae.transforms import IncrementalAffineAutoregressive
+
+
+def sample(prior: FlowPrior, shape: tuple[int]) -> torch.Tensor:
+    """Draw codes."""
+    return prior().sample(shape)
 
 
 def main() -> None:
@@ -35,10 +41,7 @@ def main() -> None:
         "our default, mean-only": FlowPrior(),
     }
     shape = (options.batch_size,)
-    calls = {
-        name: (lambda prior=prior.to(device): prior().sample(shape))
-        for name, prior in priors.items()
-    }
+    calls = {name: partial(sample, prior.to(device), shape) for name, prior in priors.items()}
     times = interleaved(calls, options.repeats, device)
     print_table(f"{options.batch_size} draws through 4 steps, {device}", times)
 

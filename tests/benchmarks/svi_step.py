@@ -7,13 +7,12 @@ Same networks, same objective, one process; the two are timed in turn and compar
 
 import argparse
 import copy
-import statistics
-import time
 from collections.abc import Callable
 
 import pyro
 import torch
 from pyro.infer import SVI, Trace_ELBO
+from timing import interleaved, print_table
 
 from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.infer import FreeBitsELBO, JointOptim
@@ -74,24 +73,9 @@ def main() -> None:
         "SVI, JointOptim": svi_step(copy.deepcopy(model), copy.deepcopy(guide), x, joint),
         "SVI, pyro.optim.Adamax": svi_step(copy.deepcopy(model), copy.deepcopy(guide), x, stock),
     }
-    times: dict[str, list[float]] = {name: [] for name in steps}
     with pyro.validation_enabled(False):
-        for repeat in range(options.repeats + 3):
-            for name, step in steps.items():
-                if device.type == "cuda":
-                    torch.cuda.synchronize()
-                start = time.perf_counter()
-                step()
-                if device.type == "cuda":
-                    torch.cuda.synchronize()
-                if repeat >= 3:
-                    times[name].append(1e3 * (time.perf_counter() - start))
-    baseline = statistics.median(times["plain torch"])
-    print(f"batch {options.batch_size}, {device}, {torch.get_num_threads()} threads, ms per step")
-    print(f"{'':24} {'median':>8} {'quartiles':>17} {'ratio':>7}")
-    for name, values in times.items():
-        low, median, high = statistics.quantiles(values, n=4)
-        print(f"{name:24} {median:8.1f} {low:8.1f}{high:9.1f} {median / baseline:7.3f}")
+        times = interleaved(steps, options.repeats, device)
+    print_table(f"One step, batch {options.batch_size}, {device}", times)
 
 
 if __name__ == "__main__":

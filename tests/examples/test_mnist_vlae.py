@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,7 +28,7 @@ RESULT_KEYS = {
 }  # fmt: skip
 FILES = {
     "config.json", "metrics.jsonl", "checkpoint", "results.json", "samples.png",
-    "reconstructions.png", "training.png",
+    "reconstructions.png", "training.png", "scores.npz",
 }  # fmt: skip
 
 
@@ -102,7 +103,7 @@ def test_without_data_it_says_so_and_goes_on_with_digits(example, tmp_path, monk
 
 def test_runs_without_a_folder_are_numbered(example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = example.make_config("quick", {"dataset": "digits"})
+    config = example.make_config({"preset": "quick", "dataset": "digits"})
     assert example.new_folder(config) == Path("runs/digits-quick")
     Path("runs/digits-quick").mkdir(parents=True)
     assert example.new_folder(config) == Path("runs/digits-quick-2")
@@ -153,6 +154,8 @@ def test_wrong_uses_of_a_folder_are_refused_and_lose_nothing(example, tmp_path):
         example.main(["--resume", "--out", str(out), "--prior", "normal"])
     with pytest.raises(ConfigError, match="--seed 0, got 7"):
         example.main(["--resume", "--out", str(out), "--seed", "7"])
+    with pytest.raises(ConfigError, match="--preset quick, got paper"):
+        example.main(["--resume", "--out", str(out), "--preset", "paper"])
     with pytest.raises(ConfigError, match="--resume needs --out"):
         example.main(["--resume"])
     assert contents(out) == before
@@ -164,9 +167,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_and_kept(example, tmp_p
     monkeypatch.setattr(example, "binary_vlae", lambda **kw: binary_vlae(**kw, filters=10))
     with pytest.raises(CheckpointError, match=r"likelihood.*\(12,.*\(10,|\(10,.*\(12,"):
         example.main(["--resume", "--out", str(out), "--epochs", "1"])
-    after = contents(out)
-    assert {p for p in before if p.parent.name == "checkpoint"} <= set(after)
-    assert all(after[p] == before[p] for p in before if p.parent.name == "checkpoint")
+    assert contents(out) == before
 
 
 def test_unwritable_folders_are_refused_before_training(example, tmp_path):
@@ -178,27 +179,64 @@ def test_unwritable_folders_are_refused_before_training(example, tmp_path):
     assert blocker.read_text() == "not a folder"
 
 
+def test_a_run_that_died_before_its_first_checkpoint_can_start_again(
+    example, tmp_path, monkeypatch
+):
+    options = [*DIGITS, "--max-minutes", "0.01", "--batch-size", "16", "--out"]
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("out of memory")
+
+    for name, again in (("resumed", ["--resume"]), ("anew", options[:-1])):
+        out = str(tmp_path / name)
+        with monkeypatch.context() as broken:
+            broken.setattr(example, "run", fail)
+            with pytest.raises(RuntimeError, match="out of memory"):
+                example.main([*options, out])
+        assert example.main([*again, "--out", out]) == 0
+
+
+def test_models_of_two_seeds_are_scored_on_the_same_images(example, tmp_path):
+    indices = []
+    for seed in ("1", "2"):
+        out = tmp_path / seed
+        options = ["--max-minutes", "0.01", "--batch-size", "16", "--seed", seed]
+        assert example.main([*DIGITS, *options, "--out", str(out)]) == 0
+        with np.load(out / "scores.npz") as scores:
+            indices.append(scores["test_index"])
+            assert scores["log_prob"].shape == (8,)
+            nll = json.loads((out / "results.json").read_text())["nll_nats"]
+            assert -scores["log_prob"].mean() == pytest.approx(nll)
+    assert (indices[0] == indices[1]).all()
+
+
 def test_a_damaged_checkpoint_is_refused(example, tmp_path):
     out = folder_with_a_run(example, tmp_path)
     weights = next((out / "checkpoint").glob("weights*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:1000])
+    before = contents(out)
     with pytest.raises(CheckpointError, match=weights.name):
         example.main(["--resume", "--out", str(out), "--epochs", "1"])
+    assert contents(out) == before
 
 
-@pytest.mark.parametrize("option", ["--epochs", "--batch-size", "--num-samples", "--eval-images"])
-def test_senseless_numbers_are_refused(tmp_path, option):
-    result = run_script(*DIGITS, option, "0", "--out", str(tmp_path / "run"), cwd=tmp_path)
+@pytest.mark.parametrize(
+    "wrong", ["--epochs 0", "--batch-size 0", "--num-samples -1", "--seed -1", "--max-minutes 0"]
+)
+def test_senseless_numbers_are_refused(tmp_path, wrong):
+    option, value = wrong.split()
+    result = run_script(*DIGITS, option, value, "--out", str(tmp_path / "run"), cwd=tmp_path)
     assert result.returncode == 2
-    assert option in result.stderr and "0" in result.stderr
+    assert option in result.stderr and value in result.stderr
     assert not (tmp_path / "run").exists()
 
 
 def test_an_unavailable_device_is_refused(example, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="--device cuda: this torch sees no CUDA device"):
-        example.pick_device("cuda")
     assert example.pick_device(None).type == "cpu"
+    for name in ("cuda:99", "toaster"):
+        with pytest.raises(ConfigError, match=f"--device {name} cannot be used"):
+            example.pick_device(name)
 
 
 def test_help_fits_80_columns(tmp_path):

@@ -1,5 +1,7 @@
 """Every prior x guide x likelihood is an ordinary Pyro program."""
 
+import copy
+import gc
 import itertools
 
 import pyro
@@ -9,6 +11,7 @@ import torch
 from pyro import poutine
 from pyro.infer import SVI, Predictive, RenyiELBO, Trace_ELBO
 from pyro.infer.importance import vectorized_importance_weights
+from pyro.infer.inspect import get_dependencies
 from torch import nn
 
 from pyro_vlae.guides import GaussianGuide, IAFGuide
@@ -127,8 +130,6 @@ def test_two_pairs_in_one_process_without_clearing_the_store_all_train():
 
 
 def test_a_copied_model_trains_on_its_own():
-    import copy
-
     x = images()
     model, guide = build("flow", "pixelcnn", "gaussian")
     SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO()).step(x)
@@ -155,7 +156,44 @@ def test_a_foreign_tensor_in_the_store_is_an_error_not_silence():
         register_parameters(layer)
 
 
-def test_frozen_parameters_stay(recwarn):
+def test_handlers_that_wrap_parameters_are_welcome():
+    model, _ = build("flow", "pixelcnn", "gaussian")
+    dependencies = get_dependencies(model, (images(),))
+    assert dependencies["prior_dependencies"]["x"]["z"] == set()
+
+
+def test_the_store_lets_go_of_a_model_that_is_gone():
+    model, guide = build("flow", "pixelcnn", "gaussian")
+    Trace_ELBO().loss(model, guide, images())
+    held = len(pyro.get_param_store())
+    parameters = len(list(model.parameters()))
+    del model
+    gc.collect()
+    assert len(pyro.get_param_store()) == held - parameters
+    guide(images())
+
+
+def test_generating_from_a_fresh_model_initialises_nothing():
+    model, guide = build("flow", "pixelcnn", "gaussian")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert model(batch_size=2).shape == (2, *SHAPE)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    Trace_ELBO().loss(model, guide, images())
+    flags = [v for k, v in model.state_dict().items() if k.endswith("initialized")]
+    assert flags and all(flags)
+
+
+@pytest.mark.parametrize("likelihood", ["pixelcnn", "bernoulli"])
+def test_images_of_another_size_are_refused_not_broadcast(likelihood):
+    model, _ = build("normal", likelihood, "gaussian")
+    fixed = poutine.condition(model, {"z": torch.zeros(4, DIM)})
+    for shape in ((4, 1, 1, 8), (4, 1, 8, 1), (4, 3, 8, 8)):
+        with pytest.raises(ValueError, match=r"expected images of shape \(\*batch, 1, 8, 8\)"):
+            poutine.trace(fixed).get_trace(torch.zeros(shape)).log_prob_sum()
+
+
+def test_frozen_parameters_stay():
     model, guide = build("flow", "pixelcnn", "gaussian")
     model.decoder.requires_grad_(False)
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())

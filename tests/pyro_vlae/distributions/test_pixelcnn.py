@@ -232,6 +232,10 @@ def test_wrong_arguments_are_refused_readably():
         PixelCNN(net, torch.zeros(3, 5, 5))
     with pytest.raises(ValueError, match="context"):
         PixelCNN(net, torch.full((4, 5, 5), torch.nan))
+    with pytest.raises(ValueError, match="reads 4 context maps, got context=None"):
+        PixelCNN(net, None, (1, 5, 5))
+    with pytest.raises(ValueError, match="known must be a bool tensor"):
+        PixelCNN(net, torch.zeros(4, 5, 5)).complete(torch.zeros(1, 5, 5), torch.ones(5, 5))
     with pytest.raises(ValueError, match="image_shape must be"):
         PixelCNN(MaskedResNet(1, 0), None, (3, 5, 5))
 

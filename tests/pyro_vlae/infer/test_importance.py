@@ -20,7 +20,9 @@ from pyro.distributions import transforms
 from pyro.infer import RenyiELBO
 from torch import nn
 
+from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.infer import importance, marginal_log_likelihood, weights
+from pyro_vlae.models import binary_vlae
 
 PER_IMAGE = ("log_prob", "elbo", "kl", "effective_sample_size", "monte_carlo_error")
 
@@ -470,3 +472,13 @@ def test_wrong_arguments_are_named(linear_gaussian, changes, match):
     arguments = {"x": problem.sample(2), "num_samples": 8, **changes}
     with pytest.raises(ValueError, match=match):
         marginal_log_likelihood(problem.model, problem.guide, **arguments)
+
+
+def test_scoring_initialises_nothing():
+    model, guide = binary_vlae(flow_hidden_dims=(64,)), GaussianGuide()
+    parts = {"model": model, "guide": guide}
+    before = {n: {k: v.clone() for k, v in m.state_dict().items()} for n, m in parts.items()}
+    marginal_log_likelihood(model, guide, torch.rand(2, 1, 28, 28).round(), 3)
+    for name, module in parts.items():
+        for key, value in module.state_dict().items():
+            assert torch.equal(value, before[name][key]), key

@@ -1,0 +1,59 @@
+"""Drawing images from the default likelihood: wavefronts against full passes of the network.
+
+OMP_NUM_THREADS=2 python tests/benchmarks/sampling.py [--images 64] [--device cpu]
+"""
+
+import argparse
+
+import torch
+from timing import interleaved, print_table
+from torch import nn
+
+from pyro_vlae.distributions import PixelCNN
+from pyro_vlae.models import binary_vlae
+
+
+class FullPassesOnly(nn.Module):
+    """The same network without its incremental evaluation: a full pass per pixel."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.image_channels, self.emission = network.image_channels, network.emission
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        return self.network(x, context)
+
+
+def main() -> None:
+    """Time one batch both ways, and many images our way."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--many", type=int, default=10_000)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    device = torch.device(options.device)
+    model = binary_vlae().to(device)
+    network = model.likelihood.network
+    with torch.no_grad():
+        context = model.decoder(torch.randn(options.images, 64, device=device))
+        network(torch.rand(options.images, 1, 28, 28, device=device).round(), context)
+    calls = {
+        "784 full passes": PixelCNN(FullPassesOnly(network), context).sample,
+        "ours": PixelCNN(network, context).sample,
+    }
+    times = interleaved(calls, options.repeats, device, warm_up=1)
+    # The fast one alone is measured more often than the slow one allows.
+    times |= interleaved({"ours": calls["ours"]}, 10, device)
+    print_table(f"{options.images} images 28x28, {device}", times)
+    many = interleaved({"model": lambda: model(batch_size=options.many)}, 2, device, warm_up=0)
+    print(f"{options.many} images from the whole model: {min(many['model']) / 1e3:.1f} s")
+
+
+if __name__ == "__main__":
+    with torch.no_grad():
+        main()

@@ -1,6 +1,7 @@
 """The inverse-autoregressive-flow guide."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import pyro
 import pyro.distributions as dist
@@ -59,7 +60,7 @@ class IAFGuide(nn.Module):
                     code_dim,
                     context_dim,
                     list(hidden_dims),
-                    permutation=order.flip(0) if k % 2 else order,
+                    permutation=cast(torch.LongTensor, order.flip(0) if k % 2 else order),
                 )
             )
             for k in range(steps)
@@ -70,7 +71,10 @@ class IAFGuide(nn.Module):
         sizes = [self.code_dim, self.code_dim, self.context_dim]
         loc, raw_scale, context = self.head(self.encoder(x)).split(sizes, -1)
         base = dist.Normal(loc, F.softplus(raw_scale + UNIT_SCALE)).to_event(1)
-        steps = [transform.condition(context) for transform in self.transforms]
+        steps = [
+            cast(ConditionalAffineAutoregressive, step).condition(context)
+            for step in self.transforms
+        ]
         return dist.TransformedDistribution(base, steps)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ class FlowPrior(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         self._forget()
-        return super().__getstate__()  # type: ignore[misc, no-any-return]
+        return super().__getstate__()
 
 
 def _with_fast_inverse(step: Transform) -> Transform:

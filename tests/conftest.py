@@ -19,6 +19,15 @@ def _clean_pyro():
     pyro.set_rng_seed(0)
 
 
+NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=NO_CUDA)])
+def device(request):
+    """Each device there is, in turn."""
+    return torch.device(request.param)
+
+
 @pytest.fixture
 def real_data_root():
     """The folder of published data files; without it the test is skipped, unless CI requires it."""

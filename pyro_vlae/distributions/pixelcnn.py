@@ -84,7 +84,7 @@ class PixelCNN(TorchDistribution):
                 f"image_shape must be (channels, height, width) with the network's "
                 f"{network.image_channels} channels, got {tuple(image_shape)}"
             )
-        if context is None and getattr(network, "context_channels", 0):
+        if context is None and getattr(network, "context_channels", None):
             raise ValueError(
                 f"the network reads {network.context_channels} context maps, got context=None: "
                 "build it with context_channels=0"
@@ -92,14 +92,14 @@ class PixelCNN(TorchDistribution):
         super().__init__(batch_shape, torch.Size(image_shape), validate_args=validate_args)
 
     @property
-    def arg_constraints(self) -> dict[str, constraints.Constraint]:  # type: ignore[override]
+    def arg_constraints(self) -> dict[str, constraints.Constraint]:
         """The context, where there is one, is real."""
         if self.context is None:
             return {}
         return {"context": constraints.independent(constraints.real, 3)}
 
     @property
-    def support(self) -> constraints.Constraint:  # type: ignore[override]
+    def support(self) -> constraints.Constraint:
         """Images of pixels in the network's support (real unless the network says)."""
         pixel = getattr(self.network, "support", constraints.real)
         return constraints.independent(pixel, 3)

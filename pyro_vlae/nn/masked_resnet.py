@@ -143,11 +143,9 @@ class IncrementalMaskedResNet:
             self.first_bias = share.flatten(2).transpose(1, 2).contiguous()
         self.first_weight = first.tap_weight(image)
         self.steps = [(layer.tap_weight(), layer.bias) for layer in steps]
-        self.pointwise = [
-            [(layer.weight()[:, :, 0, 0], layer.bias) for layer in (block.first, block.second)]
-            for block in network.pointwise
-        ]
-        self.last = network.last.weight()[:, :, 0, 0], network.last.bias
+        blocks = [cast(PointwiseBlock, block) for block in network.pointwise]
+        self.pointwise = [(_matrix(block.first), _matrix(block.second)) for block in blocks]
+        self.last = _matrix(network.last)
 
         def cache(channels: int) -> PixelCache:
             return PixelCache(bias, size, channels, (height, width), pad)
@@ -155,7 +153,7 @@ class IncrementalMaskedResNet:
         self.image = cache(network.image_channels)
         self.features = [cache(filters) for _ in steps]  # after ELU, as the steps read them
         self.image_offsets = self.image.offsets(taps)
-        self.step_offsets = self.image.offsets(step_taps) if steps else None
+        self.step_offsets = self.image.offsets(step_taps)
         self.width = width
         self.wavefronts = wavefronts(height, width, wavefront_slope(taps, step_taps))
         self.wavefronts = [(r.to(bias.device), c.to(bias.device)) for r, c in self.wavefronts]
@@ -172,10 +170,15 @@ class IncrementalMaskedResNet:
                 cache.write(at, F.elu(h))
                 h = h + (cache.read(at, self.step_offsets) @ weight + bias)
             if k < len(self.pointwise):
-                (weight, bias), (weight2, bias2) = self.pointwise[k]
-                h = h + F.linear(F.elu(F.linear(F.elu(h), weight, bias)), weight2, bias2)
+                first, second = self.pointwise[k]
+                h = h + F.linear(F.elu(F.linear(F.elu(h), *first)), *second)
         return F.linear(F.elu(h), *self.last).transpose(1, 2).unsqueeze(2)
 
     def write(self, rows: Tensor, columns: Tensor, pixels: Tensor) -> None:
         """Make the values ``(N, channels, 1, P)`` of P pixels known."""
         self.image.write(self.image.positions(rows, columns), pixels.squeeze(2).transpose(1, 2))
+
+
+def _matrix(layer: WeightNormConv2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a 1x1 convolution, for features in the last dimension."""
+    return layer.weight()[:, :, 0, 0], layer.bias

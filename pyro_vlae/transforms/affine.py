@@ -5,6 +5,7 @@ References:
     arXiv:1606.04934.
 """
 
+import torch
 from pyro.distributions.transforms import AffineAutoregressive
 from pyro.distributions.transforms.utils import clamp_preserve_gradients
 from torch import Tensor
@@ -42,4 +43,6 @@ class IncrementalAffineAutoregressive(AffineAutoregressive):
         return x
 
     def _clipped(self, log_scale: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return log_scale.clamp(self.log_scale_min_clip, self.log_scale_max_clip)
         return clamp_preserve_gradients(log_scale, self.log_scale_min_clip, self.log_scale_max_clip)

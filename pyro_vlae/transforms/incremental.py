@@ -7,10 +7,10 @@ that read it, so that every weight is used once.
 """
 
 from collections.abc import Callable
-from itertools import pairwise
+from typing import cast
 
 import torch
-from pyro.nn import AutoRegressiveNN
+from pyro.nn import AutoRegressiveNN, MaskedLinear
 from torch import Tensor
 
 
@@ -20,8 +20,7 @@ class _Stages:
     def __init__(self, stage: Tensor, dims: int) -> None:
         self.stage = stage
         self.order = stage.argsort(stable=True)
-        ends = stage.bincount(minlength=dims + 1).cumsum(0).tolist()
-        self.bounds = [slice(start, end) for start, end in pairwise([0, *ends])]
+        self.sizes = stage.bincount(minlength=dims + 1).tolist()
 
     def reading(self, mask: Tensor, dims: int) -> "_Stages":
         """The stages of units that read this layer through a mask ``(units, inputs)``."""
@@ -44,15 +43,16 @@ def invert_autoregressive(
     """
     dims, order, groups = network.input_dim, network.permutation, network.output_multiplier
     rank = order.argsort()
+    layers = [cast(MaskedLinear, layer) for layer in network.layers]
     stages = [_Stages(rank + 1, dims)]
-    for layer in network.layers[:-1]:
+    for layer in layers[:-1]:
         stages.append(stages[-1].reading(layer.mask, dims))
     # Outputs are stored parameter by parameter; sorted here by dimension, then parameter.
     outputs = (order[:, None] + dims * torch.arange(groups, device=order.device)).flatten()
     targets = [*(s.order for s in stages[1:]), outputs]
     weights, sums = [], []
     flat = y.reshape(-1, dims)
-    for layer, source, target in zip(network.layers, stages, targets, strict=True):
+    for layer, source, target in zip(layers, stages, targets, strict=True):
         masked = (layer.weight * layer.mask).index_select(0, target)
         weights.append(masked.index_select(1, source.order).T)
         sums.append(layer.bias[target].expand(len(flat), -1).clone())
@@ -65,18 +65,22 @@ def invert_autoregressive(
         y.requires_grad or any(p.requires_grad for p in network.parameters())
     )
     add = torch.addmm if grad else Tensor.addmm_
-    columns = flat[:, order].split(1, 1)
+    sizes = [s.sizes for s in stages[1:]] + [[groups] * dims]
+    # Views per stage: cut once, they follow what is added in place.
+    passed_on = [w.split(size) for w, size in zip(weights[1:], sizes, strict=False)]
+    units = [s.split(size, 1) for s, size in zip(sums, sizes, strict=True)]
+    columns, first = flat[:, order].split(1, 1), weights[0].split(1)
     found, parameters = [], []
     for k in range(dims):
-        for level, complete in enumerate(stages[1:]):
-            units = complete.bounds[k]
-            if units.stop > units.start:
-                active = network.f(sums[level][:, units])
-                sums[level + 1] = add(sums[level + 1], active, weights[level + 1][units])
-        parameters.append(sums[-1][:, k * groups : (k + 1) * groups])
-        x_k = solve(columns[k], parameters[-1])
+        for level in range(len(layers) - 1):
+            if sizes[level][k]:
+                own = sums[level].split(sizes[level], 1) if grad else units[level]
+                sums[level + 1] = add(sums[level + 1], network.f(own[k]), passed_on[level][k])
+        own = sums[-1].split(groups, 1) if grad else units[-1]
+        parameters.append(own[k])
+        x_k = solve(columns[k], own[k])
         found.append(x_k)
-        sums[0] = add(sums[0], x_k, weights[0][k : k + 1])
+        sums[0] = add(sums[0], x_k, first[k])
         if skip is not None:
             sums[-1] = add(sums[-1], x_k, skip_weight[k : k + 1])
     x = torch.cat(found, 1)[:, rank].view(y.shape)

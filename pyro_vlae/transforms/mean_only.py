@@ -6,6 +6,7 @@ References:
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from pyro.distributions.transforms import AffineAutoregressive
@@ -59,12 +60,15 @@ def mean_only_autoregressive(
         hidden_dims: sizes of the hidden layers, each at least D.
         reverse: the order is D-1..0 instead of 0..D-1.
     """
-    order = torch.arange(input_dim)
+    order = torch.arange(input_dim).flip(0) if reverse else torch.arange(input_dim)
     network = AutoRegressiveNN(
         input_dim,
         list(hidden_dims),
         param_dims=[1],
-        permutation=order.flip(0) if reverse else order,
+        permutation=cast(torch.LongTensor, order),
         nonlinearity=nn.ReLU(),
     )
+    for layer in network.layers:
+        # The order fixes the masks: they follow the module, but would double its saved weights.
+        layer.register_buffer("mask", layer.mask, persistent=False)
     return MeanOnlyAutoregressive(network)

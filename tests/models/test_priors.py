@@ -139,10 +139,11 @@ def test_flow_scores_in_one_pass_per_step():
 
 
 @pytest.mark.parametrize("name", ["normal", "flow", "affine", "spline"])
-def test_float64_parameters(name):
-    prior = PRIORS[name]().double()
+def test_float64_parameters(name, device):
+    prior = PRIORS[name]().to(device, torch.float64)
     z = prior().sample((3,))
-    assert z.dtype == torch.float64 and prior().log_prob(z).dtype == torch.float64
+    assert z.dtype == torch.float64 and z.device.type == device.type
+    assert prior().log_prob(z).dtype == torch.float64
 
 
 def test_a_stock_affine_step_gets_the_fast_inverse_and_keeps_its_weights():

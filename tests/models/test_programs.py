@@ -54,9 +54,9 @@ def assert_all_moved(before):
 
 @pytest.mark.parametrize("combination", COMBINATIONS, ids="-".join)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_every_parameter_moves_under_stock_svi(combination, dtype):
-    model, guide = (module.to(dtype) for module in build(*combination))
-    x = images(dtype=dtype)
+def test_every_parameter_moves_under_stock_svi(combination, dtype, device):
+    model, guide = (module.to(device, dtype) for module in build(*combination))
+    x = images(dtype=dtype).to(device)
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
     svi.step(x)
     before = snapshot(model, guide)
@@ -65,9 +65,9 @@ def test_every_parameter_moves_under_stock_svi(combination, dtype):
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS, ids="-".join)
-def test_particles_renyi_and_importance_weights(combination):
-    model, guide = build(*combination)
-    x = images()
+def test_particles_renyi_and_importance_weights(combination, device):
+    model, guide = (module.to(device) for module in build(*combination))
+    x = images().to(device)
     for elbo in (
         Trace_ELBO(num_particles=3, vectorize_particles=True),
         RenyiELBO(alpha=0.0, num_particles=3, vectorize_particles=True),
@@ -105,15 +105,15 @@ def test_particles_are_scored_as_single_programs_are(combination):
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS, ids="-".join)
-def test_generation_decompression_and_conditioning(combination):
-    model, guide = build(*combination)
-    x = images()
+def test_generation_decompression_and_conditioning(combination, device):
+    model, guide = (module.to(device) for module in build(*combination))
+    x = images().to(device)
     drawn = Predictive(model, num_samples=2)(batch_size=3)
     assert drawn["x"].shape == (2, 3, *SHAPE) and drawn["z"].shape == (2, 3, DIM)
     assert set(drawn["x"].unique().tolist()) <= {0.0, 1.0}
     decompressed = Predictive(poutine.uncondition(model), guide=guide, num_samples=2)(x)
     assert decompressed["x"].shape == (2, 6, *SHAPE)
-    z = torch.zeros(6, DIM)
+    z = torch.zeros(6, DIM, device=device)
     trace = poutine.trace(poutine.condition(model, {"z": z})).get_trace(x)
     assert trace.log_prob_sum().isfinite()
 

@@ -60,7 +60,7 @@ def test_samples_follow_the_probabilities():
 
 def sample_by_full_passes(likelihood, size):
     """The slow oracle: a pixel is drawn from a full pass over the image so far, in raster order."""
-    uniform = torch.rand(size, *likelihood.event_shape, dtype=torch.float64)
+    uniform = torch.rand(size, *likelihood.event_shape).to(likelihood.context)
     image = torch.zeros_like(uniform)
     for i, j in itertools.product(*map(range, likelihood.event_shape[1:])):
         probability = likelihood.network.emission(likelihood.parameters(image)).probs
@@ -68,9 +68,9 @@ def sample_by_full_passes(likelihood, size):
     return image, uniform
 
 
-def test_incremental_sampling_equals_full_passes_pixel_by_pixel(monkeypatch):
-    net = perturbed_network()
-    context = torch.randn(6, 4, 12, 10, dtype=torch.float64)
+def test_incremental_sampling_equals_full_passes_pixel_by_pixel(monkeypatch, device):
+    net = perturbed_network().to(device)
+    context = torch.randn(6, 4, 12, 10, dtype=torch.float64, device=device)
     likelihood = PixelCNN(net, context)
     expected, uniform = sample_by_full_passes(likelihood, 6)
 

@@ -70,5 +70,5 @@ def mean_only_autoregressive(
     )
     for layer in network.layers:
         # The order fixes the masks: they follow the module, but would double its saved weights.
-        layer.register_buffer("mask", layer.mask, persistent=False)
+        layer.register_buffer("mask", cast(Tensor, layer.mask), persistent=False)
     return MeanOnlyAutoregressive(network)

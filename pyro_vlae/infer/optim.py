@@ -34,6 +34,8 @@ class JointOptim(PyroOptim):
         clip_norm: largest allowed norm of all gradients together, ``None`` for no limit.
             Gradients are scaled on their device: nothing waits for a GPU.
         ema_decay: decay of the :class:`RunningAverage`, ``None`` for no average.
+        schedule: factor on the learning rate as a function of the steps taken so far, ``None`` for
+            a constant rate.
 
     Attributes:
         gradient_norm: norm of all gradients at the last step, before clipping, as a scalar
@@ -44,7 +46,11 @@ class JointOptim(PyroOptim):
 
     Example::
 
-        optimizer = JointOptim(torch.optim.Adamax, {"lr": 2e-3}, ema_decay=0.998)
+        decay = DecaySchedule(start=0.5)  # of pyro_vlae.training: a function of progress
+        optimizer = JointOptim(
+            torch.optim.Adamax, {"lr": 2e-3}, ema_decay=0.998,
+            schedule=lambda step: decay(step / 10_000),
+        )
         svi = SVI(model, guide, optimizer, Trace_ELBO())
     """
 
@@ -55,6 +61,7 @@ class JointOptim(PyroOptim):
         *,
         clip_norm: float | None = None,
         ema_decay: float | None = None,
+        schedule: Callable[[int], float] | None = None,
     ) -> None:
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm must be positive or None, got {clip_norm}")
@@ -64,6 +71,7 @@ class JointOptim(PyroOptim):
             optim_args.setdefault("foreach", True)
         super().__init__(optim_constructor, optim_args)
         self.clip_norm = clip_norm
+        self.schedule = schedule
         self.gradient_norm: Tensor | None = None
         # The empty group checks the arguments now and holds the learning rate until
         # parameters come.
@@ -98,7 +106,7 @@ class JointOptim(PyroOptim):
         self.gradient_norm = get_total_norm(gradients)
         if self.clip_norm is not None:
             clip_grads_with_norm_(self._active, self.clip_norm, self.gradient_norm)
-        self._optimizer.step(*args, **kwargs)
+        self._scaled_step(*args, **kwargs)
         self._steps += 1
         if self._average is not None:
             self._average.update(self._params, self._steps)
@@ -130,7 +138,7 @@ class JointOptim(PyroOptim):
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the next step, the same for all parameters."""
+        """The learning rate, before the schedule's factor; the same for all parameters."""
         return float(self._optimizer.param_groups[0]["lr"])
 
     @learning_rate.setter
@@ -228,6 +236,15 @@ class JointOptim(PyroOptim):
             ValueError: as for :meth:`set_state`.
         """
         self.set_state(torch.load(filename, map_location=map_location, weights_only=True))
+
+    def _scaled_step(self, *args: Any, **kwargs: Any) -> None:
+        base = self.learning_rate
+        if self.schedule is not None:
+            self.learning_rate = base * self.schedule(self._steps)
+        try:
+            self._optimizer.step(*args, **kwargs)
+        finally:
+            self.learning_rate = base
 
     def _select(self, params: frozenset[Tensor]) -> None:
         """Note which parameters take part from now on; new ones join."""

@@ -230,3 +230,37 @@ def test_second_model_under_the_same_names_is_refused():
 def test_options_out_of_range(options):
     with pytest.raises(ValueError, match=str(next(iter(options.values())))):
         JointOptim(torch.optim.Adamax, {"lr": 0.1}, **options)
+
+
+def test_schedule_scales_the_learning_rate_as_torch_schedulers_do_and_survives_a_reload(tmp_path):
+    def halved_every_other(step):
+        return 0.5 ** (step // 2)
+
+    ours = JointOptim(torch.optim.Adamax, {"lr": 0.1}, schedule=halved_every_other)
+    history = run(ours, 6)
+    stock = pyro.optim.LambdaLR(
+        {
+            "optimizer": torch.optim.Adamax,
+            "optim_args": {"lr": 0.1},
+            "lr_lambda": halved_every_other,
+        }
+    )
+    pyro.clear_param_store()
+    pyro.set_rng_seed(1)
+    svi = SVI(model, guide, stock, Trace_ELBO())
+    for expected in history:
+        svi.step(X)
+        stock.step()
+        assert_same(values(), expected, atol=1e-12)
+    assert ours.learning_rate == 0.1
+
+    first = JointOptim(torch.optim.Adamax, {"lr": 0.1}, schedule=halved_every_other)
+    run(first, 4)
+    first.save(tmp_path / "state.pt")
+    second = JointOptim(torch.optim.Adamax, {"lr": 0.1}, schedule=halved_every_other)
+    second.load(tmp_path / "state.pt")
+    pyro.set_rng_seed(7)
+    (ours_next,) = run(first, 1, restart=False)
+    for name, value in ours_next.items():
+        assert value.isfinite().all(), name
+    assert second._steps == 4

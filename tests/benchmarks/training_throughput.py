@@ -1,0 +1,59 @@
+"""Images per second of an SVI step: the layout of activations, and the batch size.
+
+OMP_NUM_THREADS=2 python tests/benchmarks/training_throughput.py [--threads 2]
+"""
+
+import argparse
+import copy
+import statistics
+from unittest import mock
+
+import pyro
+import torch
+from pyro.infer import SVI
+from timing import interleaved, print_table
+
+from pyro_vlae.guides import GaussianGuide
+from pyro_vlae.infer import FreeBitsELBO, JointOptim
+from pyro_vlae.models import binary_vlae
+from pyro_vlae.nn import masked_resnet, resnet
+
+
+def main() -> None:
+    """Time steps with activations as PyTorch lays them out, and as we do."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    device = torch.device(options.device)
+    x = torch.rand(options.batch_size, 1, 28, 28, device=device).round()
+    model, guide = binary_vlae().to(device), GaussianGuide().to(device)
+    model(x), guide(x)
+
+    def svi() -> SVI:
+        optimizer = JointOptim(torch.optim.Adamax, {"lr": 0.002}, ema_decay=0.998)
+        return SVI(copy.deepcopy(model), copy.deepcopy(guide), optimizer, FreeBitsELBO(7.84))
+
+    plain, ours = svi(), svi()
+
+    def plain_step() -> None:
+        with (
+            mock.patch.object(resnet, "image_layout", lambda maps: maps),
+            mock.patch.object(masked_resnet, "image_layout", lambda maps: maps),
+        ):
+            plain.step(x)
+
+    with pyro.validation_enabled(False):
+        calls = {"contiguous activations": plain_step, "ours": lambda: ours.step(x)}
+        times = interleaved(calls, options.repeats, device)
+    print_table(f"One SVI step, batch {options.batch_size}, {device}", times)
+    for name, values in times.items():
+        print(f"{name}: {1e3 * options.batch_size / statistics.median(values):.0f} images/s")
+
+
+if __name__ == "__main__":
+    main()

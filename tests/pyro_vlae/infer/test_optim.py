@@ -257,10 +257,10 @@ def test_schedule_scales_the_learning_rate_as_torch_schedulers_do_and_survives_a
     first = JointOptim(torch.optim.Adamax, {"lr": 0.1}, schedule=halved_every_other)
     run(first, 4)
     first.save(tmp_path / "state.pt")
+    start = values()
+    (expected,) = run(first, 1, restart=False)
+    for name, parameter in pyro.get_param_store().named_parameters():
+        parameter.data.copy_(start[name])
     second = JointOptim(torch.optim.Adamax, {"lr": 0.1}, schedule=halved_every_other)
     second.load(tmp_path / "state.pt")
-    pyro.set_rng_seed(7)
-    (ours_next,) = run(first, 1, restart=False)
-    for name, value in ours_next.items():
-        assert value.isfinite().all(), name
-    assert second._steps == 4
+    assert_same(run(second, 1, restart=False)[0], expected)

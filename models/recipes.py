@@ -11,7 +11,7 @@ from torch import nn
 from pyro_vlae.models.likelihoods import BernoulliLikelihood, PixelCNNLikelihood
 from pyro_vlae.models.priors import FlowPrior, StandardNormalPrior
 from pyro_vlae.models.vlae import VLAE, UnconditionalModel
-from pyro_vlae.nn import MaskedResNet, ResNetDecoder
+from pyro_vlae.nn import MaskedResNet, ResNetDecoder, TwoStackNet
 
 
 def binary_vlae(
@@ -25,6 +25,8 @@ def binary_vlae(
     flow_hidden_dims: Sequence[int] = (640, 640),
     tied: bool = True,
     masked_layers: int = 6,
+    kernel_size: int = 3,
+    window: str | None = None,
     filters: int = 12,
     feature_maps: int = 4,
 ) -> VLAE:
@@ -40,12 +42,17 @@ def binary_vlae(
         flow_hidden_dims: hidden layers of each step's MADE.
         tied: the PixelCNN's masked convolutions share their weights (static MNIST; untying helps
             the other sets).
-        masked_layers: masked 3x3 convolutions of the PixelCNN, which is also its window's height.
+        masked_layers: masked convolutions of the PixelCNN; with 3x3 kernels also the height of its
+            window.
+        kernel_size: odd size of their kernels.
+        window: ``"AxB"`` (see `pyro_vlae.nn.two_stack.window_layers`) takes a `TwoStackNet` with
+            exactly that window instead; tied, masked_layers and kernel_size do not apply then.
         filters: maps of the PixelCNN's hidden layers.
         feature_maps: maps that the decoder hands to the likelihood.
 
     Raises:
-        ValueError: prior or likelihood is a string that names neither choice.
+        ValueError: prior or likelihood is a string that names neither choice, or the window is
+            none that the network can have.
     """
     if isinstance(prior, str):
         if prior == "flow":
@@ -59,16 +66,10 @@ def binary_vlae(
     channels = image_shape[0]
     if isinstance(likelihood, str):
         if likelihood == "pixelcnn":
-            likelihood = PixelCNNLikelihood(
-                MaskedResNet(
-                    channels,
-                    feature_maps,
-                    filters,
-                    masked_layers,
-                    pointwise_blocks=min(4, masked_layers),
-                    tied=tied,
-                )
+            network = _network(
+                channels, feature_maps, filters, masked_layers, kernel_size, tied, window
             )
+            likelihood = PixelCNNLikelihood(network)
         elif likelihood == "bernoulli":
             likelihood = BernoulliLikelihood(feature_maps, channels)
         else:
@@ -84,18 +85,36 @@ def unconditional_pixelcnn(
     image_shape: tuple[int, int, int] = (1, 28, 28),
     tied: bool = True,
     masked_layers: int = 6,
+    kernel_size: int = 3,
+    window: str | None = None,
     filters: int = 12,
 ) -> UnconditionalModel:
     """The decoder's PixelCNN alone, without a code: the paper's "unconditional decoder".
 
     Arguments as in `binary_vlae`.
     """
-    network = MaskedResNet(
-        image_shape[0],
-        0,
+    network = _network(image_shape[0], 0, filters, masked_layers, kernel_size, tied, window)
+    return UnconditionalModel(network, image_shape)
+
+
+def _network(
+    image_channels: int,
+    context_channels: int,
+    filters: int,
+    masked_layers: int,
+    kernel_size: int,
+    tied: bool,
+    window: str | None,
+) -> nn.Module:
+    """The PixelCNN's network."""
+    if window is not None:
+        return TwoStackNet(image_channels, context_channels, filters, window)
+    return MaskedResNet(
+        image_channels,
+        context_channels,
         filters,
         masked_layers,
         pointwise_blocks=min(4, masked_layers),
+        kernel_size=kernel_size,
         tied=tied,
     )
-    return UnconditionalModel(network, image_shape)

@@ -4,6 +4,7 @@ from pyro_vlae.nn.incremental import wavefronts
 from pyro_vlae.nn.masked import MaskedConv2d
 from pyro_vlae.nn.masked_resnet import MaskedResNet
 from pyro_vlae.nn.resnet import ResidualBlock, ResNetDecoder, ResNetEncoder
+from pyro_vlae.nn.two_stack import TwoStackNet
 from pyro_vlae.nn.weight_norm import (
     WeightNormConv2d,
     WeightNormConvTranspose2d,
@@ -17,6 +18,7 @@ __all__ = [
     "ResNetDecoder",
     "ResNetEncoder",
     "ResidualBlock",
+    "TwoStackNet",
     "WeightNormConv2d",
     "WeightNormConvTranspose2d",
     "WeightNormLinear",

@@ -144,8 +144,10 @@ class IncrementalMaskedResNet:
         self.first_weight = first.tap_weight(image)
         self.steps = [(layer.tap_weight(), layer.bias) for layer in steps]
         blocks = [cast(PointwiseBlock, block) for block in network.pointwise]
-        self.pointwise = [(_matrix(block.first), _matrix(block.second)) for block in blocks]
-        self.last = _matrix(network.last)
+        self.pointwise = [
+            (pointwise_matrix(block.first), pointwise_matrix(block.second)) for block in blocks
+        ]
+        self.last = pointwise_matrix(network.last)
 
         def cache(channels: int) -> PixelCache:
             return PixelCache(bias, size, channels, (height, width), pad)
@@ -179,6 +181,6 @@ class IncrementalMaskedResNet:
         self.image.write(self.image.positions(rows, columns), pixels.squeeze(2).transpose(1, 2))
 
 
-def _matrix(layer: WeightNormConv2d) -> tuple[Tensor, Tensor]:
+def pointwise_matrix(layer: WeightNormConv2d) -> tuple[Tensor, Tensor]:
     """Weight and bias of a 1x1 convolution, for features in the last dimension."""
     return layer.weight()[:, :, 0, 0], layer.bias

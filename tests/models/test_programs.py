@@ -16,7 +16,7 @@ from torch import nn
 
 from pyro_vlae.guides import GaussianGuide, IAFGuide
 from pyro_vlae.models import VLAE, StandardNormalPrior, binary_vlae, unconditional_pixelcnn
-from pyro_vlae.nn import ResNetEncoder
+from pyro_vlae.nn import ResNetEncoder, TwoStackNet
 from pyro_vlae.registration import RegistrationError, register_parameters
 
 SHAPE = (1, 8, 8)
@@ -118,6 +118,16 @@ def test_generation_decompression_and_conditioning(combination, device):
     assert trace.log_prob_sum().isfinite()
 
 
+def test_a_window_of_two_stacks_trains_scores_and_generates():
+    model, guide = build("flow", "pixelcnn", "gaussian", window="4x2")
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+    svi.step(images())
+    before = snapshot(model, guide)
+    svi.step(images())
+    assert_all_moved(before)
+    assert model(batch_size=3).shape == (3, *SHAPE)
+
+
 def test_two_pairs_in_one_process_without_clearing_the_store_all_train():
     x = images()
     for _ in range(2):
@@ -204,8 +214,9 @@ def test_frozen_parameters_stay():
     assert_all_moved(free)
 
 
-def test_unconditional_model_trains_and_generates():
-    model = unconditional_pixelcnn(image_shape=SHAPE, filters=4, masked_layers=3)
+@pytest.mark.parametrize("window", [None, "5x3"])
+def test_unconditional_model_trains_and_generates(window):
+    model = unconditional_pixelcnn(image_shape=SHAPE, filters=4, masked_layers=3, window=window)
     svi = SVI(model, lambda x: None, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
     x = images()
     losses = [svi.step(x) for _ in range(30)]
@@ -247,6 +258,9 @@ def test_ablation_keywords_do_what_they_say():
     assert len(binary_vlae(tied=False).likelihood.network.steps) == 5
     assert len(binary_vlae(flow_steps=2, flow_hidden_dims=(70,)).prior.transforms) == 2
     assert isinstance(binary_vlae(prior="normal").prior, StandardNormalPrior)
+    assert binary_vlae(kernel_size=5).likelihood.network.first.direction.shape[-1] == 5
+    wide = binary_vlae(window="7x4").likelihood.network
+    assert isinstance(wide, TwoStackNet) and len(wide.links) == 3
 
 
 def test_wrong_choices_are_refused_readably():

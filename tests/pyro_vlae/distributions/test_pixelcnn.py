@@ -10,12 +10,13 @@ from torch import nn
 from torch.distributions import constraints
 
 from pyro_vlae.distributions import PixelCNN
-from pyro_vlae.nn import MaskedResNet, without_initialization
+from pyro_vlae.nn import MaskedResNet, TwoStackNet, without_initialization
 
 
 def perturbed_network(context_channels=4, seed=0, image_channels=1, **options):
     torch.manual_seed(seed)
-    net = MaskedResNet(image_channels, context_channels, **options).double()
+    kind = TwoStackNet if "window" in options else MaskedResNet
+    net = kind(image_channels, context_channels, **options).double()
     x = torch.rand(8, image_channels, 9, 9).round().double()
     net(x, torch.randn(8, context_channels, 9, 9).double() if context_channels else None)
     with torch.no_grad():
@@ -29,9 +30,9 @@ def all_binary_images(height, width):
     return torch.tensor(list(bits), dtype=torch.float64).view(-1, 1, height, width)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_probabilities_of_all_512_images_sum_to_one(tied):
-    net = perturbed_network(tied=tied)
+@pytest.mark.parametrize("options", [{"tied": True}, {"tied": False}, {"window": "4x2"}], ids=str)
+def test_probabilities_of_all_512_images_sum_to_one(options):
+    net = perturbed_network(**options)
     contexts = torch.randn(4, 1, 4, 3, 3, dtype=torch.float64)
     log_prob = PixelCNN(net, contexts).log_prob(all_binary_images(3, 3))
     assert log_prob.shape == (4, 512)

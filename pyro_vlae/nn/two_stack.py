@@ -1,0 +1,281 @@
+"""A PixelCNN network of a vertical and a horizontal stack: windows without a blind spot.
+
+References:
+    van den Oord et al., "Conditional Image Generation with PixelCNN Decoders", 2016,
+    arXiv:1606.05328 (the two stacks).
+    Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 4.3 and appendix
+    (windows A x B).
+"""
+
+import re
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, constraints
+from torch.nn import functional as F
+
+from pyro_vlae.nn.incremental import PixelCache, wavefronts
+from pyro_vlae.nn.layout import image_layout
+from pyro_vlae.nn.masked import Tap
+from pyro_vlae.nn.masked_resnet import PointwiseBlock, pointwise_matrix
+from pyro_vlae.nn.resnet import BRANCH_INIT_SCALE
+from pyro_vlae.nn.weight_norm import WeightNormConv2d, WeightNormLayer
+
+VERTICAL_TAPS: list[Tap] = [(i, j) for i in (-1, 0) for j in (-1, 0, 1)]
+HORIZONTAL_TAPS: list[Tap] = [(0, -1), (0, 0)]
+
+
+class ShiftedConv2d(WeightNormLayer):
+    """A weight-normalised convolution whose kernel reaches up and left, seldom to its own pixel.
+
+    Args:
+        in_channels: maps coming in.
+        out_channels: maps going out.
+        kernel_size: rows and columns.
+        padding: zeros added (left, right, top, bottom); they fix what the kernel sees.
+
+    Shapes: ``(N, in_channels, H, W) -> (N, out_channels, H, W)``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        init_scale: float = 1.0,
+    ) -> None:
+        rows, columns = kernel_size
+        super().__init__(
+            (out_channels, in_channels, rows, columns), 0, init_scale, in_channels * rows * columns
+        )
+        self.padding = padding
+
+    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        height, width = x.shape[-2:]
+        out = F.conv2d(F.pad(x, self.padding), weight, bias)
+        return out[..., :height, :width]
+
+    def taps(self) -> list[Tap]:
+        """The offsets that are read, in raster order."""
+        left, _, top, _ = self.padding
+        rows, columns = self.direction.shape[2:]
+        return [(i - top, j - left) for i in range(rows) for j in range(columns)]
+
+    def tap_weight(self) -> Tensor:
+        """The weight as a matrix ``(taps * in_channels, out_channels)``."""
+        return self.weight().permute(2, 3, 1, 0).flatten(0, 2)
+
+
+def window_layers(window: str) -> tuple[int, int]:
+    """Vertical and horizontal layers for a window ``"AxB"``: A columns wide, B rows above.
+
+    The block directly above the pixel is A wide and B high; of the pixel's own row the window
+    holds the ``ceil((A - 1) / 2)`` pixels to the left. B - 1 vertical layers see B rows and
+    ``2 B - 1`` columns; each horizontal layer beyond them adds a column on the left.
+
+    Raises:
+        ValueError: not of this form, or a shape that the two stacks cannot have.
+    """
+    match = re.fullmatch(r"(\d+)x(\d+)", window)
+    if match:
+        width, height = int(match[1]), int(match[2])
+        vertical, horizontal = height - 1, width // 2
+        if vertical >= 1 and width in (2 * vertical + 1, 2 * vertical + 2):
+            return vertical, horizontal
+    raise ValueError(
+        f'window must be "AxB", B >= 2 rows and A = 2B - 1 or 2B columns, such as "4x2", "5x3" or '
+        f'"7x4"; got {window!r}'
+    )
+
+
+class TwoStackNet(nn.Module):
+    """A PixelCNN network for binary images whose window is exactly A x B, without a blind spot.
+
+    The vertical stack sees rows above the pixel only; the horizontal stack sees the pixels to its
+    left and, level by level, the vertical features. In contrast to `MaskedResNet`, whose stacked
+    3x3 masks never look far to the upper right, the block above is a full rectangle.
+
+    Args:
+        image_channels: channels of the image.
+        context_channels: maps of the context, 0 for an unconditional network.
+        filters: maps of every hidden layer.
+        window: ``"AxB"``, see `window_layers`.
+
+    Shapes: image ``(N, image_channels, H, W)`` and context ``(N, context_channels, H, W)`` to
+    logits ``(N, image_channels, H, W)``, any H and W.
+
+    Raises:
+        ValueError: a window that the two stacks cannot have.
+    """
+
+    support = constraints.boolean
+
+    def __init__(
+        self,
+        image_channels: int = 1,
+        context_channels: int = 4,
+        filters: int = 12,
+        window: str = "7x4",
+    ) -> None:
+        super().__init__()
+        self.image_channels = image_channels
+        self.context_channels = context_channels
+        vertical, horizontal = window_layers(window)
+        self.first_vertical = ShiftedConv2d(image_channels, filters, (2, 3), (1, 1, 2, 0))
+        self.first_horizontal = ShiftedConv2d(image_channels, filters, (1, 1), (1, 0, 0, 0))
+        # The context holds no pixel values, so nothing of it is masked.
+        self.context = WeightNormConv2d(context_channels, 2 * filters) if context_channels else None
+
+        def branch(kernel_size: tuple[int, int], padding: tuple[int, int, int, int]) -> nn.Module:
+            return ShiftedConv2d(filters, filters, kernel_size, padding, BRANCH_INIT_SCALE)
+
+        self.vertical = nn.ModuleList(branch((2, 3), (1, 1, 1, 0)) for _ in range(vertical - 1))
+        self.horizontal = nn.ModuleList(branch((1, 2), (1, 0, 0, 0)) for _ in range(horizontal - 1))
+        self.links = nn.ModuleList(WeightNormConv2d(filters, filters, 1) for _ in range(horizontal))
+        self.pointwise = nn.ModuleList(PointwiseBlock(filters) for _ in range(horizontal))
+        self.last = WeightNormConv2d(filters, image_channels, 1, init_scale=BRANCH_INIT_SCALE)
+
+    def window(self) -> set[Tap]:
+        """The offsets (rows, columns) of all image pixels that a pixel's logits depend on."""
+        levels = [set(cast(ShiftedConv2d, self.first_vertical).taps())]
+        for _ in self.vertical:
+            levels.append({(i + a, j + b) for i, j in levels[-1] for a, b in VERTICAL_TAPS})
+        seen = set(self.first_horizontal.taps()) | levels[0]
+        for k in range(1, len(self.links)):
+            seen |= {(i + a, j + b) for i, j in seen for a, b in HORIZONTAL_TAPS}
+            seen |= levels[min(k, len(levels) - 1)]
+        return seen
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        x = image_layout(x)
+        v, h = self.first_vertical(x), self.first_horizontal(x)
+        if self.context is not None:
+            for_vertical, for_horizontal = self.context(image_layout(context)).chunk(2, 1)
+            v, h = v + for_vertical, h + for_horizontal
+        levels = [F.elu(v)]
+        for layer in self.vertical:
+            v = v + layer(levels[-1])
+            levels.append(F.elu(v))
+        for k, (link, block) in enumerate(zip(self.links, self.pointwise, strict=True)):
+            if k:
+                h = h + self.horizontal[k - 1](F.elu(h))
+            h = block(h + link(levels[min(k, len(levels) - 1)]))
+        return self.last(F.elu(h))
+
+    def emission(self, parameters: Tensor) -> Bernoulli:
+        """The distribution of the pixels: Bernoulli, logits ``(N, image_channels, H, W)``."""
+        return Bernoulli(logits=parameters)
+
+    def incremental(
+        self, context: Tensor | None, size: int, height: int, width: int
+    ) -> "IncrementalTwoStack":
+        """Start drawing `size` images wavefront by wavefront; see `PixelCNN.sample`."""
+        return IncrementalTwoStack(self, context, size, height, width)
+
+
+class IncrementalTwoStack:
+    """One run of a `TwoStackNet` over images whose pixels become known in wavefronts.
+
+    Vertical features of V levels run ahead of the pixel: level l is needed V - l columns to its
+    right, so it is computed that much earlier, at the wavefront where all that it reads is known.
+    """
+
+    def __init__(
+        self, network: TwoStackNet, context: Tensor | None, size: int, height: int, width: int
+    ) -> None:
+        bias = network.last.bias
+        filters = len(network.first_vertical.bias)
+        self.height, self.width = height, width
+        self.levels = len(network.vertical) + 1
+        shares = [network.first_vertical.bias, network.first_horizontal.bias]
+        if network.context is None:
+            self.shares = [s.expand(1, height * width, filters) for s in shares]
+        else:
+            maps = network.context.apply_weight(
+                cast(Tensor, context), network.context.weight(), network.context.bias
+            )
+            maps = maps.flatten(2).transpose(1, 2)
+            self.shares = [m + s for m, s in zip(maps.chunk(2, 2), shares, strict=True)]
+        self.first = [
+            network.first_vertical.tap_weight(),
+            network.first_horizontal.tap_weight(),
+        ]
+        self.vertical = [_tap_matrix(layer) for layer in network.vertical]
+        self.horizontal = [_tap_matrix(layer) for layer in network.horizontal]
+        self.links = [pointwise_matrix(cast(WeightNormConv2d, link)) for link in network.links]
+        blocks = [cast(PointwiseBlock, block) for block in network.pointwise]
+        self.pointwise = [(pointwise_matrix(b.first), pointwise_matrix(b.second)) for b in blocks]
+        self.last = pointwise_matrix(network.last)
+
+        def cache(channels: int) -> PixelCache:
+            return PixelCache(bias, size, channels, (height, width), pad=2)
+
+        self.image = cache(network.image_channels)
+        self.raw = [cache(filters) for _ in range(self.levels)]
+        self.active = [cache(filters) for _ in range(self.levels)]
+        self.left = [cache(filters) for _ in self.horizontal]
+        self.first_taps = [
+            self.image.offsets(network.first_vertical.taps()),
+            self.image.offsets(network.first_horizontal.taps()),
+        ]
+        self.vertical_taps = self.image.offsets(VERTICAL_TAPS)
+        self.horizontal_taps = self.image.offsets(HORIZONTAL_TAPS)
+        # The last vertical level reads up to `levels` columns to the right, one row up.
+        self.slope = self.levels + 1
+        fronts = wavefronts(height, width, self.slope)
+        self.wavefronts = [(r.to(bias.device), c.to(bias.device)) for r, c in fronts]
+        self.times = iter([int(c[0] + self.slope * r[0]) for r, c in fronts])
+        self.done = -self.levels  # the last time at which vertical features were computed
+
+    def parameters(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Parameters of P pixels whose predecessors are known: ``(N, channels, 1, P)``."""
+        now = next(self.times)
+        for time in range(self.done + 1, now + 1):
+            for level in range(self.levels):
+                self._advance(level, time)
+        self.done = now
+        at = self.image.positions(rows, columns)
+        h = self.shares[1].index_select(1, rows * self.width + columns)
+        h = h + self.image.read(at, self.first_taps[1]) @ self.first[1]
+        for k, (link, (first, second)) in enumerate(zip(self.links, self.pointwise, strict=True)):
+            if k:
+                weight, bias = self.horizontal[k - 1]
+                self.left[k - 1].write(at, F.elu(h))
+                h = h + (self.left[k - 1].read(at, self.horizontal_taps) @ weight + bias)
+            level = self.active[min(k, self.levels - 1)]
+            h = h + F.linear(level.values.index_select(1, at), *link)
+            h = h + F.linear(F.elu(F.linear(F.elu(h), *first)), *second)
+        return F.linear(F.elu(h), *self.last).transpose(1, 2).unsqueeze(2)
+
+    def write(self, rows: Tensor, columns: Tensor, pixels: Tensor) -> None:
+        """Make the values ``(N, channels, 1, P)`` of P pixels known."""
+        self.image.write(self.image.positions(rows, columns), pixels.squeeze(2).transpose(1, 2))
+
+    def _advance(self, level: int, time: int) -> None:
+        """Compute a level's vertical features where they become computable at this time."""
+        ahead = time + self.levels - 1 - level
+        rows = torch.arange(
+            max(0, -((self.width - 1 - ahead) // self.slope)),
+            min(self.height - 1, ahead // self.slope) + 1,
+            device=self.image.values.device,
+        )
+        if not len(rows):
+            return
+        columns = ahead - self.slope * rows
+        at = self.image.positions(rows, columns)
+        if level == 0:
+            v = self.shares[0].index_select(1, rows * self.width + columns)
+            v = v + self.image.read(at, self.first_taps[0]) @ self.first[0]
+        else:
+            weight, bias = self.vertical[level - 1]
+            below = self.active[level - 1].read(at, self.vertical_taps)
+            v = self.raw[level - 1].values.index_select(1, at) + (below @ weight + bias)
+        self.raw[level].write(at, v)
+        self.active[level].write(at, F.elu(v))
+
+
+def _tap_matrix(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    layer = cast(ShiftedConv2d, layer)
+    return layer.tap_weight(), layer.bias

@@ -8,41 +8,13 @@ Pictures, metrics, checkpoint and results go to a folder under runs/.
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import pyro
-import torch
+from shared import GUIDES, build, exit_status, pick_device, positive, report, seed
 
 from pyro_vlae.data import DATASET_NAMES, DatasetNotFoundError, load_dataset
 from pyro_vlae.experiment import prepare_folder, run
-from pyro_vlae.guides import GaussianGuide, IAFGuide
-from pyro_vlae.models import binary_vlae
 from pyro_vlae.run_config import PRESETS, ConfigError, RunConfig, make_config, read_config
-from pyro_vlae.training import TrainingInterrupted
-
-GUIDES = {"gaussian": GaussianGuide, "iaf": IAFGuide}
-
-
-def positive(kind: type) -> Callable[[str], float]:
-    """A converter for argparse: numbers of this kind above zero."""
-
-    def convert(text: str) -> float:
-        value = kind(text)
-        if not value > 0:
-            raise argparse.ArgumentTypeError(f"must be above zero, got {text}")
-        return value
-
-    convert.__name__ = kind.__name__
-    return convert
-
-
-def seed(text: str) -> int:
-    """A converter for argparse: what every random generator takes as its seed."""
-    value = int(text)
-    if not 0 <= value < 2**32:
-        raise argparse.ArgumentTypeError(f"must lie in 0..2^32 - 1, got {text}")
-    return value
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -68,18 +40,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--out", type=Path, metavar="DIR", help="default: runs/DATASET-PRESET, numbered")
     add("--resume", action="store_true", help="go on with the run in DIR")
     return parser.parse_args(arguments)
-
-
-def pick_device(name: str | None) -> torch.device:
-    """The device asked for, or the best there is."""
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"--device {name} cannot be used ({reason}); try --device cpu") from error
-    return device
 
 
 def new_folder(config: RunConfig) -> Path:
@@ -121,29 +81,13 @@ def main(arguments: list[str] | None = None) -> int:
         out = options.out or new_folder(config)
     prepare_folder(config, out, options.resume)
 
-    pyro.set_rng_seed(config.seed)
-    model = binary_vlae(prior=config.prior, likelihood=config.likelihood, tied=config.tied)
-    guide = GUIDES[config.guide]()
-    model, guide = model.to(device), guide.to(device)
+    model, guide = build(config, device)
     print(data.description)
     print(config.describe(), f"device {device}; writing to {out}", sep="\n", flush=True)
     results = run(config, data, model, guide, out, options.resume)
-    print(
-        f"test NLL {results['nll_nats']:.2f} +- {results['nll_standard_error']:.2f} nats "
-        f"({results['num_samples']} importance samples, {results['num_images']} images), "
-        f"bound {-results['elbo_nats']:.2f}, rate {results['kl_nats']:.2f} nats = "
-        f"{results['kl_bits']:.1f} bits\n"
-        f"pictures: {out / 'samples.png'}, {out / 'reconstructions.png'}, {out / 'training.png'}"
-    )
+    report(results, out)
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except TrainingInterrupted as interrupted:
-        print(f"\n{interrupted}; add --resume and --out to go on", file=sys.stderr)
-        sys.exit(interrupted.exit_code)
-    except (OSError, RuntimeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(exit_status(main))

@@ -17,6 +17,7 @@ import numpy
 import pyro
 import torch
 from pyro import poutine
+from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
 from pyro_vlae._version import __version__
@@ -106,7 +107,7 @@ def run(
         clip_norm=config.clip_norm * config.batch_size,
         ema_decay=config.ema_decay,
     )
-    dimensions = data.train.images[0].numel()
+    free_nats = FREE_NATS_PER_DIMENSION * data.train.images[0].numel()
     validated = config.train_on == "train"
     progress = sys.stderr.isatty()  # a bar would only fill a log file
     try:
@@ -114,7 +115,7 @@ def run(
             model,
             guide,
             data.train if validated else data.train_validation,
-            elbo=FreeBitsELBO(FREE_NATS_PER_DIMENSION * dimensions),
+            elbo=FreeBitsELBO(free_nats) if config.model == "vlae" else Trace_ELBO(),
             optimizer=optimizer,
             settings=config.training_settings(),
             validation=data.validation if validated else None,
@@ -168,12 +169,13 @@ def draw_figures(
     pyro.set_rng_seed(config.seed)
     samples = model(batch_size=64)
     save_figure(plot_samples(samples.cpu(), f"Samples: {named}"), out / "samples.png")
-    figure = plot_reconstructions(
-        x[:32].cpu(),
-        decompress(model, guide, x[:32]).cpu(),
-        f"Test images and one decompression each: {named}",
-    )
-    save_figure(figure, out / "reconstructions.png")
+    if config.model == "vlae":
+        figure = plot_reconstructions(
+            x[:32].cpu(),
+            decompress(model, guide, x[:32]).cpu(),
+            f"Test images and one decompression each: {named}",
+        )
+        save_figure(figure, out / "reconstructions.png")
     save_figure(plot_training(result.history, named), out / "training.png")
 
 
@@ -191,9 +193,8 @@ def summarise(
     device: torch.device,
 ) -> dict[str, Any]:
     """The content of ``results.json``; nats per image, except where the name says otherwise."""
-    chosen = ("dataset", "seed", "preset", "prior", "guide", "likelihood", "tied", "train_on")
     return {
-        **{name: getattr(config, name) for name in chosen},
+        **asdict(config),
         "dataset_description": data.description,
         **score.summary(),
         "nll_monte_carlo_error": score.mean_monte_carlo_error,

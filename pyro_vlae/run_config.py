@@ -1,7 +1,7 @@
 """What decides a run: presets, the options given, and what a resumed run may change."""
 
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,14 @@ class RunConfig:
     Args:
         dataset: name for `pyro_vlae.data.load_dataset`.
         preset: ``"quick"`` or ``"paper"``; it only fills in what was not given.
+        model: ``"vlae"``, or ``"unconditional"`` for the PixelCNN alone.
         prior: ``"flow"`` or ``"normal"``.
         guide: ``"gaussian"`` or ``"iaf"``.
         likelihood: ``"pixelcnn"`` or ``"bernoulli"``.
         tied: the PixelCNN's masked convolutions share their weights.
+        masked_layers: masked convolutions of the PixelCNN.
+        window: ``"AxB"`` for a two-stack PixelCNN with that window, or None.
+        filters: maps of the PixelCNN's hidden layers.
         train_on: ``"train"`` (validated on the validation set) or ``"train+validation"``.
         epochs: budget in passes over the training images, or None.
         max_minutes: budget in minutes of training, or None.
@@ -36,32 +40,41 @@ class RunConfig:
         eval_images: test images to score, in a shuffled order; None for all.
     """
 
-    dataset: str
-    preset: str
-    prior: str
-    guide: str
-    likelihood: str
-    tied: bool
-    train_on: str
-    epochs: int | None
-    max_minutes: float | None
-    batch_size: int
-    learning_rate: float
-    decay_start: float
-    ema_decay: float
-    clip_norm: float
-    seed: int
-    num_samples: int
-    eval_images: int | None
+    dataset: str = "static-mnist"
+    preset: str = "quick"
+    model: str = "vlae"
+    prior: str = "flow"
+    guide: str = "gaussian"
+    likelihood: str = "pixelcnn"
+    tied: bool = True
+    masked_layers: int = 6
+    window: str | None = None
+    filters: int = 12
+    train_on: str = "train"
+    # Batch size, number of epochs and schedule are not in the paper: chosen here.
+    epochs: int | None = None
+    max_minutes: float | None = 5.0
+    batch_size: int = 64
+    learning_rate: float = 0.004
+    decay_start: float = 0.5
+    ema_decay: float = 0.998
+    clip_norm: float = 1000.0
+    seed: int = 0
+    num_samples: int = 64
+    eval_images: int | None = 500
 
     def describe(self) -> str:
         """What was chosen, in a few lines."""
         budget = [f"{self.epochs} epochs"] if self.epochs else []
         budget += [f"{self.max_minutes:g} minutes"] if self.max_minutes else []
         images = f"{self.eval_images} test images" if self.eval_images else "all test images"
+        parts = "unconditional PixelCNN"
+        if self.model == "vlae":
+            parts = f"{self.prior} prior, {self.guide} guide, {self.likelihood} likelihood"
+        if self.window or self.tied:
+            parts += f" (window {self.window})" if self.window else " (tied)"
         return (
-            f"preset {self.preset}: {self.prior} prior, {self.guide} guide, {self.likelihood} "
-            f"likelihood{' (tied)' if self.tied else ''}, seed {self.seed}\n"
+            f"preset {self.preset}: {parts}, seed {self.seed}\n"
             f"training on {self.train_on} for {' or '.join(budget)}, batches of "
             f"{self.batch_size}, Adamax {self.learning_rate:g}, Polyak average {self.ema_decay:g}\n"
             f"scoring {images} with {self.num_samples} importance samples each"
@@ -79,30 +92,9 @@ class RunConfig:
         )
 
 
-# Batch size, number of epochs and schedule are not in the paper: chosen here.
-_COMMON = RunConfig(
-    dataset="static-mnist",
-    preset="quick",
-    prior="flow",
-    guide="gaussian",
-    likelihood="pixelcnn",
-    tied=True,
-    train_on="train",
-    epochs=None,
-    max_minutes=5.0,
-    batch_size=64,
-    learning_rate=0.004,
-    decay_start=0.5,
-    ema_decay=0.998,
-    clip_norm=1000.0,
-    seed=0,
-    num_samples=64,
-    eval_images=500,
-)
 PRESETS = {
-    "quick": _COMMON,
-    "paper": replace(
-        _COMMON,
+    "quick": RunConfig(),
+    "paper": RunConfig(
         preset="paper",
         train_on="train+validation",
         epochs=500,
@@ -130,7 +122,7 @@ def make_config(given: dict[str, Any]) -> RunConfig:
     if "epochs" in given or "max_minutes" in given:
         config = replace(config, epochs=None, max_minutes=None)
     config = replace(config, **given)
-    return replace(config, tied=config.dataset in TIED_DATASETS)
+    return config if "tied" in given else replace(config, tied=config.dataset in TIED_DATASETS)
 
 
 def read_config(out: Path, given: dict[str, Any]) -> RunConfig:
@@ -142,8 +134,8 @@ def read_config(out: Path, given: dict[str, Any]) -> RunConfig:
     path = out / "config.json"
     try:
         stored = json.loads(path.read_text())
-        stored = {field.name: stored[field.name] for field in fields(RunConfig)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        stored = asdict(RunConfig(**stored))
+    except (OSError, ValueError, TypeError) as error:
         raise ConfigError(
             f"no run to resume in {out}: {path.name} is missing or unreadable ({error}); "
             "start one without --resume"

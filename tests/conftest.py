@@ -1,5 +1,6 @@
 """Shared settings: few threads, validation on, an empty parameter store before each test."""
 
+import importlib.util
 import os
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,21 @@ def real_data_root():
             pytest.fail(message)
         pytest.skip(message)
     return Path(root)
+
+
+@pytest.fixture
+def load_example(monkeypatch):
+    """A function that imports a script of examples/ by name, as if run from there."""
+    folder = Path(__file__).parents[1] / "examples"
+    monkeypatch.syspath_prepend(str(folder))
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 class LinearGaussian:

@@ -1,12 +1,12 @@
 """The main job as a user runs it, on the data set that needs no download."""
 
-import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from pyro_vlae.data import DatasetNotFoundError, load_dataset
-from pyro_vlae.models import binary_vlae
 from pyro_vlae.run_config import ConfigError
 from pyro_vlae.training import CheckpointError
 
@@ -33,11 +32,8 @@ FILES = {
 
 
 @pytest.fixture
-def example():
-    spec = importlib.util.spec_from_file_location("mnist_vlae", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def example(load_example):
+    return load_example("mnist_vlae")
 
 
 def run_script(*options, cwd, **kwargs):
@@ -164,7 +160,8 @@ def test_wrong_uses_of_a_folder_are_refused_and_lose_nothing(example, tmp_path):
 def test_a_checkpoint_of_another_architecture_is_refused_and_kept(example, tmp_path, monkeypatch):
     out = folder_with_a_run(example, tmp_path)
     before = contents(out)
-    monkeypatch.setattr(example, "binary_vlae", lambda **kw: binary_vlae(**kw, filters=10))
+    build = example.build
+    monkeypatch.setattr(example, "build", lambda config, d: build(replace(config, filters=10), d))
     with pytest.raises(CheckpointError, match=r"likelihood.*\(12,.*\(10,|\(10,.*\(12,"):
         example.main(["--resume", "--out", str(out), "--epochs", "1"])
     assert contents(out) == before

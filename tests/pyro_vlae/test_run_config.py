@@ -36,7 +36,7 @@ def test_description_names_what_was_chosen():
         assert part in text
 
 
-@pytest.mark.parametrize("content", ["", "[1, 2]", "{}", '{"dataset": "mnist"}'])
+@pytest.mark.parametrize("content", ["", "[1, 2]", '{"data": "mnist"}'])
 def test_an_unreadable_configuration_is_refused(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ConfigError, match=r"no run to resume.*missing or unreadable"):

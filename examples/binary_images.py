@@ -1,0 +1,71 @@
+"""Train and score the rows of one of the paper's tables of binary images.
+
+    python examples/binary_images.py static-mnist
+
+Each row goes to its folder under results/; `python examples/results_page.py`
+then compares with the paper.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from shared import build, exit_status, pick_device, positive, report, seed
+
+from pyro_vlae.data import load_dataset
+from pyro_vlae.experiment import has_checkpoint, prepare_folder, run
+from pyro_vlae.run_config import PRESETS, ConfigError, make_config, read_config
+from pyro_vlae.tables import TABLES
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The options; None where nothing was given."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("table", choices=TABLES, help="the data set of the table")
+    add("--rows", nargs="+", metavar="ROW", help="these rows only")
+    add("--results", type=Path, default=Path("results"), help="default: results")
+    add("--resume", action="store_true", help="go on with rows that were begun")
+    add("--data-dir", type=Path, help="default: $PYRO_VLAE_DATA, then the user cache")
+    add("--preset", choices=PRESETS, help="default: paper on a GPU, quick elsewhere")
+    add("--epochs", type=positive(int), help="training budget of each row in epochs")
+    add("--max-minutes", type=positive(float), help="training budget of each row")
+    add("--seed", type=seed, help="of everything random")
+    add("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one")
+    add("--num-samples", type=positive(int), help="importance samples per image")
+    add("--eval-images", type=positive(int), help="test images to score")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the rows one after the other; returns the exit status."""
+    options = parse(arguments)
+    rows = {row.name: row for row in TABLES[options.table]}
+    unknown = set(options.rows or ()) - set(rows)
+    if unknown:
+        raise ConfigError(f"no such row: {min(unknown)}; the table has {', '.join(rows)}")
+    device = pick_device(options.device)
+    names = ("epochs", "max_minutes", "seed", "num_samples", "eval_images")
+    given = {name: getattr(options, name) for name in names}
+    preset = options.preset or ("paper" if device.type == "cuda" else "quick")
+    data = load_dataset(options.table, options.data_dir, device)
+    print(data.description)
+    for name in options.rows or rows:
+        out = options.results / name
+        resume = options.resume and has_checkpoint(out)
+        if resume:
+            config = read_config(out, given)
+        else:
+            chosen = {**given, **rows[name].options, "preset": preset, "dataset": options.table}
+            config = make_config(chosen)
+        prepare_folder(config, out, resume)
+        print(f"\n{name}: {config.describe()}", flush=True)
+        model, guide = build(config, device)
+        report(run(config, data, model, guide, out, resume), out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))

@@ -1,0 +1,137 @@
+"""The paper's tables of binary-image results: a named row for each, and a page that compares.
+
+References:
+    Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, tables 1 to 4.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model of a table.
+
+    Args:
+        name: of the row and of its folder of results.
+        title: what it is, in words.
+        options: what differs from the preset, as `pyro_vlae.run_config.make_config` takes it.
+        paper_nll: the paper's test NLL in nats.
+        paper_rate: the paper's KL(q || p) in nats, where it states one.
+    """
+
+    name: str
+    title: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    paper_nll: float | None = None
+    paper_rate: float | None = None
+
+
+NORMAL = {"prior": "normal"}
+FACTORISED = {"likelihood": "bernoulli"}
+TABLES: dict[str, tuple[Row, ...]] = {
+    "static-mnist": (
+        Row("static-mnist-vlae", "VLAE", {}, 79.03, 13.3),
+        Row("static-mnist-af-vae", "AF VAE: factorised decoder", FACTORISED, 79.30, 25.9),
+        Row(
+            "static-mnist-iaf-vae",
+            "IAF VAE: factorised decoder, normal prior, IAF guide",
+            {**NORMAL, **FACTORISED, "guide": "iaf"},
+            79.88,
+        ),
+        Row(
+            "static-mnist-vae",
+            "VAE: factorised decoder, normal prior",
+            {**NORMAL, **FACTORISED},
+        ),
+        Row(
+            "static-mnist-iaf-guide",
+            "PixelCNN decoder, normal prior, IAF guide",
+            {**NORMAL, "guide": "iaf"},
+        ),
+    ),
+    "mnist": (
+        Row("mnist-unconditional", "Unconditional PixelCNN", {"model": "unconditional"}, 87.55, 0),
+        Row("mnist-normal-prior", "PixelCNN decoder, normal prior", NORMAL, 79.48, 10.60),
+        Row("mnist-vlae", "VLAE (the paper has 78.94 in its ablation)", {}, 78.53, 11.73),
+    ),
+    "omniglot": (
+        Row("omniglot-unconditional", "Unconditional PixelCNN", {"model": "unconditional"}, 95.02),
+        Row("omniglot-vlae", "VLAE, hyperparameters of static MNIST", {"tied": True}, 90.98),
+        Row("omniglot-fine-tuned", "VLAE, fine-tuned (ours: untied)", {}, 89.83),
+    ),
+    "caltech101": (
+        Row(
+            "caltech101-unconditional", "Unconditional PixelCNN", {"model": "unconditional"}, 89.26
+        ),
+        Row("caltech101-vlae", "VLAE", {}, 77.36),
+    ),
+}
+
+
+def results_page(folder: Path) -> str:
+    """The comparison of the paper's figures with ours, in Markdown.
+
+    Args:
+        folder: holds one folder per row with its ``results.json``, and perhaps others.
+    """
+    lines = [
+        "# Results",
+        "",
+        "Written by `python examples/results_page.py` from the `results.json` of each run; not to "
+        "be edited. NLL, bound and rate are nats per image on the test set, lower is better, ± is "
+        "the standard error over the scored images. `paper` rows ran the full recipe; `quick` "
+        "rows ran only as long as stated, and are far from converged.",
+    ]
+    known = set()
+    for dataset, rows in TABLES.items():
+        lines += ["", f"## {dataset}", "", *_HEAD]
+        for row in rows:
+            known.add(row.name)
+            lines.append(_line(row, _read(folder / row.name)))
+    others = [
+        (path.parent.name, _read(path.parent))
+        for path in sorted(folder.glob("*/results.json"))
+        if path.parent.name not in known
+    ]
+    if others:
+        lines += ["", "## Other runs", "", *_HEAD]
+        lines += [_line(Row(name, "the main job"), results) for name, results in others]
+    return "\n".join(lines) + "\n"
+
+
+_HEAD = (
+    "| row | paper: NLL | paper: rate | NLL | bound | rate | images seen | minutes | scored "
+    "| device | preset, seed |",
+    "|---|---|---|---|---|---|---|---|---|---|---|",
+)
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    path = folder / "results.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _line(row: Row, results: dict[str, Any] | None) -> str:
+    paper = [_number(row.paper_nll), _number(row.paper_rate)]
+    ours = ["not run yet", *[""] * 7]
+    if results is not None:
+        error = results.get("nll_monte_carlo_error", 0.0)
+        ours = [
+            f"{results['nll_nats']:.2f} ± {results['nll_standard_error']:.2f}",
+            f"{-results['elbo_nats']:.2f}",
+            f"{results['kl_nats']:.2f} ({results['kl_bits']:.1f} bits)",
+            f"{results['train_images_seen']:,}",
+            f"{results['train_seconds'] / 60:.0f}",
+            f"{results['num_images']:,} images, {results['num_samples']} samples (± {error:.3f})",
+            results["device"],
+            f"{results['preset']}, {results['seed']}",
+        ]
+    return "| " + " | ".join([f"{row.title} (`{row.name}`)", *paper, *ours]) + " |"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

@@ -10,11 +10,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from shared import GUIDES, build, exit_status, pick_device, positive, report, seed
+from shared import GUIDES, build, exit_status, folder, pick_device, positive, report, seed
 
 from pyro_vlae.data import DATASET_NAMES, DatasetNotFoundError, load_dataset
-from pyro_vlae.experiment import prepare_folder, run
+from pyro_vlae.experiment import has_checkpoint, prepare_folder, run
 from pyro_vlae.run_config import PRESETS, ConfigError, RunConfig, make_config, read_config
+from pyro_vlae.training.checkpoint import read_state
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -29,15 +30,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--prior", choices=("flow", "normal"), help="p(z); default: flow")
     add("--guide", choices=GUIDES, help="q(z | x); default: gaussian")
     add("--likelihood", choices=("pixelcnn", "bernoulli"), help="p(x | z); default: pixelcnn")
-    add("--epochs", type=positive(int), help="training budget in passes over the data")
-    add("--max-minutes", type=positive(float), help="training budget in minutes")
+    add("--epochs", type=positive(int), help="training budget in passes over the data, in all")
+    add("--max-minutes", type=positive(float), help="training budget in minutes, in all")
     add("--batch-size", type=positive(int), help="images per step")
     add("--learning-rate", type=positive(float), help="peak learning rate of Adamax")
     add("--seed", type=seed, help="of everything random")
     add("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one")
     add("--num-samples", type=positive(int), help="importance samples per test image")
     add("--eval-images", type=positive(int), help="test images to score, in a shuffled order")
-    add("--out", type=Path, metavar="DIR", help="default: runs/DATASET-PRESET, numbered")
+    add("--out", type=folder, metavar="DIR", help="default: runs/DATASET-PRESET, numbered")
     add("--resume", action="store_true", help="go on with the run in DIR")
     return parser.parse_args(arguments)
 
@@ -80,6 +81,9 @@ def main(arguments: list[str] | None = None) -> int:
             data = load_dataset("digits", device=device)
         out = options.out or new_folder(config)
     prepare_folder(config, out, options.resume)
+    if options.resume and has_checkpoint(out):
+        state = read_state(out / "checkpoint")
+        print(f"going on at step {state['step']}, {state['images_seen']:,} images seen")
 
     model, guide = build(config, device)
     print(data.description)
@@ -90,4 +94,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(exit_status(main, "--resume --out {out}"))

@@ -53,6 +53,13 @@ def positive(kind: type) -> Callable[[str], float]:
     return convert
 
 
+def folder(text: str) -> Path:
+    """A converter for argparse: the name of a folder, not an empty text."""
+    if not text:
+        raise argparse.ArgumentTypeError("must name a folder, got an empty text")
+    return Path(text)
+
+
 def seed(text: str) -> int:
     """A converter for argparse: what every random generator takes as its seed."""
     value = int(text)
@@ -75,21 +82,35 @@ def pick_device(name: str | None) -> torch.device:
 
 def report(results: dict[str, Any], out: Path) -> None:
     """Say what came out."""
+    error = results["nll_standard_error"] or float("nan")
     print(
-        f"test NLL {results['nll_nats']:.2f} +- {results['nll_standard_error']:.2f} nats "
+        f"test NLL {results['nll_nats']:.2f} +- {error:.2f} nats "
         f"({results['num_samples']} importance samples, {results['num_images']} images), "
         f"bound {-results['elbo_nats']:.2f}, rate {results['kl_nats']:.2f} nats = "
         f"{results['kl_bits']:.1f} bits\n"
         f"pictures, metrics and results are in {out}"
     )
+    share = results["share_of_pareto_k_above_0.7"]
+    if share is not None and share > 0.1:
+        print(
+            f"importance sampling is strained: median effective sample size "
+            f"{results['median_effective_sample_size']:.1f} of {results['num_samples']}, Pareto k "
+            f"above 0.7 for {share:.0%} of the images; more --num-samples would lower the NLL a bit"
+        )
 
 
-def exit_status(main: Callable[[], int]) -> int:
-    """Run a script's main; errors that a user can mend end in one line."""
+def exit_status(main: Callable[[], int], resume: str) -> int:
+    """Run a script's main; errors that a user can mend end in one line.
+
+    Args:
+        main: returns the exit status.
+        resume: the options that continue an interrupted run, ``{out}`` for its folder.
+    """
     try:
         return main()
     except TrainingInterrupted as interrupted:
-        print(f"\n{interrupted}; add --resume and --out to go on", file=sys.stderr)
+        out = interrupted.checkpoint and interrupted.checkpoint.parent
+        print(f"\n{interrupted}; to go on, use {resume.format(out=out)}", file=sys.stderr)
         return interrupted.exit_code
     except (OSError, RuntimeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

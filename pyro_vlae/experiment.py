@@ -109,7 +109,6 @@ def run(
     )
     free_nats = FREE_NATS_PER_DIMENSION * data.train.images[0].numel()
     validated = config.train_on == "train"
-    progress = sys.stderr.isatty()  # a bar would only fill a log file
     try:
         result = fit(
             model,
@@ -122,7 +121,6 @@ def run(
             out=out,
             resume=resume and has_checkpoint(out),
             config=asdict(config),
-            progress=progress,
         )
     except TrainingInterrupted:
         _write_json(out / "config.json", asdict(config))  # a new budget holds from here on
@@ -141,7 +139,7 @@ def run(
             config.num_samples,
             seed=EVALUATION_SEED,
             image_index=index,
-            progress=progress,
+            progress=True,
         )
     _write_scores(out / "scores.npz", index, score)
     results = summarise(config, data, score, result, x.device)
@@ -197,9 +195,6 @@ def summarise(
         **asdict(config),
         "dataset_description": data.description,
         **score.summary(),
-        "nll_monte_carlo_error": score.mean_monte_carlo_error,
-        "median_effective_sample_size": float(score.effective_sample_size.median()),
-        "share_of_pareto_k_above_0.7": float((score.pareto_k > 0.7).double().mean()),
         "train_images_seen": result.images_seen,
         "train_seconds": round(result.seconds, 1),
         "device": device_name(device),

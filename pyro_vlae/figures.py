@@ -118,10 +118,12 @@ def plot_training(records: Sequence[Mapping[str, Any]], title: str | None = None
             axes.plot(*curves[1], color=_VALIDATION, lw=1.6, marker="o", ms=3.5, label="validation")
         _limit(axes, curves)
         if key == "kl_nats":
-            axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+            low, high = axes.get_ylim()
+            axes.set_ylim(min(0.0, low), high + 0.05 * abs(high))
         axes.set_title(head, fontsize=11)
         axes.set_xlabel("training images seen")
         axes.set_ylabel("nats per image")
+        axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(FuncFormatter(_short))
         axes.grid(color="0.9", lw=0.7)

@@ -67,7 +67,7 @@ class RunConfig:
         """What was chosen, in a few lines."""
         budget = [f"{self.epochs} epochs"] if self.epochs else []
         budget += [f"{self.max_minutes:g} minutes"] if self.max_minutes else []
-        images = f"{self.eval_images} test images" if self.eval_images else "all test images"
+        images = f"up to {self.eval_images} test images" if self.eval_images else "all test images"
         parts = "unconditional PixelCNN"
         if self.model == "vlae":
             parts = f"{self.prior} prior, {self.guide} guide, {self.likelihood} likelihood"
@@ -88,6 +88,8 @@ class RunConfig:
             max_minutes=self.max_minutes,
             seed=self.seed,
             schedule=DecaySchedule(start=self.decay_start),
+            checkpoint_minutes=1.0,
+            log_every=20 if self.preset == "quick" else 100,
             validate_every=500,
         )
 

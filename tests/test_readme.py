@@ -2,9 +2,17 @@
 
 import json
 import re
+import textwrap
 from pathlib import Path
 
+import pyro
+import pyro.distributions as dist
 import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+
+from pyro_vlae.models import binary_vlae
+from pyro_vlae.registration import register_parameters
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -17,8 +25,19 @@ ROW = re.compile(
 
 def test_the_swap_example_runs():
     code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
-    assert "range(100)" in code
+    assert "range(100)" in code  # the first block; the second is a guide
     exec(code.replace("range(100)", "range(2)"), {})
+
+
+def test_the_guide_of_the_readme_trains():
+    code = textwrap.dedent(re.search(r"  ```python\n(.*?)  ```", README, re.DOTALL).group(1))
+    names = {"torch": torch, "pyro": pyro, "dist": dist, "register_parameters": register_parameters}
+    exec(code, names)
+    guide, model = names["MyGuide"](), binary_vlae(prior="normal")
+    before = guide.net[1].weight.detach().clone()
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+    svi.step(torch.rand(2, 1, 28, 28).round())
+    assert not torch.equal(guide.net[1].weight, before)
 
 
 def test_figures_are_those_of_the_committed_runs():

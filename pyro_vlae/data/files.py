@@ -97,6 +97,12 @@ class FileStore:
         if os.environ.get(ROOT_VARIABLE):
             variable = Path(os.environ[ROOT_VARIABLE]).expanduser()
             self._own_roots.append((f"${ROOT_VARIABLE}", variable))
+        for what, folder in self._own_roots:
+            if not os.path.isdir(folder):
+                raise DatasetError(
+                    f"{what}, {folder}, is not a folder: correct it, or leave it out to use the "
+                    "user cache"
+                )
         self._downloader = Downloader()
         self._told: set[Path] = set()
 
@@ -143,9 +149,10 @@ class FileStore:
                 return
             if root not in self._told:
                 self._told.add(root)
-                lacks = f"has no {choices[0].folder}/{choices[0].name}"
-                problem = lacks if root.is_dir() else "is not a folder"
-                _log.warning("%s: %s (%s) %s; using %s", self._dataset, root, how, problem, path)
+                lacks = f"{choices[0].folder}/{choices[0].name}"
+                _log.warning(
+                    "%s: %s (%s) has no %s; using %s", self._dataset, root, how, lacks, path
+                )
 
     def _not_found(self, choices: Sequence[PublishedFile], failures: Sequence[str]) -> str:
         file = choices[0]

@@ -170,6 +170,11 @@ class PixelCNN(TorchDistribution):
     def complete(self, value: Tensor, known: Tensor) -> Tensor:
         """Draw the unknown pixels of images from their exact conditional given the known ones.
 
+        For example the lower half of images, given codes and the upper half::
+
+            known = (torch.arange(28) < 14).unsqueeze(1).expand(28, 28)
+            model.likelihood(model.decoder(z)).complete(x, known)
+
         Args:
             value: images ``(*shape, C, H, W)``, broadcast against the batch shape; their unknown
                 pixels do not matter.

@@ -105,7 +105,7 @@ def check_completable(network: nn.Module, known: Tensor) -> None:
         _, row, column = wrong.nonzero()[0].tolist()
         raise ValueError(
             f"pixel ({row}, {column}) is known but depends on unknown pixels before it, so the "
-            "exact conditional does not factorise. Known pixels must not have unknown ones in "
-            "their window: whole rows from the top do, and so does any beginning of the raster "
+            "exact conditional does not factorise. Known pixels may only have known ones in "
+            "their window: rows from the top are allowed, and so is any beginning of the raster "
             "order. For other patterns draw many images and resample them by their likelihood"
         )

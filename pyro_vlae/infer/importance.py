@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from itertools import pairwise
@@ -81,7 +82,10 @@ def marginal_log_likelihood(
         stack.enter_context(pyro.validation_enabled(False))
         stack.enter_context(torch.random.fork_rng(devices=[x.device] if x.is_cuda else []))
         stack.enter_context(_undisturbed(model, guide))
-        bar = stack.enter_context(tqdm(total=len(x), unit="image", disable=not progress))
+        interval = 0.1 if sys.stderr.isatty() else 10  # a log file needs fewer lines
+        bar = stack.enter_context(
+            tqdm(total=len(x), unit="image", disable=not progress, mininterval=interval)
+        )
         codes, _ = _draw(guide, x[:1], num_samples, _mix(seed, index[0]))
         num_samples = num_samples if codes else 1
         scorer = _Scorer(model, max_codes_per_chunk or _chunk_size(model, codes, x))

@@ -60,10 +60,22 @@ class MarginalLikelihood:
         """Standard error of ``mean_log_prob`` from having K codes per image only, in nats."""
         return self.monte_carlo_error.square().sum().sqrt().item() / len(self.log_prob)
 
-    def summary(self) -> dict[str, float]:
-        """Return the means over the images by name, NLL and KL positive, ready for JSON."""
+    def __repr__(self) -> str:
+        return (
+            f"MarginalLikelihood({len(self.log_prob)} images, {self.num_samples} samples each: "
+            f"log p(x) {self.mean_log_prob:.2f} ± {self.standard_error:.2f}, "
+            f"ELBO {self.elbo.mean().item():.2f}, KL {self.kl.mean().item():.2f} nats)"
+        )
+
+    def summary(self) -> dict[str, float | None]:
+        """Return the means over the images by name, NLL and KL positive, ready for JSON.
+
+        What cannot be estimated is None: the standard error of one image, the Monte Carlo error of
+        one sample, the share of high Pareto k where no image's k could be fitted.
+        """
         nll, kl = -self.mean_log_prob, self.kl.mean().item()
-        return {
+        fitted = self.pareto_k[self.pareto_k.isfinite()]
+        figures: dict[str, float] = {
             "nll_nats": nll,
             "nll_standard_error": self.standard_error,
             "elbo_nats": self.elbo.mean().item(),
@@ -72,7 +84,11 @@ class MarginalLikelihood:
             "bits_per_dim": nll / (self.data_dims * math.log(2)),
             "num_samples": self.num_samples,
             "num_images": len(self.log_prob),
+            "nll_monte_carlo_error": self.mean_monte_carlo_error,
+            "median_effective_sample_size": self.effective_sample_size.median().item(),
+            "share_of_pareto_k_above_0.7": (fitted > 0.7).double().mean().item(),
         }
+        return {name: None if math.isnan(value) else value for name, value in figures.items()}
 
 
 class PendingWeights:

@@ -167,7 +167,9 @@ class ResNetDecoder(nn.Module):
 
 
 def check_image_shape(x: Tensor, image_shape: Sequence[int]) -> None:
-    """Raise a ValueError that names both shapes unless x is ``(*batch, *image_shape)``."""
+    """Raise a ValueError unless x is floating point and ``(*batch, *image_shape)``."""
+    if not x.is_floating_point():
+        raise ValueError(f"expected floating-point images, got {x.dtype}: convert with x.float()")
     if tuple(x.shape[-3:]) != tuple(image_shape) or x.dim() < 3:
         raise ValueError(
             f"expected images of shape (*batch, {', '.join(map(str, image_shape))}) "

@@ -1,6 +1,7 @@
 """A training run in progress: one step after another, with log and checkpoints."""
 
 import math
+import sys
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -141,7 +142,13 @@ class Run:
     def train(self, progress: bool) -> None:
         """Run until a budget is used up or a signal comes in; save at the end."""
         settings = self.settings
-        bar = tqdm(total=self.total, initial=self.step, unit="step", disable=not progress)
+        bar = tqdm(
+            total=self.total,
+            initial=self.step,
+            unit="step",
+            disable=not progress,
+            mininterval=0.1 if sys.stderr.isatty() else 10,  # a log file needs fewer lines
+        )
         with InterruptFlag() as interrupt, warnings.catch_warnings(), bar:
             # The loop reports NaN itself, with the step.
             warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_vlae.data import DatasetNotFoundError, load_dataset
+from pyro_vlae.data import DatasetError, DatasetNotFoundError, load_dataset
 from pyro_vlae.run_config import ConfigError
 from pyro_vlae.training import CheckpointError
 
@@ -63,7 +63,9 @@ def test_a_run_writes_everything_and_a_finished_run_resumes_at_once(example, tmp
     again = json.loads((out / "results.json").read_text())
     assert again["num_samples"] == 8 and again["train_images_seen"] == 18 * 64
     assert (out / "metrics.jsonl").read_bytes() == before
+    capsys.readouterr()
     assert example.main(["--resume", "--out", str(out), "--epochs", "2"]) == 0
+    assert "going on at step 18, 1,152 images seen" in capsys.readouterr().out
     longer = json.loads((out / "results.json").read_text())
     assert longer["train_images_seen"] == 2 * 18 * 64
 
@@ -218,14 +220,24 @@ def test_a_damaged_checkpoint_is_refused(example, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", ["--epochs 0", "--batch-size 0", "--num-samples -1", "--seed -1", "--max-minutes 0"]
+    ("option", "value"),
+    [("--epochs", "0"), ("--num-samples", "-1"), ("--seed", "-1"), ("--max-minutes", "x")],
 )
-def test_senseless_numbers_are_refused(tmp_path, wrong):
-    option, value = wrong.split()
-    result = run_script(*DIGITS, option, value, "--out", str(tmp_path / "run"), cwd=tmp_path)
-    assert result.returncode == 2
-    assert option in result.stderr and value in result.stderr
+def test_senseless_values_are_refused(example, tmp_path, capsys, option, value):
+    with pytest.raises(SystemExit) as caught:
+        example.main([*DIGITS, option, value, "--out", str(tmp_path / "run")])
+    assert caught.value.code == 2
+    message = capsys.readouterr().err
+    assert option in message and value in message
     assert not (tmp_path / "run").exists()
+    with pytest.raises(SystemExit):
+        example.main([*DIGITS, "--out", ""])
+
+
+def test_a_misspelt_data_folder_is_an_error_not_another_data_set(example, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DatasetError, match=r"the data folder given, .*typo, is not a folder"):
+        example.main([*TINY, "--data-dir", str(tmp_path / "typo")])
 
 
 def test_an_unavailable_device_is_refused(example, monkeypatch):

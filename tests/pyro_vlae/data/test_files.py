@@ -58,13 +58,22 @@ def test_the_first_choice_is_preferred_in_each_folder(places):
 
 def test_a_folder_passed_over_is_named_once(places, caplog):
     (places["cache"] / "mnist" / "images").write_bytes(CONTENT)
-    store = FileStore("x", places["root"] / "typo", download=True)
+    store = FileStore("x", places["root"], download=True)
     with caplog.at_level(logging.WARNING):
         store.load(FILE, identity)
         store.load(FILE, identity)
     first, second = caplog.messages
-    assert "typo (the data folder given) is not a folder; using" in first
+    assert "root (the data folder given) has no mnist/images; using" in first
     assert "env ($PYRO_VLAE_DATA) has no mnist/images; using" in second
+
+
+def test_a_folder_that_was_named_must_exist(places, monkeypatch):
+    """A misspelt folder must not end in another data set, or in a download."""
+    with pytest.raises(DatasetError, match=r"the data folder given, .*typo, is not a folder"):
+        FileStore("x", places["root"] / "typo", download=True)
+    monkeypatch.setenv("PYRO_VLAE_DATA", str(places["root"] / "typo"))
+    with pytest.raises(DatasetError, match=r"\$PYRO_VLAE_DATA, .*typo, is not a folder"):
+        FileStore("x", None, download=True)
 
 
 def test_nothing_is_said_when_the_first_folder_has_it(places, caplog):

@@ -1,6 +1,7 @@
 """marginal_log_likelihood against closed forms, Pyro's own estimators and ArviZ."""
 
 import importlib
+import json
 import math
 import os
 import sys
@@ -482,3 +483,19 @@ def test_scoring_initialises_nothing():
     for name, module in parts.items():
         for key, value in module.state_dict().items():
             assert torch.equal(value, before[name][key]), key
+
+
+def test_summary_does_not_pass_off_what_was_not_estimated(linear_gaussian):
+    problem = linear_gaussian()
+    x = problem.sample(1)
+    few = marginal_log_likelihood(problem.model, problem.guide, x, 5).summary()
+    assert few["nll_standard_error"] is None and few["share_of_pareto_k_above_0.7"] is None
+    assert json.loads(json.dumps(few, allow_nan=False)) == few
+
+    def wide(x):
+        return problem.guide(x, shift=0.2, scale=1.3)
+
+    score = marginal_log_likelihood(problem.model, wide, problem.sample(4), 200)
+    figures = score.summary()
+    assert figures["share_of_pareto_k_above_0.7"] == (score.pareto_k > 0.7).double().mean()
+    assert "4 images, 200 samples each" in repr(score)

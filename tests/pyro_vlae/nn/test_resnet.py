@@ -49,5 +49,7 @@ def test_residual_blocks_start_near_their_skip():
 def test_wrong_shapes_name_both_shapes_and_the_way_out():
     with pytest.raises(ValueError, match=r"1, 28, 28.*got \(2, 1, 32, 32\).*resize"):
         ResNetEncoder()(torch.rand(2, 1, 32, 32))
+    with pytest.raises(ValueError, match=r"floating-point images, got torch.int64.*x.float"):
+        ResNetEncoder()(torch.ones(2, 1, 28, 28, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"64 dimensions.*\(2, 10\).*same code_dim"):
         ResNetDecoder()(torch.rand(2, 10))

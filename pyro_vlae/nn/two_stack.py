@@ -151,7 +151,7 @@ class TwoStackNet(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         x = image_layout(x)
         v, h = self.first_vertical(x), self.first_horizontal(x)
-        if self.context is not None:
+        if self.context is not None and context is not None:
             for_vertical, for_horizontal = self.context(image_layout(context)).chunk(2, 1)
             v, h = v + for_vertical, h + for_horizontal
         levels = [F.elu(v)]
@@ -190,11 +190,11 @@ class IncrementalTwoStack:
         self.height, self.width = height, width
         self.levels = len(network.vertical) + 1
         shares = [network.first_vertical.bias, network.first_horizontal.bias]
-        if network.context is None:
+        if network.context is None or context is None:
             self.shares = [s.expand(1, height * width, filters) for s in shares]
         else:
             maps = network.context.apply_weight(
-                cast(Tensor, context), network.context.weight(), network.context.bias
+                context, network.context.weight(), network.context.bias
             )
             maps = maps.flatten(2).transpose(1, 2)
             self.shares = [m + s for m, s in zip(maps.chunk(2, 2), shares, strict=True)]
@@ -244,8 +244,8 @@ class IncrementalTwoStack:
                 weight, bias = self.horizontal[k - 1]
                 self.left[k - 1].write(at, F.elu(h))
                 h = h + (self.left[k - 1].read(at, self.horizontal_taps) @ weight + bias)
-            level = self.active[min(k, self.levels - 1)]
-            h = h + F.linear(level.values.index_select(1, at), *link)
+            vertical = self.active[min(k, self.levels - 1)]
+            h = h + F.linear(vertical.values.index_select(1, at), *link)
             h = h + F.linear(F.elu(F.linear(F.elu(h), *first)), *second)
         return F.linear(F.elu(h), *self.last).transpose(1, 2).unsqueeze(2)
 

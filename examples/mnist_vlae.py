@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from shared import GUIDES, build, exit_status, folder, pick_device, positive, report, seed
+from shared import build, exit_status, folder, pick_device, positive, report, seed
 
 from pyro_vlae.data import DATASET_NAMES, DatasetNotFoundError, load_dataset
 from pyro_vlae.experiment import has_checkpoint, prepare_folder, run
@@ -28,7 +28,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--data-dir", type=Path, help="default: $PYRO_VLAE_DATA, then the user cache")
     add("--preset", choices=PRESETS, help="default: paper on a GPU, quick elsewhere")
     add("--prior", choices=("flow", "normal"), help="p(z); default: flow")
-    add("--guide", choices=GUIDES, help="q(z | x); default: gaussian")
+    add("--guide", choices=("gaussian", "iaf"), help="q(z | x); default: gaussian")
     add("--likelihood", choices=("pixelcnn", "bernoulli"), help="p(x | z); default: pixelcnn")
     add("--epochs", type=positive(int), help="training budget in passes over the data, in all")
     add("--max-minutes", type=positive(float), help="training budget in minutes, in all")

@@ -10,34 +10,16 @@ import pyro
 import torch
 from torch import nn
 
-from pyro_vlae.guides import GaussianGuide, IAFGuide
-from pyro_vlae.models import binary_vlae, unconditional_pixelcnn
+from pyro_vlae.models import build_from_config
 from pyro_vlae.run_config import ConfigError, RunConfig
 from pyro_vlae.training import TrainingInterrupted
 
-GUIDES = {"gaussian": GaussianGuide, "iaf": IAFGuide}
-
-
-class NoCode(nn.Module):
-    """The guide of a model without a code: it has nothing to sample."""
-
-    def forward(self, x: torch.Tensor) -> None:
-        """Do nothing."""
-
 
 def build(config: RunConfig, device: torch.device) -> tuple[nn.Module, nn.Module]:
-    """Model and guide for a configuration."""
+    """Model and guide for a configuration, their random start decided by its seed."""
     pyro.set_rng_seed(config.seed)
-    network = {
-        "tied": config.tied,
-        "masked_layers": config.masked_layers,
-        "window": config.window,
-        "filters": config.filters,
-    }
-    if config.model == "unconditional":
-        return unconditional_pixelcnn(**network).to(device), NoCode()
-    model = binary_vlae(prior=config.prior, likelihood=config.likelihood, **network)
-    return model.to(device), GUIDES[config.guide]().to(device)
+    model, guide = build_from_config(config)
+    return model.to(device), guide.to(device)
 
 
 def positive(kind: type) -> Callable[[str], float]:

@@ -1,6 +1,7 @@
 """The generative side, p(x, z): priors, likelihoods, the VLAE and the paper's recipes by name."""
 
 from pyro_vlae.models.likelihoods import BernoulliLikelihood, PixelCNNLikelihood
+from pyro_vlae.models.pretrained import build_from_config, load_pretrained, pretrained_names
 from pyro_vlae.models.priors import FlowPrior, StandardNormalPrior
 from pyro_vlae.models.recipes import binary_vlae, unconditional_pixelcnn
 from pyro_vlae.models.vlae import VLAE, UnconditionalModel
@@ -13,5 +14,8 @@ __all__ = [
     "StandardNormalPrior",
     "UnconditionalModel",
     "binary_vlae",
+    "build_from_config",
+    "load_pretrained",
+    "pretrained_names",
     "unconditional_pixelcnn",
 ]

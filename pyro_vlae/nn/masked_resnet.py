@@ -8,9 +8,9 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, constraints
 from torch.nn import functional as F
 
+from pyro_vlae.nn.bernoulli import BernoulliNetwork
 from pyro_vlae.nn.incremental import PixelCache, wavefront_slope, wavefronts
 from pyro_vlae.nn.layout import image_layout
 from pyro_vlae.nn.masked import MaskedConv2d, Tap
@@ -30,7 +30,7 @@ class PointwiseBlock(nn.Module):
         return x + self.second(F.elu(self.first(F.elu(x))))
 
 
-class MaskedResNet(nn.Module):
+class MaskedResNet(BernoulliNetwork):
     """A PixelCNN network for binary images: Bernoulli logits from a window of earlier pixels.
 
     The first masked convolution reads the image (hidden at the current pixel) beside the context
@@ -52,8 +52,6 @@ class MaskedResNet(nn.Module):
     Shapes: image ``(N, image_channels, H, W)`` and context ``(N, context_channels, H, W)`` to
     logits ``(N, image_channels, H, W)``, any H and W.
     """
-
-    support = constraints.boolean
 
     def __init__(
         self,
@@ -106,10 +104,6 @@ class MaskedResNet(nn.Module):
             if k < len(self.pointwise):
                 h = self.pointwise[k](h)
         return self.last(F.elu(h))
-
-    def emission(self, parameters: Tensor) -> Bernoulli:
-        """The distribution of the pixels: Bernoulli, logits ``(N, image_channels, H, W)``."""
-        return Bernoulli(logits=parameters)
 
     def incremental(
         self, context: Tensor | None, size: int, height: int, width: int

@@ -12,9 +12,9 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, constraints
 from torch.nn import functional as F
 
+from pyro_vlae.nn.bernoulli import BernoulliNetwork
 from pyro_vlae.nn.incremental import PixelCache, wavefronts
 from pyro_vlae.nn.layout import image_layout
 from pyro_vlae.nn.masked import Tap
@@ -90,7 +90,7 @@ def window_layers(window: str) -> tuple[int, int]:
     )
 
 
-class TwoStackNet(nn.Module):
+class TwoStackNet(BernoulliNetwork):
     """A PixelCNN network for binary images whose window is exactly A x B, without a blind spot.
 
     The vertical stack sees rows above the pixel only; the horizontal stack sees the pixels to its
@@ -109,8 +109,6 @@ class TwoStackNet(nn.Module):
     Raises:
         ValueError: a window that the two stacks cannot have.
     """
-
-    support = constraints.boolean
 
     def __init__(
         self,
@@ -163,10 +161,6 @@ class TwoStackNet(nn.Module):
                 h = h + self.horizontal[k - 1](F.elu(h))
             h = block(h + link(levels[min(k, len(levels) - 1)]))
         return self.last(F.elu(h))
-
-    def emission(self, parameters: Tensor) -> Bernoulli:
-        """The distribution of the pixels: Bernoulli, logits ``(N, image_channels, H, W)``."""
-        return Bernoulli(logits=parameters)
 
     def incremental(
         self, context: Tensor | None, size: int, height: int, width: int

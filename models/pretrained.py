@@ -1,0 +1,79 @@
+"""Models by configuration, and trained ones by name."""
+
+import json
+from importlib.resources import as_file, files
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from pyro_vlae.guides import GaussianGuide, IAFGuide
+from pyro_vlae.models.recipes import binary_vlae, unconditional_pixelcnn
+from pyro_vlae.run_config import RunConfig
+from pyro_vlae.training import load_weights
+
+GUIDES = {"gaussian": GaussianGuide, "iaf": IAFGuide}
+
+
+class NoCode(nn.Module):
+    """The guide of a model without a code: it has nothing to sample."""
+
+    def forward(self, x: torch.Tensor) -> None:
+        """Do nothing."""
+
+
+def build_from_config(config: RunConfig) -> tuple[nn.Module, nn.Module]:
+    """Model and guide for a run's configuration, not yet trained.
+
+    Raises:
+        ValueError: a choice that does not exist.
+    """
+    network: dict[str, Any] = {
+        "tied": config.tied,
+        "masked_layers": config.masked_layers,
+        "window": config.window,
+        "filters": config.filters,
+    }
+    if config.model == "unconditional":
+        return unconditional_pixelcnn(**network), NoCode()
+    if config.guide not in GUIDES:
+        raise ValueError(f"guide must be one of {', '.join(GUIDES)}, got {config.guide!r}")
+    model = binary_vlae(prior=config.prior, likelihood=config.likelihood, **network)
+    return model, GUIDES[config.guide]()
+
+
+def pretrained_names() -> list[str]:
+    """The names that `load_pretrained` takes."""
+    folder = files("pyro_vlae.models") / "weights"
+    endings = (path.name.removesuffix(".safetensors") for path in folder.iterdir())
+    return sorted({name for name in endings if "." not in name})
+
+
+def load_pretrained(name: str) -> tuple[nn.Module, nn.Module]:
+    """A trained model and its guide, in evaluation mode, on the CPU.
+
+    How far it was trained, and what it scores, stands in the model card beside the weights and in
+    ``model.card`` (a dict: the run's configuration and results).
+
+    Args:
+        name: one of `pretrained_names`, e.g. ``"static-mnist"``.
+
+    Raises:
+        ValueError: no weights of this name.
+        CheckpointError: the weights file is damaged.
+
+    Example:
+        >>> model, guide = load_pretrained("static-mnist")
+        >>> images = model(batch_size=64)
+    """
+    names = pretrained_names()
+    if name not in names:
+        raise ValueError(f"there are no weights called {name!r}; there are {', '.join(names)}")
+    with as_file(files("pyro_vlae.models") / "weights" / f"{name}.safetensors") as path:
+        with safe_open(path, "pt") as file:
+            card = json.loads(file.metadata()["card"])
+        model, guide = build_from_config(RunConfig(**card["config"]))
+        load_weights(path, {"model": model, "guide": guide})
+    model.card = card
+    return model.eval(), guide.eval()

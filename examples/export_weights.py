@@ -52,7 +52,7 @@ def main() -> int:
     WEIGHTS.mkdir(exist_ok=True)
     with optimizer.averaged():
         save_weights(WEIGHTS / f"{options.name}.safetensors", modules, {"card": card})
-    quick = "Far from converged: only as long as two CPU cores allowed."
+    quick = "Not converged: it ran only as long as stated."
     converged = quick if config.preset == "quick" else "The full recipe."
     figures = {**asdict(config), **results, "name": options.name, "bound": -results["elbo_nats"]}
     text = CARD.format(**figures, converged=converged)

@@ -10,11 +10,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from shared import build, exit_status, pick_device, positive, report, seed
+from shared import add_run_options, build, exit_status, pick_device, pick_preset, report
 
 from pyro_vlae.data import load_dataset
 from pyro_vlae.experiment import has_checkpoint, prepare_folder, run
-from pyro_vlae.run_config import PRESETS, ConfigError, make_config, read_config
+from pyro_vlae.run_config import ConfigError, make_config, read_config
 from pyro_vlae.tables import TABLES
 
 
@@ -28,14 +28,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--rows", nargs="+", metavar="ROW", help="these rows only")
     add("--results", type=Path, default=Path("results"), help="default: results")
     add("--resume", action="store_true", help="go on with rows that were begun")
-    add("--data-dir", type=Path, help="default: $PYRO_VLAE_DATA, then the user cache")
-    add("--preset", choices=PRESETS, help="default: paper on a GPU, quick elsewhere")
-    add("--epochs", type=positive(int), help="training budget of each row in epochs")
-    add("--max-minutes", type=positive(float), help="training budget of each row")
-    add("--seed", type=seed, help="of everything random")
-    add("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one")
-    add("--num-samples", type=positive(int), help="importance samples per image")
-    add("--eval-images", type=positive(int), help="test images to score")
+    add_run_options(parser)
     return parser.parse_args(arguments)
 
 
@@ -49,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     device = pick_device(options.device)
     names = ("epochs", "max_minutes", "seed", "num_samples", "eval_images")
     given = {name: getattr(options, name) for name in names}
-    preset = options.preset or ("paper" if device.type == "cuda" else "quick")
+    preset = pick_preset(options.preset, device)
     data = load_dataset(options.table, options.data_dir, device)
     print(data.description)
     for name in options.rows or rows:

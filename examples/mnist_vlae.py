@@ -10,11 +10,20 @@ import argparse
 import sys
 from pathlib import Path
 
-from shared import build, exit_status, folder, pick_device, positive, report, seed
+from shared import (
+    add_run_options,
+    build,
+    exit_status,
+    folder,
+    pick_device,
+    pick_preset,
+    positive,
+    report,
+)
 
 from pyro_vlae.data import DATASET_NAMES, DatasetNotFoundError, load_dataset
 from pyro_vlae.experiment import has_checkpoint, prepare_folder, run
-from pyro_vlae.run_config import PRESETS, ConfigError, RunConfig, make_config, read_config
+from pyro_vlae.run_config import ConfigError, RunConfig, make_config, read_config
 from pyro_vlae.training.checkpoint import read_state
 
 
@@ -25,19 +34,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--dataset", choices=DATASET_NAMES, help="default: static-mnist, or digits without data")
-    add("--data-dir", type=Path, help="default: $PYRO_VLAE_DATA, then the user cache")
-    add("--preset", choices=PRESETS, help="default: paper on a GPU, quick elsewhere")
     add("--prior", choices=("flow", "normal"), help="p(z); default: flow")
     add("--guide", choices=("gaussian", "iaf"), help="q(z | x); default: gaussian")
     add("--likelihood", choices=("pixelcnn", "bernoulli"), help="p(x | z); default: pixelcnn")
-    add("--epochs", type=positive(int), help="training budget in passes over the data, in all")
-    add("--max-minutes", type=positive(float), help="training budget in minutes, in all")
     add("--batch-size", type=positive(int), help="images per step")
     add("--learning-rate", type=positive(float), help="peak learning rate of Adamax")
-    add("--seed", type=seed, help="of everything random")
-    add("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one")
-    add("--num-samples", type=positive(int), help="importance samples per test image")
-    add("--eval-images", type=positive(int), help="test images to score, in a shuffled order")
+    add_run_options(parser)
     add("--out", type=folder, metavar="DIR", help="default: runs/DATASET-PRESET, numbered")
     add("--resume", action="store_true", help="go on with the run in DIR")
     return parser.parse_args(arguments)
@@ -46,11 +48,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def new_folder(config: RunConfig) -> Path:
     """The first of runs/NAME, runs/NAME-2, ... that does not exist."""
     base = Path("runs", f"{config.dataset}-{config.preset}")
-    folder, number = base, 1
-    while folder.exists():
+    out, number = base, 1
+    while out.exists():
         number += 1
-        folder = base.with_name(f"{base.name}-{number}")
-    return folder
+        out = base.with_name(f"{base.name}-{number}")
+    return out
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         out = options.out
         data = load_dataset(config.dataset, options.data_dir, device)
     else:
-        given["preset"] = options.preset or ("paper" if device.type == "cuda" else "quick")
+        given["preset"] = pick_preset(options.preset, device)
         config = make_config(given)
         try:
             data = load_dataset(config.dataset, options.data_dir, device)

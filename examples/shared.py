@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pyro_vlae.models import build_from_config
-from pyro_vlae.run_config import ConfigError, RunConfig
+from pyro_vlae.run_config import PRESETS, ConfigError, RunConfig
 from pyro_vlae.training import TrainingInterrupted
 
 
@@ -48,6 +48,24 @@ def seed(text: str) -> int:
     if not 0 <= value < 2**32:
         raise argparse.ArgumentTypeError(f"must lie in 0..2^32 - 1, got {text}")
     return value
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """The options that every script takes; None where nothing is given."""
+    add = parser.add_argument
+    add("--data-dir", type=Path, help="default: $PYRO_VLAE_DATA, then the user cache")
+    add("--preset", choices=PRESETS, help="default: paper on a GPU, quick elsewhere")
+    add("--epochs", type=positive(int), help="training budget in passes over the data, in all")
+    add("--max-minutes", type=positive(float), help="training budget in minutes, in all")
+    add("--seed", type=seed, help="of everything random")
+    add("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one")
+    add("--num-samples", type=positive(int), help="importance samples per test image")
+    add("--eval-images", type=positive(int), help="test images to score, in a shuffled order")
+
+
+def pick_preset(name: str | None, device: torch.device) -> str:
+    """The preset asked for, or the one that suits the device."""
+    return name or ("paper" if device.type == "cuda" else "quick")
 
 
 def pick_device(name: str | None) -> torch.device:

@@ -46,8 +46,8 @@ def build_from_config(config: RunConfig) -> tuple[nn.Module, nn.Module]:
 def pretrained_names() -> list[str]:
     """The names that `load_pretrained` takes."""
     folder = files("pyro_vlae.models") / "weights"
-    endings = (path.name.removesuffix(".safetensors") for path in folder.iterdir())
-    return sorted({name for name in endings if "." not in name})
+    names = [path.name for path in folder.iterdir()]
+    return sorted(n.removesuffix(".safetensors") for n in names if n.endswith(".safetensors"))
 
 
 def load_pretrained(name: str) -> tuple[nn.Module, nn.Module]:

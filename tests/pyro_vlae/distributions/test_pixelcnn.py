@@ -172,7 +172,7 @@ def test_samples_are_in_the_support_and_can_be_scored_in_float32_and_float64():
         assert likelihood.support.check(draw).all()
 
 
-def test_sampling_initialises_nothing_and_uses_the_plain_weights():
+def test_sampling_initialises_nothing_and_uses_the_plain_weights(feed_by_wavefronts):
     torch.manual_seed(0)
     net = MaskedResNet()
     context = torch.randn(3, 4, 5, 5)
@@ -180,11 +180,7 @@ def test_sampling_initialises_nothing_and_uses_the_plain_weights():
     assert not any(v.any() for k, v in net.state_dict().items() if k.endswith("initialized"))
     with without_initialization():
         full = net(draw, context)
-        run = net.incremental(context, 3, 5, 5)
-        for rows, columns in run.wavefronts:
-            got = run.parameters(rows, columns).squeeze(2)
-            torch.testing.assert_close(got, full[:, :, rows, columns])
-            run.write(rows, columns, draw[:, :, rows, columns].unsqueeze(2))
+        torch.testing.assert_close(feed_by_wavefronts(net, draw, context), full)
 
 
 def test_works_as_a_pyro_sample_site():

@@ -45,7 +45,7 @@ def test_slope_of_a_kernel(kernel):
 )
 @settings(max_examples=40, deadline=None)
 def test_incremental_parameters_equal_the_full_pass(
-    kernel, layers, tied, channels, context, height, width, seed
+    feed_by_wavefronts, kernel, layers, tied, channels, context, height, width, seed
 ):
     """Feed a fixed image wavefront by wavefront: the parameters are those of one full pass."""
     torch.manual_seed(seed)
@@ -57,9 +57,5 @@ def test_incremental_parameters_equal_the_full_pass(
         for parameter in net.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
         expected = net(x, maps)
-        got = torch.full_like(expected, torch.nan)
-        run = net.incremental(maps, 3, height, width)
-        for rows, columns in run.wavefronts:
-            got[:, :, rows, columns] = run.parameters(rows, columns).squeeze(2)
-            run.write(rows, columns, x[:, :, rows, columns].unsqueeze(2))
+        got = feed_by_wavefronts(net, x, maps)
     torch.testing.assert_close(got, expected, atol=1e-12, rtol=1e-12)

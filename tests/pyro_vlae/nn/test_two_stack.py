@@ -79,15 +79,13 @@ def test_context_is_visible():
     seed=st.integers(0, 100),
 )
 @settings(max_examples=40, deadline=None)
-def test_incremental_parameters_equal_the_full_pass(window, channels, context, height, width, seed):
+def test_incremental_parameters_equal_the_full_pass(
+    feed_by_wavefronts, window, channels, context, height, width, seed
+):
     net = network(window, context, 4, channels, seed)
     x = torch.rand(3, channels, height, width, dtype=torch.float64)
     maps = torch.randn(3, context, height, width, dtype=torch.float64) if context else None
     with torch.no_grad():
         expected = net(x, maps)
-        got = torch.full_like(expected, torch.nan)
-        run = net.incremental(maps, 3, height, width)
-        for rows, columns in run.wavefronts:
-            got[:, :, rows, columns] = run.parameters(rows, columns).squeeze(2)
-            run.write(rows, columns, x[:, :, rows, columns].unsqueeze(2))
+        got = feed_by_wavefronts(net, x, maps)
     torch.testing.assert_close(got, expected, atol=1e-12, rtol=1e-12)

@@ -6,6 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vlae.nn.incremental import wavefront_slope, wavefronts
+from pyro_vlae.nn.threads import single_threaded
+
+# Up to so many images the matrix products of a wavefront are too small for several threads.
+SMALL_BATCH = 256
 
 Front = tuple[Tensor, Tensor]  # rows and columns of pixels that can be drawn together
 
@@ -58,19 +62,21 @@ def draw_pixels(
         known: ``(N, H, W)``, where the image's own values stay; None for nowhere.
     """
     run: PixelRun
-    if hasattr(network, "incremental"):
+    incremental = hasattr(network, "incremental")
+    if incremental:
         run = network.incremental(context, len(image), *image.shape[-2:])
     else:
         # Unknown pixels are zero until drawn: no later value may stand where it might be read.
         blank = image.new_zeros(image.shape)
         run = FullPasses(network, context, blank)
-    for rows, columns in run.wavefronts:
-        pixels = network.emission(run.parameters(rows, columns)).sample()
-        if known is not None:
-            given = image[:, :, rows, columns].unsqueeze(2)
-            pixels = torch.where(known[:, None, None, rows, columns], given, pixels)
-        run.write(rows, columns, pixels)
-        image[:, :, rows, columns] = pixels.squeeze(2)
+    with single_threaded(incremental and len(image) <= SMALL_BATCH and not image.is_cuda):
+        for rows, columns in run.wavefronts:
+            pixels = network.emission(run.parameters(rows, columns)).sample()
+            if known is not None:
+                given = image[:, :, rows, columns].unsqueeze(2)
+                pixels = torch.where(known[:, None, None, rows, columns], given, pixels)
+            run.write(rows, columns, pixels)
+            image[:, :, rows, columns] = pixels.squeeze(2)
     return image
 
 

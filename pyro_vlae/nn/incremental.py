@@ -40,6 +40,71 @@ def wavefronts(height: int, width: int, slope: int) -> list[tuple[Tensor, Tensor
     return [(rows[step == t], columns[step == t]) for t in step.unique().tolist()]
 
 
+def rows_at(time: int, height: int, width: int, slope: int) -> range:
+    """The rows that have a pixel in the wavefront ``column + slope * row == time``."""
+    return range(max(0, -((width - 1 - time) // slope)), min(height - 1, time // slope) + 1)
+
+
+def front_pixels(maps: Tensor, time: int, rows: range, width: int, slope: int) -> Tensor:
+    """The pixels of one wavefront, a view ``(P, ...)`` of maps ``(height * width, ...)``."""
+    first = rows.start * width + time - slope * rows.start
+    step = max(1, width - slope)  # narrower images have one pixel in a wavefront
+    return maps[first : first + (len(rows) - 1) * step + 1 : step]
+
+
+class FrontCache:
+    """Features of the latest wavefronts, all that later pixels can still read.
+
+    Every wavefront is stored by image row, so that a tap of all its pixels is a slice of an
+    earlier wavefront: reading gathers nothing, and the working set stays small.
+
+    Args:
+        like: a tensor of the wanted dtype and device.
+        size: number of images N.
+        channels: features per pixel.
+        height: rows of the images.
+        slope: the wavefront of pixel (i, j) is ``j + slope * i``.
+        taps: the offsets that are read.
+        lead: how many wavefronts writing is ahead of the latest that is read.
+    """
+
+    def __init__(
+        self,
+        like: Tensor,
+        size: int,
+        channels: int,
+        height: int,
+        slope: int,
+        taps: Iterable[Tap],
+        lead: int = 0,
+    ) -> None:
+        taps = list(taps)
+        self.slope = slope
+        self.above = max(-i for i, _ in taps)
+        depth = 1 + lead + max(-(j + slope * i) for i, j in taps)
+        shape = (height + self.above, size, channels)
+        self.slots = [like.new_zeros(shape) for _ in range(depth)]
+        self.times: list[int | None] = [None] * depth
+        self.nothing = torch.zeros_like(self.slots[0])
+
+    def read(self, time: int, rows: range, taps: Iterable[Tap]) -> Tensor:
+        """The taps of a wavefront's P pixels as a matrix ``(P * N, taps * channels)``."""
+        parts = []
+        for i, j in taps:
+            at = time + j + self.slope * i
+            k = at % len(self.slots)
+            slot = self.slots[k] if self.times[k] == at else self.nothing
+            parts.append(slot[rows.start + i + self.above : rows.stop + i + self.above])
+        return torch.cat(parts, -1).flatten(0, 1)
+
+    def write(self, time: int, rows: range) -> Tensor:
+        """Where the features ``(P, N, channels)`` of a wavefront's pixels are to be stored."""
+        k = time % len(self.slots)
+        self.times[k] = time
+        slot = self.slots[k].zero_()  # pixels outside the image read as zero
+        return slot[rows.start + self.above : rows.stop + self.above]
+
+
 class PixelCache:
     """Features of all pixels of a batch of images, filled in wavefront by wavefront.
 

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vlae.nn.bernoulli import BernoulliNetwork
-from pyro_vlae.nn.incremental import PixelCache, wavefront_slope, wavefronts
+from pyro_vlae.nn.incremental import (
+    FrontCache,
+    front_pixels,
+    rows_at,
+    wavefront_slope,
+    wavefronts,
+)
 from pyro_vlae.nn.layout import image_layout
 from pyro_vlae.nn.masked import MaskedConv2d, Tap
 from pyro_vlae.nn.resnet import BRANCH_INIT_SCALE
@@ -118,63 +124,81 @@ class IncrementalMaskedResNet:
     Plain weights are used for layers not yet initialised, and nothing is initialised.
     """
 
+    @torch.no_grad()
     def __init__(
         self, network: MaskedResNet, context: Tensor | None, size: int, height: int, width: int
     ) -> None:
-        first = network.first
-        image, pad = slice(network.image_channels), first.padding
-        taps = first.taps(image)
+        first, image = network.first, slice(network.image_channels)
         steps = [network.step(k) for k in range(network.steps_after_first)]
-        step_taps = steps[0].taps() if steps else []
-
+        self.image_taps = first.taps(image)
+        self.step_taps = steps[0].taps() if steps else []
+        self.slope = wavefront_slope(self.image_taps, self.step_taps)
+        self.shape = size, height, width
+        self.wavefronts = wavefronts(height, width, self.slope)
+        self.times = iter([int(c[0] + self.slope * r[0]) for r, c in self.wavefronts])
         weight, bias = first.weight(), first.bias
-        filters = len(bias)
+        filters, device = len(bias), bias.device
+        self.wavefronts = [(r.to(device), c.to(device)) for r, c in self.wavefronts]
         # The context is known beforehand: its share of the first layer is one convolution.
         if context is None:
-            self.first_bias = bias.expand(1, height * width, filters)
+            self.share = bias.expand(height * width, size, filters)
         else:
-            share = F.conv2d(context, weight[:, network.image_channels :], bias, padding=pad)
-            self.first_bias = share.flatten(2).transpose(1, 2).contiguous()
-        self.first_weight = first.tap_weight(image)
+            maps = F.conv2d(
+                context, weight[:, network.image_channels :], bias, padding=first.padding
+            )
+            self.share = by_pixel(maps)
+        self.first = first.tap_weight(image)
         self.steps = [(layer.tap_weight(), layer.bias) for layer in steps]
         blocks = [cast(PointwiseBlock, block) for block in network.pointwise]
         self.pointwise = [
-            (pointwise_matrix(block.first), pointwise_matrix(block.second)) for block in blocks
+            (*pointwise_matrix(block.first), *pointwise_matrix(block.second)) for block in blocks
         ]
         self.last = pointwise_matrix(network.last)
 
-        def cache(channels: int) -> PixelCache:
-            return PixelCache(bias, size, channels, (height, width), pad)
+        def cache(channels: int, taps: list[Tap]) -> FrontCache:
+            return FrontCache(bias, size, channels, height, self.slope, taps)
 
-        self.image = cache(network.image_channels)
-        self.features = [cache(filters) for _ in steps]  # after ELU, as the steps read them
-        self.image_offsets = self.image.offsets(taps)
-        self.step_offsets = self.image.offsets(step_taps)
-        self.width = width
-        self.wavefronts = wavefronts(height, width, wavefront_slope(taps, step_taps))
-        self.wavefronts = [(r.to(bias.device), c.to(bias.device)) for r, c in self.wavefronts]
+        self.image = cache(network.image_channels, self.image_taps)
+        self.features = [cache(filters, self.step_taps) for _ in steps]  # as the steps read them
 
+    @torch.no_grad()
     def parameters(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Parameters of P pixels whose predecessors are known: ``(N, channels, 1, P)``."""
-        at = self.image.positions(rows, columns)
-        h = self.first_bias.index_select(1, rows * self.width + columns)
-        h = h + self.image.read(at, self.image_offsets) @ self.first_weight
+        size, height, width = self.shape
+        self.time = next(self.times)
+        self.rows = rows_at(self.time, height, width, self.slope)
+        share = front_pixels(self.share, self.time, self.rows, width, self.slope).flatten(0, 1)
+        h = torch.addmm(share, self.image.read(self.time, self.rows, self.image_taps), self.first)
         for k in range(len(self.steps) + 1):
             if k:
                 weight, bias = self.steps[k - 1]
                 cache = self.features[k - 1]
-                cache.write(at, F.elu(h))
-                h = h + (cache.read(at, self.step_offsets) @ weight + bias)
+                F.elu_(cache.write(self.time, self.rows).copy_(h.view(-1, size, h.shape[-1])))
+                h.addmm_(cache.read(self.time, self.rows, self.step_taps), weight).add_(bias)
             if k < len(self.pointwise):
-                first, second = self.pointwise[k]
-                h = h + F.linear(F.elu(F.linear(F.elu(h), *first)), *second)
-        return F.linear(F.elu(h), *self.last).transpose(1, 2).unsqueeze(2)
+                add_pointwise(h, *self.pointwise[k])
+        weight, bias = self.last
+        out = torch.addmm(bias, F.elu_(h), weight).view(-1, size, len(bias))
+        return out.permute(1, 2, 0).unsqueeze(2).contiguous()
 
     def write(self, rows: Tensor, columns: Tensor, pixels: Tensor) -> None:
         """Make the values ``(N, channels, 1, P)`` of P pixels known."""
-        self.image.write(self.image.positions(rows, columns), pixels.squeeze(2).transpose(1, 2))
+        self.image.write(self.time, self.rows).copy_(pixels.squeeze(2).permute(2, 0, 1))
+
+
+def by_pixel(maps: Tensor) -> Tensor:
+    """Maps ``(N, C, H, W)`` as ``(H * W, N, C)``."""
+    return maps.permute(2, 3, 0, 1).flatten(0, 1).contiguous()
 
 
 def pointwise_matrix(layer: WeightNormConv2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a 1x1 convolution, for features in the last dimension."""
-    return layer.weight()[:, :, 0, 0], layer.bias
+    """Weight ``(in, out)`` and bias of a 1x1 convolution, for features in the last dimension."""
+    return layer.weight()[:, :, 0, 0].T, layer.bias
+
+
+def add_pointwise(
+    h: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor
+) -> None:
+    """Apply a `PointwiseBlock` with these matrices to features ``(*, channels)`` in place."""
+    inner = F.elu_(torch.addmm(first_bias, F.elu(h), first))
+    h.addmm_(inner, second).add_(second_bias)

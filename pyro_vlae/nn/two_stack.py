@@ -8,6 +8,8 @@ References:
 """
 
 import re
+from collections.abc import Iterable
+from itertools import chain
 from typing import cast
 
 import torch
@@ -15,10 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vlae.nn.bernoulli import BernoulliNetwork
-from pyro_vlae.nn.incremental import PixelCache, wavefronts
+from pyro_vlae.nn.incremental import FrontCache, front_pixels, rows_at, wavefronts
 from pyro_vlae.nn.layout import image_layout
 from pyro_vlae.nn.masked import Tap
-from pyro_vlae.nn.masked_resnet import PointwiseBlock, pointwise_matrix
+from pyro_vlae.nn.masked_resnet import (
+    PointwiseBlock,
+    add_pointwise,
+    by_pixel,
+    pointwise_matrix,
+)
 from pyro_vlae.nn.resnet import BRANCH_INIT_SCALE
 from pyro_vlae.nn.weight_norm import WeightNormConv2d, WeightNormLayer
 
@@ -176,22 +183,23 @@ class IncrementalTwoStack:
     right, so it is computed that much earlier, at the wavefront where all that it reads is known.
     """
 
+    @torch.no_grad()
     def __init__(
         self, network: TwoStackNet, context: Tensor | None, size: int, height: int, width: int
     ) -> None:
         bias = network.last.bias
         filters = len(network.first_vertical.bias)
-        self.height, self.width = height, width
+        self.shape = size, height, width
         self.levels = len(network.vertical) + 1
         shares = [network.first_vertical.bias, network.first_horizontal.bias]
         if network.context is None or context is None:
-            self.shares = [s.expand(1, height * width, filters) for s in shares]
+            self.shares = [s.expand(height * width, size, filters) for s in shares]
         else:
             maps = network.context.apply_weight(
                 context, network.context.weight(), network.context.bias
             )
-            maps = maps.flatten(2).transpose(1, 2)
-            self.shares = [m + s for m, s in zip(maps.chunk(2, 2), shares, strict=True)]
+            self.shares = [by_pixel(m) + s for m, s in zip(maps.chunk(2, 1), shares, strict=True)]
+        self.first_taps = [network.first_vertical.taps(), network.first_horizontal.taps()]
         self.first = [
             network.first_vertical.tap_weight(),
             network.first_horizontal.tap_weight(),
@@ -200,74 +208,77 @@ class IncrementalTwoStack:
         self.horizontal = [_tap_matrix(layer) for layer in network.horizontal]
         self.links = [pointwise_matrix(cast(WeightNormConv2d, link)) for link in network.links]
         blocks = [cast(PointwiseBlock, block) for block in network.pointwise]
-        self.pointwise = [(pointwise_matrix(b.first), pointwise_matrix(b.second)) for b in blocks]
+        self.pointwise = [(*pointwise_matrix(b.first), *pointwise_matrix(b.second)) for b in blocks]
         self.last = pointwise_matrix(network.last)
 
-        def cache(channels: int) -> PixelCache:
-            return PixelCache(bias, size, channels, (height, width), pad=2)
-
-        self.image = cache(network.image_channels)
-        self.raw = [cache(filters) for _ in range(self.levels)]
-        self.active = [cache(filters) for _ in range(self.levels)]
-        self.left = [cache(filters) for _ in self.horizontal]
-        self.first_taps = [
-            self.image.offsets(network.first_vertical.taps()),
-            self.image.offsets(network.first_horizontal.taps()),
-        ]
-        self.vertical_taps = self.image.offsets(VERTICAL_TAPS)
-        self.horizontal_taps = self.image.offsets(HORIZONTAL_TAPS)
         # The last vertical level reads up to `levels` columns to the right, one row up.
         self.slope = self.levels + 1
+
+        def cache(channels: int, taps: Iterable[Tap], lead: int = 0) -> FrontCache:
+            return FrontCache(bias, size, channels, height, self.slope, taps, lead)
+
+        self.image = cache(network.image_channels, chain(*self.first_taps))
+        # A level is read by the next one a wavefront later, and by its link at the pixel itself.
+        self.raw = [cache(filters, VERTICAL_TAPS, self.levels) for _ in range(self.levels)]
+        self.active = [cache(filters, VERTICAL_TAPS, self.levels) for _ in range(self.levels)]
+        self.left = [cache(filters, HORIZONTAL_TAPS) for _ in self.horizontal]
         fronts = wavefronts(height, width, self.slope)
         self.wavefronts = [(r.to(bias.device), c.to(bias.device)) for r, c in fronts]
         self.times = iter([int(c[0] + self.slope * r[0]) for r, c in fronts])
-        self.done = -self.levels  # the last time at which vertical features were computed
+        self.time = -self.levels  # the last time at which vertical features were computed
 
+    @torch.no_grad()
     def parameters(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Parameters of P pixels whose predecessors are known: ``(N, channels, 1, P)``."""
-        now = next(self.times)
-        for time in range(self.done + 1, now + 1):
+        size, height, width = self.shape
+        before, now = self.time, next(self.times)
+        for time in range(before + 1, now + 1):
             for level in range(self.levels):
-                self._advance(level, time)
-        self.done = now
-        at = self.image.positions(rows, columns)
-        h = self.shares[1].index_select(1, rows * self.width + columns)
-        h = h + self.image.read(at, self.first_taps[1]) @ self.first[1]
-        for k, (link, (first, second)) in enumerate(zip(self.links, self.pointwise, strict=True)):
+                self._advance(level, time + self.levels - 1 - level)
+        self.time = now
+        self.rows = rows_at(now, height, width, self.slope)
+        h = self._share(1, now, self.rows)
+        h = torch.addmm(h, self.image.read(now, self.rows, self.first_taps[1]), self.first[1])
+        for k, ((link, link_bias), block) in enumerate(
+            zip(self.links, self.pointwise, strict=True)
+        ):
             if k:
                 weight, bias = self.horizontal[k - 1]
-                self.left[k - 1].write(at, F.elu(h))
-                h = h + (self.left[k - 1].read(at, self.horizontal_taps) @ weight + bias)
+                left = self.left[k - 1]
+                F.elu_(left.write(now, self.rows).copy_(h.view(-1, size, h.shape[-1])))
+                h.addmm_(left.read(now, self.rows, HORIZONTAL_TAPS), weight).add_(bias)
             vertical = self.active[min(k, self.levels - 1)]
-            h = h + F.linear(vertical.values.index_select(1, at), *link)
-            h = h + F.linear(F.elu(F.linear(F.elu(h), *first)), *second)
-        return F.linear(F.elu(h), *self.last).transpose(1, 2).unsqueeze(2)
+            h.addmm_(vertical.read(now, self.rows, [(0, 0)]), link).add_(link_bias)
+            add_pointwise(h, *block)
+        weight, bias = self.last
+        out = torch.addmm(bias, F.elu_(h), weight).view(-1, size, len(bias))
+        return out.permute(1, 2, 0).unsqueeze(2).contiguous()
 
     def write(self, rows: Tensor, columns: Tensor, pixels: Tensor) -> None:
         """Make the values ``(N, channels, 1, P)`` of P pixels known."""
-        self.image.write(self.image.positions(rows, columns), pixels.squeeze(2).transpose(1, 2))
+        self.image.write(self.time, self.rows).copy_(pixels.squeeze(2).permute(2, 0, 1))
+
+    def _share(self, stack: int, time: int, rows: range) -> Tensor:
+        pixels = front_pixels(self.shares[stack], time, rows, self.shape[2], self.slope)
+        return pixels.flatten(0, 1)
 
     def _advance(self, level: int, time: int) -> None:
-        """Compute a level's vertical features where they become computable at this time."""
-        ahead = time + self.levels - 1 - level
-        rows = torch.arange(
-            max(0, -((self.width - 1 - ahead) // self.slope)),
-            min(self.height - 1, ahead // self.slope) + 1,
-            device=self.image.values.device,
-        )
-        if not len(rows):
+        """Compute a level's vertical features at the pixels of a wavefront ahead."""
+        size, height, width = self.shape
+        rows = rows_at(time, height, width, self.slope)
+        if not rows:
             return
-        columns = ahead - self.slope * rows
-        at = self.image.positions(rows, columns)
         if level == 0:
-            v = self.shares[0].index_select(1, rows * self.width + columns)
-            v = v + self.image.read(at, self.first_taps[0]) @ self.first[0]
+            v = self._share(0, time, rows)
+            v = torch.addmm(v, self.image.read(time, rows, self.first_taps[0]), self.first[0])
         else:
             weight, bias = self.vertical[level - 1]
-            below = self.active[level - 1].read(at, self.vertical_taps)
-            v = self.raw[level - 1].values.index_select(1, at) + (below @ weight + bias)
-        self.raw[level].write(at, v)
-        self.active[level].write(at, F.elu(v))
+            below = self.active[level - 1].read(time, rows, VERTICAL_TAPS)
+            v = torch.addmm(self.raw[level - 1].read(time, rows, [(0, 0)]), below, weight)
+            v += bias
+        v = v.view(-1, size, v.shape[-1])
+        self.raw[level].write(time, rows).copy_(v)
+        F.elu_(self.active[level].write(time, rows).copy_(v))
 
 
 def _tap_matrix(layer: nn.Module) -> tuple[Tensor, Tensor]:

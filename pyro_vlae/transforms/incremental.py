@@ -3,7 +3,8 @@
 The parameters of dimension k depend on earlier dimensions only, so the inverse finds one dimension
 after the other. Running the whole network for each costs D passes. But a hidden unit whose inputs
 are all known never changes again: as soon as it is complete it is passed on, once, to all units
-that read it, so that every weight is used once.
+that read it, so that every weight is used once: within a block of dimensions at once, to later
+blocks in one matrix product for all of a block.
 """
 
 from collections.abc import Callable
@@ -13,18 +14,32 @@ import torch
 from pyro.nn import AutoRegressiveNN, MaskedLinear
 from torch import Tensor
 
+from pyro_vlae.nn.threads import single_threaded
+
+# Up to so many rows the matrix products are too small for several threads.
+SMALL_BATCH = 256
+# Dimensions found before what they add to later units is passed on, in one matrix product.
+BLOCK = 8
+
 
 class _Stages:
     """Units sorted by the stage at which they are complete; stage k knows k dimensions."""
 
     def __init__(self, stage: Tensor, dims: int) -> None:
         self.stage = stage
-        self.order = stage.argsort(stable=True)
-        self.sizes = stage.bincount(minlength=dims + 1).tolist()
+        # Pyro's hidden units are sorted already: their weights need not be copied.
+        in_order = bool((stage.diff() >= 0).all())
+        self.order = None if in_order else stage.argsort(stable=True)
+        counts = stage.bincount(minlength=dims + 1)
+        self.ends = [0, *counts.cumsum(0).tolist()]
 
     def reading(self, mask: Tensor, dims: int) -> "_Stages":
         """The stages of units that read this layer through a mask ``(units, inputs)``."""
         return _Stages((mask * self.stage.to(mask.dtype)).amax(1).long(), dims)
+
+    def units(self, first: int, last: int) -> slice:
+        """The places of units complete at stages ``first..last - 1``."""
+        return slice(self.ends[first], self.ends[last])
 
 
 def invert_autoregressive(
@@ -41,6 +56,15 @@ def invert_autoregressive(
     Returns:
         x ``(*batch, D)`` and the network's parameters there, ``(*batch, P, D)``. Gradients pass.
     """
+    flat = y.reshape(-1, network.input_dim)
+    with single_threaded(len(flat) <= SMALL_BATCH and not y.is_cuda):
+        x, parameters = _invert(network, solve, flat)
+    return x.view(y.shape), parameters.view(*y.shape[:-1], *parameters.shape[1:])
+
+
+def _invert(
+    network: AutoRegressiveNN, solve: Callable[[Tensor, Tensor], Tensor], y: Tensor
+) -> tuple[Tensor, Tensor]:
     dims, order, groups = network.input_dim, network.permutation, network.output_multiplier
     rank = order.argsort()
     layers = [cast(MaskedLinear, layer) for layer in network.layers]
@@ -50,12 +74,13 @@ def invert_autoregressive(
     # Outputs are stored parameter by parameter; sorted here by dimension, then parameter.
     outputs = (order[:, None] + dims * torch.arange(groups, device=order.device)).flatten()
     targets = [*(s.order for s in stages[1:]), outputs]
-    weights, sums = [], []
-    flat = y.reshape(-1, dims)
+    weights, biases = [], []
     for layer, source, target in zip(layers, stages, targets, strict=True):
-        masked = (layer.weight * layer.mask).index_select(0, target)
-        weights.append(masked.index_select(1, source.order).T)
-        sums.append(layer.bias[target].expand(len(flat), -1).clone())
+        weight, bias = layer.weight * layer.mask, layer.bias
+        if target is not None:
+            weight, bias = weight.index_select(0, target), bias[target]
+        weights.append((weight if source.order is None else weight[:, source.order]).T)
+        biases.append(bias)
     skip = network.skip_layer
     if skip is not None:
         skip_weight = (skip.weight * skip.mask)[outputs][:, order].T
@@ -65,25 +90,43 @@ def invert_autoregressive(
         y.requires_grad or any(p.requires_grad for p in network.parameters())
     )
     add = torch.addmm if grad else Tensor.addmm_
-    sizes = [s.sizes for s in stages[1:]] + [[groups] * dims]
-    # Views per stage: cut once, they follow what is added in place.
-    passed_on = [w.split(size) for w, size in zip(weights[1:], sizes, strict=False)]
-    units = [s.split(size, 1) for s, size in zip(sums, sizes, strict=True)]
-    columns, first = flat[:, order].split(1, 1), weights[0].split(1)
-    found, parameters = [], []
-    for k in range(dims):
-        for level in range(len(layers) - 1):
-            if sizes[level][k]:
-                own = sums[level].split(sizes[level], 1) if grad else units[level]
-                sums[level + 1] = add(sums[level + 1], network.f(own[k]), passed_on[level][k])
-        own = sums[-1].split(groups, 1) if grad else units[-1]
-        parameters.append(own[k])
-        x_k = solve(columns[k], own[k])
-        found.append(x_k)
-        sums[0] = add(sums[0], x_k, first[k])
-        if skip is not None:
-            sums[-1] = add(sums[-1], x_k, skip_weight[k : k + 1])
-    x = torch.cat(found, 1)[:, rank].view(y.shape)
-    # Complete by now in place, too: later additions to a dimension's outputs are zero.
-    out = torch.stack(parameters, -1)[..., rank]
-    return x, out.view(*y.shape[:-1], groups, dims)
+    columns, hidden = y[:, order].split(1, 1), range(len(layers) - 1)
+    # What is known of every layer's inputs, stage after stage; x itself is the first.
+    known: list[list[Tensor]] = [[] for _ in layers]
+    parameters = []
+    for start in range(0, dims, BLOCK):
+        stop = min(start + BLOCK, dims)
+        # What all blocks before add to the units that become complete in this one.
+        places = [s.units(start, stop) for s in stages[1:]]
+        places.append(slice(start * groups, stop * groups))
+        sums = []
+        for level, (weight, bias, place) in enumerate(zip(weights, biases, places, strict=True)):
+            if known[level]:
+                known[level] = [torch.cat(known[level], 1)]
+                earlier = known[level][0]
+                sums.append(torch.addmm(bias[place], earlier, weight[: earlier.shape[1], place]))
+            else:
+                sums.append(bias[place].repeat(len(y), 1))
+        if skip is not None and start:
+            columns_here = slice(start * groups, stop * groups)
+            sums[-1] = sums[-1] + known[0][0] @ skip_weight[:start, columns_here]
+        for k in range(start, stop):
+            for level in hidden:
+                own = stages[level + 1].units(k, k + 1)
+                if own.start < own.stop:
+                    offset = places[level].start
+                    units = network.f(sums[level][:, own.start - offset : own.stop - offset])
+                    known[level + 1].append(units)
+                    weight = weights[level + 1][own, places[level + 1]]
+                    sums[level + 1] = add(sums[level + 1], units, weight)
+            here = (k - start) * groups
+            x_k = solve(columns[k], sums[-1][:, here : here + groups])
+            known[0].append(x_k)
+            sums[0] = add(sums[0], x_k, weights[0][k : k + 1, places[0]])
+            if skip is not None:
+                sums[-1] = add(sums[-1], x_k, skip_weight[k : k + 1, places[-1]])
+        # Complete by now in place, too: later additions to a dimension's outputs are zero.
+        parameters.append(sums[-1])
+    x = torch.cat(known[0], 1)[:, rank]
+    out = torch.cat(parameters, 1).view(len(y), dims, groups)
+    return x, out[:, rank].transpose(1, 2).contiguous()

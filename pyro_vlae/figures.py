@@ -15,9 +15,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from torch import Tensor
 
-_FRAME = "0.7"
-_GAP = 0.04  # around an image, in its widths
-_DPI = 150
+from pyro_vlae.pictures import DPI, as_pictures, canvas, place
+
 _TRAIN, _VALIDATION = "#4477aa", "#cc3311"
 
 
@@ -32,12 +31,12 @@ def plot_samples(images: Tensor, title: str | None = None, columns: int = 8) -> 
     Raises:
         ValueError: If the images have another shape or range.
     """
-    pictures = _pictures(images, "images")
+    pictures = as_pictures(images, "images")
     columns = min(columns, len(pictures))
     rows = math.ceil(len(pictures) / columns)
     cells = [(float(n % columns), float(n // columns)) for n in range(len(pictures))]
-    figure, axes = _canvas(columns, rows, pictures, title)
-    _place(axes, pictures, cells)
+    figure, axes = canvas(columns, rows, pictures, title)
+    place(axes, pictures, cells)
     return figure
 
 
@@ -55,7 +54,7 @@ def plot_reconstructions(
     Raises:
         ValueError: If the images have another shape or range, or the two shapes differ.
     """
-    left, right = _pictures(originals, "originals"), _pictures(decompressions, "decompressions")
+    left, right = as_pictures(originals, "originals"), as_pictures(decompressions, "decompressions")
     if left.shape != right.shape:
         raise ValueError(
             f"originals have shape {tuple(originals.shape)} but decompressions "
@@ -65,10 +64,10 @@ def plot_reconstructions(
     rows = math.ceil(len(left) / across)
     gap = 0.35  # between pairs, in image widths
     width = across * (2 + gap) - gap
-    figure, axes = _canvas(width, rows, left, title, heads=0.25)
+    figure, axes = canvas(width, rows, left, title, heads=0.25)
     corners = [((n % across) * (2 + gap), float(n // across)) for n in range(len(left))]
-    _place(axes, left, corners)
-    _place(axes, right, [(x + 1, y) for x, y in corners])
+    place(axes, left, corners)
+    place(axes, right, [(x + 1, y) for x, y in corners])
     height = left.shape[1] / left.shape[2]
     for pair in range(across):
         for column, head in enumerate(("original", "decompressed")):
@@ -177,7 +176,7 @@ def save_figure(figure: Figure, path: str | os.PathLike) -> None:
     handle, name = tempfile.mkstemp(suffix=path.suffix, prefix=f".{path.stem}-", dir=path.parent)
     os.close(handle)
     try:
-        figure.savefig(name, dpi=_DPI, facecolor="white")
+        figure.savefig(name, dpi=DPI, facecolor="white")
         os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files private
         os.replace(name, path)
     except BaseException:
@@ -190,70 +189,6 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _pictures(images: Tensor, name: str) -> np.ndarray:
-    """Check images and turn them to ``(N, H, W, 3)`` for drawing, ink 1 as black."""
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.numel():
-        raise ValueError(
-            f"{name} have shape {tuple(images.shape)}, expected (N, 1, H, W) or (N, 3, H, W) "
-            "with at least one image"
-        )
-    array = images.detach().cpu().double().numpy()
-    low, high = array.min(), array.max()
-    if not (low >= 0 and high <= 1):  # NaN included
-        raise ValueError(f"{name} range from {low} to {high}, expected [0, 1]")
-    array = array.transpose(0, 2, 3, 1)
-    return np.repeat(1 - array, 3, axis=-1) if array.shape[-1] == 1 else array
-
-
-def _canvas(
-    width: float, rows: int, pictures: np.ndarray, title: str | None, heads: float = 0.0
-) -> tuple[Figure, Axes]:
-    """Make a figure whose one axes measures in image widths, y pointing down.
-
-    ``heads`` is the height left for column heads, in inches.
-    """
-    ratio = pictures.shape[1] / pictures.shape[2]
-    # Inches of an image's width: about 0.8, a whole number of dots per pixel when saved.
-    dots = pictures.shape[2] * max(1, round(110 / pictures.shape[2]))
-    inch = dots / (_DPI * (1 - 2 * _GAP))
-    margin, top = 0.12, heads + (0.45 if title else 0.12)
-    size = (width * inch + 2 * margin, rows * ratio * inch + margin + top)
-    figure = Figure(figsize=size)
-    axes = figure.add_axes(
-        (
-            margin / size[0],
-            margin / size[1],
-            1 - 2 * margin / size[0],
-            1 - (margin + top) / size[1],
-        )
-    )
-    axes.set_xlim(0, width)
-    axes.set_ylim(rows * ratio, 0)
-    axes.axis("off")
-    if title:
-        figure.text(0.5, 1 - 0.12 / size[1], title, ha="center", va="top", fontsize=11)
-    return figure, axes
-
-
-def _place(axes: Axes, pictures: np.ndarray, corners: Sequence[tuple[float, float]]) -> None:
-    """Draw each image framed, its upper left corner at (column, row), a small gap around it."""
-    ratio = pictures.shape[1] / pictures.shape[2]
-    gap = _GAP
-    for picture, (x, row) in zip(pictures, corners, strict=True):
-        top, bottom = row * ratio + gap, (row + 1) * ratio - gap
-        axes.imshow(
-            picture,
-            extent=(x + gap, x + 1 - gap, bottom, top),
-            interpolation="nearest",
-            aspect="auto",
-            vmin=0,
-            vmax=1,
-        )
-        frame_x = [x + gap, x + 1 - gap, x + 1 - gap, x + gap, x + gap]
-        axes.plot(frame_x, [top, top, bottom, bottom, top], color=_FRAME, lw=0.5)
-    axes.autoscale(False)
 
 
 def _curve(records: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:

@@ -2,14 +2,13 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vlae.infer.particles import scored_codes, undisturbed
-from pyro_vlae.infer.weights import MarginalLikelihood, PendingWeights
+from pyro_vlae.infer.weights import PER_IMAGE, MarginalLikelihood, PendingWeights
 
 
 @torch.no_grad()
@@ -73,8 +72,7 @@ def marginal_log_likelihood(
             bar.update(len(pending.index))
         assert waiting is not None  # x is not empty
         columns.append(waiting.statistics())
-    names = [field.name for field in fields(MarginalLikelihood)][:-2]
-    estimates = dict(zip(names, torch.cat(columns, 1), strict=True))
+    estimates = dict(zip(PER_IMAGE, torch.cat(columns, 1), strict=True))
     if not block.codes:
         num_samples = 1
         estimates["monte_carlo_error"] = torch.zeros_like(estimates["log_prob"])

@@ -52,6 +52,17 @@ class ScoredCodes:
         """Return log p(x, z) - log q(z | x)."""
         return self.log_prior + self.log_likelihood - self.log_q
 
+    def of_image(self, position: int) -> "ScoredCodes":
+        """The block of the image at ``position`` alone."""
+        start, at = self.images.start + position, slice(position, position + 1)
+        return ScoredCodes(
+            slice(start, start + 1),
+            {name: value[:, at] for name, value in self.codes.items()},
+            self.log_q[:, at],
+            self.log_prior[:, at],
+            self.log_likelihood[:, at],
+        )
+
 
 def scored_codes(
     model: Callable,

@@ -10,7 +10,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from shared import add_run_options, build, exit_status, pick_device, pick_preset, report
+from shared import (
+    add_run_options,
+    build,
+    exit_status,
+    make_parser,
+    pick_device,
+    pick_preset,
+    report,
+)
 
 from pyro_vlae.data import load_dataset
 from pyro_vlae.experiment import has_checkpoint, prepare_folder, run
@@ -20,13 +28,11 @@ from pyro_vlae.tables import TABLES
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options; None where nothing was given."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
-    add("table", choices=TABLES, help="the data set of the table")
+    add("table", choices=TABLES, metavar="TABLE", help=f"by its data set: {', '.join(TABLES)}")
     add("--rows", nargs="+", metavar="ROW", help="these rows only")
-    add("--results", type=Path, default=Path("results"), help="default: results")
+    add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     add("--resume", action="store_true", help="go on with rows that were begun")
     add_run_options(parser)
     return parser.parse_args(arguments)

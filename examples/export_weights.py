@@ -3,14 +3,13 @@
 python examples/export_weights.py runs/static-mnist-quick static-mnist
 """
 
-import argparse
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from shared import build, exit_status
+from shared import build, exit_status, make_parser
 
 from pyro_vlae.infer import JointOptim
 from pyro_vlae.run_config import read_config
@@ -34,9 +33,7 @@ Weights of a VLAE for {dataset_description}; load them by `load_pretrained("{nam
 
 def main() -> int:
     """Write models/weights/NAME.safetensors and NAME.md."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("name", help="what load_pretrained is to call it")
     options = parser.parse_args()

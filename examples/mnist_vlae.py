@@ -15,6 +15,7 @@ from shared import (
     build,
     exit_status,
     folder,
+    make_parser,
     pick_device,
     pick_preset,
     positive,
@@ -29,16 +30,15 @@ from pyro_vlae.training.checkpoint import read_state
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options; None where nothing was given."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
-    add("--dataset", choices=DATASET_NAMES, help="default: static-mnist, or digits without data")
+    datasets = f"{', '.join(DATASET_NAMES)}; default: static-mnist, or digits without data"
+    add("--dataset", choices=DATASET_NAMES, metavar="NAME", help=datasets)
     add("--prior", choices=("flow", "normal"), help="p(z); default: flow")
     add("--guide", choices=("gaussian", "iaf"), help="q(z | x); default: gaussian")
     add("--likelihood", choices=("pixelcnn", "bernoulli"), help="p(x | z); default: pixelcnn")
-    add("--batch-size", type=positive(int), help="images per step")
-    add("--learning-rate", type=positive(float), help="peak learning rate of Adamax")
+    add("--batch-size", type=positive(int), metavar="N", help="images per step")
+    add("--learning-rate", type=positive(float), metavar="LR", help="peak, of Adamax")
     add_run_options(parser)
     add("--out", type=folder, metavar="DIR", help="default: runs/DATASET-PRESET, numbered")
     add("--resume", action="store_true", help="go on with the run in DIR")
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = {
         name: value
         for name, value in vars(options).items()
-        if name not in ("data_dir", "device", "out", "resume")
+        if name not in ("data_dir", "debug", "device", "out", "resume")
     }
     device = pick_device(options.device)
     if options.resume:

@@ -2,7 +2,9 @@
 
 import argparse
 import sys
+import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pyro
 import torch
 from torch import nn
 
+from pyro_vlae import __version__
 from pyro_vlae.models import build_from_config
 from pyro_vlae.run_config import PRESETS, ConfigError, RunConfig
 from pyro_vlae.training import TrainingInterrupted
@@ -20,6 +23,21 @@ def build(config: RunConfig, device: torch.device) -> tuple[nn.Module, nn.Module
     pyro.set_rng_seed(config.seed)
     model, guide = build_from_config(config)
     return model.to(device), guide.to(device)
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser with the options that every script has.
+
+    Options must be written out: `exit_status` looks for ``--debug`` where no parser has been.
+    """
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=28),
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"pyro_vlae {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show where an error came from")
+    return parser
 
 
 def positive(kind: type) -> Callable[[str], float]:
@@ -53,14 +71,16 @@ def seed(text: str) -> int:
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """The options that every script takes; None where nothing is given."""
     add = parser.add_argument
-    add("--data-dir", type=Path, help="default: $PYRO_VLAE_DATA, then the user cache")
+    add(
+        "--data-dir", type=Path, metavar="DIR", help="default: $PYRO_VLAE_DATA, then the user cache"
+    )
     add("--preset", choices=PRESETS, help="default: paper on a GPU, quick elsewhere")
-    add("--epochs", type=positive(int), help="training budget in passes over the data, in all")
-    add("--max-minutes", type=positive(float), help="training budget in minutes, in all")
-    add("--seed", type=seed, help="of everything random")
-    add("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one")
-    add("--num-samples", type=positive(int), help="importance samples per test image")
-    add("--eval-images", type=positive(int), help="test images to score, in a shuffled order")
+    add("--epochs", type=positive(int), metavar="N", help="training budget: passes over the data")
+    add("--max-minutes", type=positive(float), metavar="M", help="training budget in minutes")
+    add("--seed", type=seed, metavar="N", help="of everything random")
+    add("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; default: cuda if any")
+    add("--num-samples", type=positive(int), metavar="K", help="importance samples per test image")
+    add("--eval-images", type=positive(int), metavar="N", help="test images to score, shuffled")
 
 
 def pick_preset(name: str | None, device: torch.device) -> str:
@@ -100,7 +120,9 @@ def report(results: dict[str, Any], out: Path) -> None:
 
 
 def exit_status(main: Callable[[], int], resume: str) -> int:
-    """Run a script's main; errors that a user can mend end in one line.
+    """Run a script's main; errors that a user can mend end in their message, without a traceback.
+
+    With ``--debug`` the traceback stands before it.
 
     Args:
         main: returns the exit status.
@@ -112,6 +134,11 @@ def exit_status(main: Callable[[], int], resume: str) -> int:
         out = interrupted.checkpoint and interrupted.checkpoint.parent
         print(f"\n{interrupted}; to go on, use {resume.format(out=out)}", file=sys.stderr)
         return interrupted.exit_code
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
     except (OSError, RuntimeError, ValueError) as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return 2

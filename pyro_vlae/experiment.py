@@ -24,6 +24,7 @@ from pyro_vlae._version import __version__
 from pyro_vlae.data import ImageDataset
 from pyro_vlae.figures import plot_reconstructions, plot_samples, plot_training, save_figure
 from pyro_vlae.infer import FreeBitsELBO, JointOptim, MarginalLikelihood, marginal_log_likelihood
+from pyro_vlae.infer.weights import PER_IMAGE
 from pyro_vlae.run_config import ConfigError, RunConfig
 from pyro_vlae.training import TrainingInterrupted, TrainingResult, fit
 from pyro_vlae.training.tensor_files import write_atomically
@@ -32,7 +33,6 @@ from pyro_vlae.training.tensor_files import write_atomically
 FREE_NATS_PER_DIMENSION = 0.01
 # Fixes which test images are scored when not all are, and the importance samples of each.
 EVALUATION_SEED = 0
-PER_IMAGE = ("log_prob", "elbo", "kl", "effective_sample_size", "pareto_k", "monte_carlo_error")
 
 
 def versions() -> dict[str, str]:

@@ -142,6 +142,16 @@ class FileStore:
         path, _ = self.find(file)
         return read_verified(path, file, decode)
 
+    def load_if_on_disk(
+        self, file: PublishedFile, decode: Callable[[bytes], _Decoded]
+    ) -> _Decoded | None:
+        """Likewise for a file that can be done without: None if no folder has it, no download."""
+        for root in [*(path for _, path in self._own_roots), self._cache]:
+            path = file.inside(root)
+            if path is not None:
+                return read_verified(path, file, decode)
+        return None
+
     def _tell_what_was_passed_over(self, choices: Sequence[PublishedFile], path: Path) -> None:
         """Say once a folder that a folder the user named does not have the file."""
         for how, root in self._own_roots:

@@ -87,24 +87,6 @@ _STATIC_MNIST = {
 }
 
 
-def read_static_mnist(store: FileStore) -> ImageDataset:
-    """MNIST as binarised by Salakhutdinov & Murray: 50,000 / 10,000 / 10,000, no labels.
-
-    The test images are stored sorted by digit: take subsets by `ImageSplit.subset`.
-    """
-
-    def part(name: str, count: int) -> ImageSplit:
-        return _split(store.load(_STATIC_MNIST[name], partial(decode_amat, shape=(count, 28, 28))))
-
-    return ImageDataset(
-        "static-mnist",
-        "static MNIST (fixed binarisation of Salakhutdinov & Murray, files of Larochelle)",
-        train=part("train", 50_000),
-        validation=part("valid", 10_000),
-        test=part("test", 10_000),
-    )
-
-
 def _idx(name: str, content: str, served: str) -> PublishedFile:
     return PublishedFile("mnist", name, f"sha256:{content}", name + ".gz", f"sha256:{served}")
 
@@ -131,6 +113,29 @@ _MNIST = {
         "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
     ),
 }
+
+
+def read_static_mnist(store: FileStore) -> ImageDataset:
+    """MNIST as binarised by Salakhutdinov & Murray: 50,000 / 10,000 / 10,000.
+
+    The test images are those of MNIST sorted by digit, each digit's in the published order: take
+    subsets by `ImageSplit.subset`. Their labels 0 to 9 are therefore known where MNIST's file of
+    test labels is on disk, and None where it is not. Train and validation are an unpublished
+    shuffle of MNIST's train images and have no labels; the binarised images of ``mnist`` have.
+    """
+
+    def part(name: str, count: int, labels: npt.NDArray[Any] | None = None) -> ImageSplit:
+        images = store.load(_STATIC_MNIST[name], partial(decode_amat, shape=(count, 28, 28)))
+        return _split(images, labels)
+
+    labels = store.load_if_on_disk(_MNIST["test-labels"], partial(decode_idx, shape=(10_000,)))
+    return ImageDataset(
+        "static-mnist",
+        "static MNIST (fixed binarisation of Salakhutdinov & Murray, files of Larochelle)",
+        train=part("train", 50_000),
+        validation=part("valid", 10_000),
+        test=part("test", 10_000, None if labels is None else np.sort(labels)),
+    )
 
 
 def read_mnist(store: FileStore) -> ImageDataset:

@@ -1,13 +1,12 @@
 """What a set of importance weights says about each image: estimates and their diagnostics."""
 
-import importlib
 import math
-import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from pyro_vlae.arviz_versions import pareto_shapes
 
 # PSIS fits its Pareto tail to a fifth of few weights, and to no fewer than five.
 _MIN_PARETO_SAMPLES = 25
@@ -91,6 +90,10 @@ class MarginalLikelihood:
         return {name: None if math.isnan(value) else value for name, value in figures.items()}
 
 
+PER_IMAGE = tuple(field.name for field in fields(MarginalLikelihood))[:-2]
+"""Names of the figures per image, in their order."""
+
+
 class PendingWeights:
     """The log-weights ``(K, b)`` of a block of images on their way to the host."""
 
@@ -103,7 +106,7 @@ class PendingWeights:
         self.index = index
 
     def statistics(self) -> Tensor:
-        """Return the ``(6, b)`` per-image figures in the order of MarginalLikelihood."""
+        """Return the ``(6, b)`` per-image figures in the order of `PER_IMAGE`."""
         if self.arrived is not None:
             self.arrived.synchronize()
         log_w, kl = self.packed[:-1], self.packed[-1]
@@ -137,13 +140,5 @@ def _pareto_k(log_w: Tensor) -> Tensor:
     spread = log_w.amax(0) - log_w.amin(0) > _WEIGHT_TOLERANCE
     if len(log_w) < _MIN_PARETO_SAMPLES or not spread.any():
         return k
-    rows = log_w.T[spread].contiguous().numpy()
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # ArviZ 0.23 announces 1.0 when imported
-        arviz = importlib.import_module("arviz")
-        if hasattr(arviz, "psislw"):
-            shapes = arviz.psislw(rows)[1]
-        else:  # ArviZ 1.x takes log-likelihoods of the left-out points, the negative log-weights
-            shapes = importlib.import_module("arviz_stats.base").array_stats.psislw(-rows)[1]
-    k[spread] = torch.as_tensor(np.asarray(shapes), dtype=torch.float64)
+    k[spread] = torch.from_numpy(pareto_shapes(log_w.T[spread].contiguous().numpy()))
     return k

@@ -1,7 +1,6 @@
 """The main job as a user runs it, on the data set that needs no download."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -125,13 +124,6 @@ def test_sigterm_saves_and_the_run_goes_on(tmp_path):
     assert json.loads((out / "results.json").read_text())["train_images_seen"] == 18 * 64
 
 
-def test_errors_are_one_line(tmp_path):
-    result = run_script("--resume", "--out", str(tmp_path / "nothing"), cwd=tmp_path)
-    assert result.returncode == 2
-    assert result.stderr.startswith("error: no run to resume in")
-    assert len(result.stderr.splitlines()) == 1
-
-
 def folder_with_a_run(example, tmp_path):
     out = tmp_path / "run"
     options = [*DIGITS, "--max-minutes", "0.01", "--batch-size", "16", "--out", str(out)]
@@ -246,11 +238,3 @@ def test_an_unavailable_device_is_refused(example, monkeypatch):
     for name in ("cuda:99", "toaster"):
         with pytest.raises(ConfigError, match=f"--device {name} cannot be used"):
             example.pick_device(name)
-
-
-def test_help_fits_80_columns(tmp_path):
-    environment = {**os.environ, "COLUMNS": "80"}
-    result = run_script("--help", cwd=tmp_path, env=environment)
-    assert result.returncode == 0
-    assert max(map(len, result.stdout.splitlines())) <= 80
-    assert "--max-minutes" in result.stdout

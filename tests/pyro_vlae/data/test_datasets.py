@@ -1,5 +1,6 @@
 """The five data sets: counts, means, orientation and fixed binarisations of the real files."""
 
+import functools
 import gzip
 import hashlib
 import shutil
@@ -17,6 +18,7 @@ from pyro_vlae.data import (
     load_dataset,
     readers,
 )
+from pyro_vlae.data.formats import decode_idx
 
 
 @pytest.fixture(autouse=True)
@@ -64,13 +66,39 @@ def test_static_mnist(real_data_root):
     assert mean(data.train) == pytest.approx(0.130562, abs=1e-6)
     assert mean(data.validation) == pytest.approx(0.131127, abs=1e-6)
     assert mean(data.test) == pytest.approx(0.132512, abs=1e-6)
-    assert data.train.labels is None
+    assert data.train.labels is None and data.validation.labels is None
     # Train and validation together are a sample of MNIST's 60,000 train images.
     grey = load_dataset("mnist", real_data_root).train_validation
     target = mean_image(grey.images) / 255
     both = mean_image(data.train_validation.images)
     assert (both - target).abs().max() < 5 * (0.25 / 60_000) ** 0.5
     assert (both.T - target).abs().max() > 0.1
+
+
+@pytest.mark.real_data
+def test_static_mnist_test_images_are_mnist_sorted_by_digit(real_data_root, tmp_path, monkeypatch):
+    """So their labels are known: no pixel of any image is impossible under its grey levels."""
+    static, mnist = (load_dataset(name, real_data_root).test for name in ("static-mnist", "mnist"))
+    images = files.FileStore("mnist", real_data_root, download=False).load(
+        readers._MNIST["test-images"],
+        functools.partial(decode_idx, shape=(10_000, 28, 28)),
+    )
+    grey = torch.from_numpy(images.copy())[:, None]
+
+    def impossible(order):
+        white, black = grey[order] == 0, grey[order] == 255
+        ink = static.images.bool()
+        return ((white & ink) | (black & ~ink)).flatten(1).any(1)
+
+    order = mnist.labels.argsort(stable=True)
+    assert not impossible(order).any()
+    assert impossible(order.roll(1)).double().mean() > 0.99  # the neighbour's digit, mostly
+    assert torch.equal(static.labels, mnist.labels[order])
+    # Without MNIST's label file the images are there all the same.
+    monkeypatch.delenv("PYRO_VLAE_DATA")
+    (tmp_path / "binarized_mnist").symlink_to(real_data_root / "binarized_mnist")
+    alone = load_dataset("static-mnist", tmp_path).test
+    assert alone.labels is None and torch.equal(alone.images, static.images)
 
 
 @pytest.mark.real_data

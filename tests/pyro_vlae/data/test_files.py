@@ -76,6 +76,22 @@ def test_a_folder_that_was_named_must_exist(places, monkeypatch):
         FileStore("x", None, download=True)
 
 
+def test_what_can_be_done_without_is_not_downloaded(places, monkeypatch, caplog):
+    def refuse(*args):
+        pytest.fail("asked the network")
+
+    store = FileStore("x", places["root"], download=True)
+    monkeypatch.setattr(store._downloader, "fetch", refuse)
+    assert store.load_if_on_disk(FILE, identity) is None
+    for place in reversed(places.values()):
+        (place / "mnist" / "images").write_bytes(CONTENT)
+        assert store.load_if_on_disk(FILE, identity) == CONTENT
+    assert not caplog.messages
+    (places["root"] / "mnist" / "images").write_bytes(CONTENT[:-1])
+    with pytest.raises(DatasetCorruptError, match="root"):
+        store.load_if_on_disk(FILE, identity)
+
+
 def test_nothing_is_said_when_the_first_folder_has_it(places, caplog):
     (places["root"] / "mnist" / "images").write_bytes(CONTENT)
     FileStore("x", places["root"], download=True).load(FILE, identity)

@@ -22,7 +22,7 @@ from pyro.infer import RenyiELBO
 from torch import nn
 
 from pyro_vlae.guides import GaussianGuide
-from pyro_vlae.infer import importance, marginal_log_likelihood, weights
+from pyro_vlae.infer import importance, marginal_log_likelihood, particles, weights
 from pyro_vlae.models import binary_vlae
 
 PER_IMAGE = ("log_prob", "elbo", "kl", "effective_sample_size", "monte_carlo_error")
@@ -364,11 +364,11 @@ def test_chunk_size_follows_free_memory(monkeypatch):
     x = torch.zeros(2, 1, 28, 28)
     pages = {"SC_AVPHYS_PAGES": 10**7, "SC_PAGE_SIZE": 4096}
     monkeypatch.setattr(os, "sysconf", pages.__getitem__)
-    assert 100 <= importance._chunk_size(None, {}, x) <= 1000
+    assert 100 <= particles.chunk_size(None, {}, x) <= 1000
     pages["SC_AVPHYS_PAGES"] = 10**4  # 40 MB
-    assert 1 <= importance._chunk_size(None, {}, x) < 20
+    assert 1 <= particles.chunk_size(None, {}, x) < 20
     pages["SC_AVPHYS_PAGES"] = 1
-    assert importance._chunk_size(None, {}, x) == 1
+    assert particles.chunk_size(None, {}, x) == 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -1,0 +1,69 @@
+"""What every script of examples/ does with its options, before it does anything else."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pyro_vlae import __version__
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SCRIPTS = sorted(p.name for p in EXAMPLES.glob("*.py") if "__main__" in p.read_text())
+PAGE = EXAMPLES.parent / "results" / "README.md"
+
+
+def run_script(name, *options):
+    command = [sys.executable, str(EXAMPLES / name), *options]
+    environment = {**os.environ, "COLUMNS": "80"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_fits_80_columns(name):
+    page = PAGE.read_bytes()
+    result = run_script(name, "--help")
+    assert result.returncode == 0, result.stderr
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert f"python examples/{name}" in result.stdout  # how it is called
+    assert "--debug" in result.stdout
+    assert PAGE.read_bytes() == page  # asking for help does nothing else
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_version(name, load_example, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [name, "--version"])
+    with pytest.raises(SystemExit) as caught:
+        load_example(name.removesuffix(".py")).main()
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"pyro_vlae {__version__}\n"
+
+
+def test_the_traceback_of_an_error_is_shown_on_demand(tmp_path):
+    options = ["--resume", "--out", str(tmp_path / "nothing")]
+    plain = run_script("mnist_vlae.py", *options)
+    assert plain.returncode == 2
+    assert plain.stderr.startswith("error: no run to resume in")
+    assert len(plain.stderr.splitlines()) == 1
+    debugged = run_script("mnist_vlae.py", *options, "--debug")
+    assert debugged.returncode == 2
+    assert debugged.stderr.startswith("Traceback")
+    assert "in read_config" in debugged.stderr
+    assert debugged.stderr.endswith(plain.stderr)
+
+
+def test_options_cannot_be_shortened(load_example, capsys):
+    """--deb would parse, but would not be seen where errors are shown."""
+    with pytest.raises(SystemExit) as caught:
+        load_example("mnist_vlae").main(["--deb"])
+    assert caught.value.code == 2
+    assert "--deb" in capsys.readouterr().err
+
+
+def test_ctrl_c_outside_training_ends_without_a_traceback(load_example, capsys):
+    def main():
+        raise KeyboardInterrupt
+
+    assert load_example("shared").exit_status(main, "") == 130
+    assert capsys.readouterr().err == "\ninterrupted\n"

@@ -5,16 +5,13 @@ python examples/export_weights.py runs/static-mnist-quick static-mnist
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
-import torch
-from shared import build, exit_status, make_parser
+from shared import exit_status, make_parser
 
-from pyro_vlae.infer import JointOptim
-from pyro_vlae.run_config import read_config
+from pyro_vlae.models import load_run
+from pyro_vlae.run_config import ConfigError
 from pyro_vlae.training import save_weights
-from pyro_vlae.training.checkpoint import load_checkpoint
 
 WEIGHTS = Path(__file__).parents[1] / "models" / "weights"
 CARD = """# {name}
@@ -37,21 +34,19 @@ def main() -> int:
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("name", help="what load_pretrained is to call it")
     options = parser.parse_args()
-    config = read_config(options.run, {})
-    results = json.loads((options.run / "results.json").read_text())
-    model, guide = build(config, torch.device("cpu"))
-    modules = {"model": model, "guide": guide}
-    optimizer = JointOptim(
-        torch.optim.Adamax, {"lr": config.learning_rate}, ema_decay=config.ema_decay
-    )
-    load_checkpoint(options.run / "checkpoint", modules, optimizer)
-    card = json.dumps({"config": asdict(config), "results": results})
+    model, guide = load_run(options.run)
+    config, results = model.card["config"], model.card["results"]
+    if results is None:
+        raise ConfigError(f"{options.run} has no results.json: let the run score its model first")
     WEIGHTS.mkdir(exist_ok=True)
-    with optimizer.averaged():
-        save_weights(WEIGHTS / f"{options.name}.safetensors", modules, {"card": card})
+    save_weights(
+        WEIGHTS / f"{options.name}.safetensors",
+        {"model": model, "guide": guide},
+        {"card": json.dumps(model.card)},
+    )
     quick = "Not converged: it ran only as long as stated."
-    converged = quick if config.preset == "quick" else "The full recipe."
-    figures = {**asdict(config), **results, "name": options.name, "bound": -results["elbo_nats"]}
+    converged = quick if config["preset"] == "quick" else "The full recipe."
+    figures = {**config, **results, "name": options.name, "bound": -results["elbo_nats"]}
     text = CARD.format(**figures, converged=converged)
     (WEIGHTS / f"{options.name}.md").write_text(text)
     return 0

@@ -1,7 +1,12 @@
 """The generative side, p(x, z): priors, likelihoods, the VLAE and the paper's recipes by name."""
 
 from pyro_vlae.models.likelihoods import BernoulliLikelihood, PixelCNNLikelihood
-from pyro_vlae.models.pretrained import build_from_config, load_pretrained, pretrained_names
+from pyro_vlae.models.pretrained import (
+    build_from_config,
+    load_pretrained,
+    load_run,
+    pretrained_names,
+)
 from pyro_vlae.models.priors import FlowPrior, StandardNormalPrior
 from pyro_vlae.models.recipes import binary_vlae, unconditional_pixelcnn
 from pyro_vlae.models.vlae import VLAE, UnconditionalModel
@@ -16,6 +21,7 @@ __all__ = [
     "binary_vlae",
     "build_from_config",
     "load_pretrained",
+    "load_run",
     "pretrained_names",
     "unconditional_pixelcnn",
 ]

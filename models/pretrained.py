@@ -1,7 +1,10 @@
 """Models by configuration, and trained ones by name."""
 
+import copy
 import json
+from dataclasses import asdict
 from importlib.resources import as_file, files
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,9 +12,11 @@ from safetensors import safe_open
 from torch import nn
 
 from pyro_vlae.guides import GaussianGuide, IAFGuide
+from pyro_vlae.infer import JointOptim
 from pyro_vlae.models.recipes import binary_vlae, unconditional_pixelcnn
-from pyro_vlae.run_config import RunConfig
+from pyro_vlae.run_config import RunConfig, read_config
 from pyro_vlae.training import load_weights
+from pyro_vlae.training.checkpoint import load_checkpoint
 
 GUIDES = {"gaussian": GaussianGuide, "iaf": IAFGuide}
 
@@ -41,6 +46,36 @@ def build_from_config(config: RunConfig) -> tuple[nn.Module, nn.Module]:
         raise ValueError(f"guide must be one of {', '.join(GUIDES)}, got {config.guide!r}")
     model = binary_vlae(prior=config.prior, likelihood=config.likelihood, **network)
     return model, GUIDES[config.guide]()
+
+
+def load_run(folder: str | Path) -> tuple[nn.Module, nn.Module]:
+    """The model and guide of a run, with its averaged weights, in evaluation mode, on the CPU.
+
+    ``model.card`` is a dict with the run's configuration and, if it was scored, its results.
+
+    Args:
+        folder: what the run was told by ``--out``.
+
+    Raises:
+        ConfigError: there is no run in the folder.
+        CheckpointError: its checkpoint is missing or damaged.
+    """
+    folder = Path(folder)
+    config = read_config(folder, {})
+    model, guide = build_from_config(config)
+    optimizer = JointOptim(
+        torch.optim.Adamax, {"lr": config.learning_rate}, ema_decay=config.ema_decay
+    )
+    modules = {"model": model, "guide": guide}
+    load_checkpoint(folder / "checkpoint", modules, optimizer)
+    with optimizer.averaged():
+        averages = {name: copy.deepcopy(m.state_dict()) for name, m in modules.items()}
+    for name, module in modules.items():
+        module.load_state_dict(averages[name])
+    scored = folder / "results.json"
+    results = json.loads(scored.read_text()) if scored.exists() else None
+    model.card = {"config": asdict(config), "results": results}
+    return model.eval(), guide.eval()
 
 
 def pretrained_names() -> list[str]:

@@ -115,7 +115,7 @@ def study_window(
     x = data.test.draw(index)
     with optimizer.averaged(), torch.no_grad(), pyro.validation_enabled(False):
         pyro.set_rng_seed(settings.seed)
-        pictures = decompress(model, guide, x[:PICTURES])
+        pictures = decompress(model, guide, data.test.draw(shuffled(len(data.test), PICTURES)))
         score = marginal_log_likelihood(
             model, guide, x, settings.num_samples, seed=EVALUATION_SEED, image_index=index
         )

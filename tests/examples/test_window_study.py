@@ -1,0 +1,59 @@
+"""The window study, and the figures of a trained code, as a user runs them."""
+
+import json
+
+import pytest
+import torch
+
+from pyro_vlae.models import load_run
+from pyro_vlae.run_config import ConfigError
+from pyro_vlae.window_study import WindowResult, plot_window_study
+
+TINY = ["--dataset", "digits", "--images", "256", "--eval-images", "4", "--num-samples", "3"]
+TINY += ["--probe-images", "60", "--device", "cpu"]
+
+
+def test_a_study_trains_scores_probes_draws_and_resumes(load_example, tmp_path, capsys):
+    study = load_example("window_study")
+    options = [*TINY, "--windows", "none", "3x2", "--out", str(tmp_path / "study")]
+    assert study.main(options) == 0
+    figures = {}
+    for window in ("none", "3x2"):
+        stored = json.loads((tmp_path / "study" / window / "window.json").read_text())
+        figures[window] = stored
+        assert stored["images_seen"] == 256 and 0.05 < stored["probe"] <= 1
+        assert stored["nll"] <= stored["rate"] + stored["distortion"] + 1e-3
+        # Free bits hold for the first half only.
+        state = json.loads((tmp_path / "study" / window / "checkpoint" / "state.json").read_text())
+        assert state["step"] == 4
+    assert (tmp_path / "study" / "window_study.png").read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(ConfigError, match="already holds a study"):
+        study.main(options)
+    assert study.main([*options, "--resume"]) == 0
+    again = json.loads((tmp_path / "study" / "3x2" / "window.json").read_text())
+    assert again["nll"] == pytest.approx(figures["3x2"]["nll"])
+    with pytest.raises(ValueError, match="window must be"):
+        study.main([*TINY, "--windows", "9x2", "--out", str(tmp_path / "other")])
+    capsys.readouterr()
+
+
+def test_the_figure_needs_pictures_for_every_window():
+    result = WindowResult("4x2", 90.0, 1.0, 10.0, 81.0, 0.9, 0.01, 100, 1.0)
+    x = torch.zeros(2, 1, 4, 4)
+    figure = plot_window_study(x, [x], [result])
+    assert len(figure.axes) == 4
+    with pytest.raises(ValueError, match="each of the 1 results"):
+        plot_window_study(x, [x, x], [result])
+
+
+def test_code_figures_of_a_run(load_example, tmp_path, capsys):
+    run = tmp_path / "run"
+    options = ["--dataset", "digits", "--device", "cpu", "--max-minutes", "0.01"]
+    options += ["--num-samples", "2", "--eval-images", "2", "--out", str(run)]
+    assert load_example("mnist_vlae").main(options) == 0
+    model, guide = load_run(run)
+    assert model.card["results"]["num_images"] == 2 and not model.training and not guide.training
+    assert load_example("code_figures").main([str(run), "--device", "cpu"]) == 0
+    for name in ("interpolations.png", "code_swap.png"):
+        assert (run / name).read_bytes()[:4] == b"\x89PNG"
+    assert "nats more" in capsys.readouterr().out

@@ -97,7 +97,8 @@ def to_inference_data(
 
     Returns:
         An ``arviz.InferenceData`` with ArviZ 0.x, an ``xarray.DataTree`` with 1.x. Both have
-        ``to_netcdf(path)``, and ``arviz.from_netcdf`` reads it (with ArviZ 1.x install ``pyro-vlae[netcdf]``).
+        ``to_netcdf(path)``, and ``arviz.from_netcdf`` reads it (for ArviZ 1.x install
+        ``pyro-vlae[netcdf]``).
 
     Raises:
         ValueError: as ``marginal_log_likelihood``, a number of codes is no positive multiple of

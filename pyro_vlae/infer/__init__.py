@@ -1,8 +1,20 @@
 """How a model and a guide are fitted and scored: bounds, optimisers, log-likelihoods."""
 
+from pyro_vlae.infer.codes import CodeDimensionRates, code_dimension_rates, code_marginals
 from pyro_vlae.infer.elbo import FreeBitsELBO
 from pyro_vlae.infer.importance import marginal_log_likelihood
+from pyro_vlae.infer.influence import PixelInfluence, pixel_influence
 from pyro_vlae.infer.optim import JointOptim
 from pyro_vlae.infer.weights import MarginalLikelihood
 
-__all__ = ["FreeBitsELBO", "JointOptim", "MarginalLikelihood", "marginal_log_likelihood"]
+__all__ = [
+    "CodeDimensionRates",
+    "FreeBitsELBO",
+    "JointOptim",
+    "MarginalLikelihood",
+    "PixelInfluence",
+    "code_dimension_rates",
+    "code_marginals",
+    "marginal_log_likelihood",
+    "pixel_influence",
+]

@@ -1,0 +1,94 @@
+"""Whether estimates can be trusted, and what a likelihood looks at."""
+
+import math
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from pyro_vlae.infer.influence import PixelInfluence
+from pyro_vlae.plots.canvas import DARK, LIGHT, canvas
+
+_LIMITS = {0.5: ":", 0.7: "--", 1.0: "-"}
+
+
+def plot_pareto_k(pareto_k: Tensor, ax: Axes | None = None) -> Figure:
+    """Draw a histogram of the images' Pareto k, with the limits 0.5, 0.7 and 1.
+
+    Below 0.5 an estimate is good, above 0.7 unreliable; above 1 the weights have no mean.
+
+    Args:
+        pareto_k: ``(N,)``, of `pyro_vlae.infer.marginal_log_likelihood`; NaN (not fitted) is
+            counted, not drawn.
+        ax: where to draw; a new figure if None.
+
+    Raises:
+        ValueError: no image has a k.
+    """
+    known = pareto_k[pareto_k.isfinite()].double().cpu().numpy()
+    if not len(known):
+        raise ValueError(
+            f"none of {len(pareto_k)} images has a Pareto k: score with at least 25 samples"
+        )
+    figure, ax = canvas(ax)
+    low = min(-0.1, math.floor(known.min() * 10) / 10)
+    high = max(1.2, math.ceil(known.max() * 10) / 10)
+    width = 0.05 if len(known) > 200 else 0.1
+    edges = low + width * np.arange(round((high - low) / width) + 1)
+    ax.hist(known, edges, color=LIGHT, edgecolor="white", lw=0.6)
+    for limit, style in _LIMITS.items():
+        ax.axvline(limit, color="black", ls=style, lw=1.2)
+        ax.text(
+            limit, 1.01, f"{(known > limit).mean():.0%}\n> {limit:g}", fontsize=8, ha="center",
+            va="bottom", transform=ax.get_xaxis_transform(),
+        )  # fmt: skip
+    ax.set_xlim(edges[0], edges[-1])
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    missing = len(pareto_k) - len(known)
+    without = f", {missing:,} without" if missing else ""
+    ax.set_xlabel(f"Pareto k of the importance weights ({len(known):,} images{without})")
+    ax.set_ylabel("images")
+    return figure
+
+
+def plot_pixel_influence(influence: PixelInfluence, ax: Axes | None = None) -> Figure:
+    """Draw which earlier pixels a likelihood uses; what its network could see is outlined.
+
+    Args:
+        influence: of `pyro_vlae.infer.pixel_influence`.
+        ax: where to draw; a new figure if None.
+    """
+    rows, columns = influence.reach
+    figure, ax = canvas(ax, 1.7 + 0.45 * (2 * columns + 1), max(3.0, 0.9 + 0.45 * (rows + 1)))
+    edges = (-columns - 0.5, columns + 0.5, 0.5, -rows - 0.5)
+    change = influence.change.numpy()
+    norm = PowerNorm(0.5, 0, max(np.nanmax(change), 1e-6))  # small ones show too
+    image = ax.imshow(change, cmap="Greys", norm=norm, extent=edges)
+    for row, column in zip(*np.nonzero(change >= 0.005), strict=True):
+        ax.text(
+            column - columns, row - rows, f"{change[row, column]:.2f}", fontsize=7, ha="center",
+            va="center", color="white" if norm(change[row, column]) > 0.6 else "black",
+        )  # fmt: skip
+    for row, column in influence.window or ():
+        for (down, right), line in {
+            (-1, 0): ([column - 0.5, column + 0.5], [row - 0.5] * 2),
+            (1, 0): ([column - 0.5, column + 0.5], [row + 0.5] * 2),
+            (0, -1): ([column - 0.5] * 2, [row - 0.5, row + 0.5]),
+            (0, 1): ([column + 0.5] * 2, [row - 0.5, row + 0.5]),
+        }.items():
+            if (row + down, column + right) not in (influence.window or ()):
+                ax.plot(*line, color="#cc3311", lw=2, solid_capstyle="projecting", clip_on=False)
+    ax.add_patch(Rectangle((-0.5, -0.5), 1, 1, fill=False, hatch="xxx", ec=DARK, lw=0))
+    ax.set_xlim(*edges[:2])
+    ax.set_ylim(*edges[2:])
+    ax.set_xticks(range(-columns, columns + 1))
+    ax.set_yticks(range(-rows, 1))
+    ax.set_xlabel("column, from the current pixel (hatched)")
+    ax.set_ylabel("row, from the current pixel")
+    bar = figure.colorbar(image, ax=ax, aspect=15, shrink=0.95)
+    bar.set_label("mean |change of the log-odds|\nwhen this pixel flips")
+    return figure

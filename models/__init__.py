@@ -2,7 +2,7 @@
 
 from pyro_vlae.models.likelihoods import BernoulliLikelihood, PixelCNNLikelihood
 from pyro_vlae.models.pretrained import build_from_config, load_pretrained, pretrained_names
-from pyro_vlae.models.priors import FlowPrior, StandardNormalPrior
+from pyro_vlae.models.priors import FlowPrior, StandardNormalPrior, spatial_flow_prior
 from pyro_vlae.models.recipes import binary_vlae, unconditional_pixelcnn
 from pyro_vlae.models.vlae import VLAE, UnconditionalModel
 
@@ -17,5 +17,6 @@ __all__ = [
     "build_from_config",
     "load_pretrained",
     "pretrained_names",
+    "spatial_flow_prior",
     "unconditional_pixelcnn",
 ]

@@ -38,11 +38,7 @@ from pyro_vlae.training.validation import ImageSource, validate
 _NOISE, _DATA, _ORDER, _VALIDATION = range(4)  # purposes of the seeds derived from the run's
 
 # Logged figures, and the ELBO's attributes that hold them.
-_ELBO_FIGURES = {
-    "kl_nats": "last_rate",
-    "distortion_nats": "last_distortion",
-    "gamma": "last_gamma",
-}
+_ELBO_FIGURES = dict(kl_nats="last_rate", distortion_nats="last_distortion", gamma="last_gamma")
 
 
 @dataclass
@@ -286,8 +282,8 @@ class Run:
         elbo = -means.pop("loss")
         if "kl_nats" in means and "distortion_nats" in means:
             elbo = -(means["kl_nats"] + means["distortion_nats"])
-        names = [name for name in (*_ELBO_FIGURES, "gradient_norm") if name in means]
-        return {"elbo": elbo, **{name: means[name] for name in names}}
+        order = (*_ELBO_FIGURES, "gradient_norm")
+        return {"elbo": elbo, **{name: means[name] for name in order if name in means}}
 
     def _summary(self) -> str:
         # Just after a line was logged, its figures are the newest.

@@ -11,22 +11,33 @@ Front = tuple[Tensor, Tensor]  # rows and columns of pixels that can be drawn to
 
 
 class PixelRun(Protocol):
-    """One pass over a batch of images whose pixels become known front by front."""
+    """One pass over a batch of images whose pixels become known front by front.
+
+    For a channel-autoregressive network `parameters` and `write` are called once per front and
+    channel, in turn.
+    """
 
     wavefronts: list[Front]
 
     def parameters(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """The emission's parameters at P pixels, ``(N, channels, 1, P)``."""
+        """The emission's parameters at P pixels, ``(N, channels, 1, P)``.
+
+        Channel by channel, those right for the channel to come are enough.
+        """
 
     def write(self, rows: Tensor, columns: Tensor, pixels: Tensor) -> None:
-        """Make the values ``(N, channels, 1, P)`` of P pixels known."""
+        """Make the values ``(N, C, 1, P)`` of P pixels known.
+
+        Channel by channel, up to the channel whose parameters were asked for last.
+        """
 
 
 class FullPasses:
     """The slow way, for networks that cannot be evaluated pixel by pixel: a full pass per front.
 
-    With ``network.window()`` (offsets of the pixels that are read) fronts are wavefronts; without,
-    single pixels in raster order.
+    (For a channel-autoregressive network, a pass per front and channel.) With ``network.window()``
+    (offsets of the pixels that are read) fronts are wavefronts; without, single pixels in raster
+    order.
     """
 
     def __init__(self, network: nn.Module, context: Tensor | None, image: Tensor) -> None:
@@ -64,14 +75,33 @@ def draw_pixels(
         # Unknown pixels are zero until drawn: no later value may stand where it might be read.
         blank = image.new_zeros(image.shape)
         run = FullPasses(network, context, blank)
+    in_turn = getattr(network, "channel_autoregressive", False)
     for rows, columns in run.wavefronts:
-        pixels = network.emission(run.parameters(rows, columns)).sample()
-        if known is not None:
-            given = image[:, :, rows, columns].unsqueeze(2)
-            pixels = torch.where(known[:, None, None, rows, columns], given, pixels)
-        run.write(rows, columns, pixels)
+        given = image[:, :, rows, columns].unsqueeze(2)
+        pixels = torch.zeros_like(given)
+        for channels in range(image.shape[1]) if in_turn else [slice(None)]:
+            emission = network.emission(run.parameters(rows, columns))
+            drawn = _draw(emission, pixels, channels)
+            if known is not None:
+                keep = known[:, None, None, rows, columns].expand_as(given)
+                drawn = torch.where(keep[:, channels], given[:, channels], drawn)
+            pixels[:, channels] = drawn
+            run.write(rows, columns, pixels)
         image[:, :, rows, columns] = pixels.squeeze(2)
     return image
+
+
+def emission_layout(emission: Any, pixels: Tensor) -> Tensor:
+    """Pixels ``(N, C, H, W)`` as an emission takes them: last if the channels are its event."""
+    return pixels.movedim(1, -1) if emission.event_shape else pixels
+
+
+def _draw(emission: Any, pixels: Tensor, channels: int | slice) -> Tensor:
+    """All channels of pixels ``(N, C, 1, P)`` at once, or one given those before it."""
+    if isinstance(channels, int):
+        return emission.sample_channel(channels, emission_layout(emission, pixels))
+    drawn = emission.sample()
+    return drawn.movedim(-1, 1) if emission.event_shape else drawn
 
 
 def check_completable(network: nn.Module, known: Tensor) -> None:

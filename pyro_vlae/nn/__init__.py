@@ -1,5 +1,6 @@
 """Plain torch networks, no probability: weight-normalised layers, ResNets, masked PixelCNNs."""
 
+from pyro_vlae.nn.colour_pixelcnn import ColourPixelCNN
 from pyro_vlae.nn.incremental import wavefronts
 from pyro_vlae.nn.masked import MaskedConv2d
 from pyro_vlae.nn.masked_maps import MaskedMapNet
@@ -16,6 +17,7 @@ from pyro_vlae.nn.weight_norm import (
 
 __all__ = [
     "Architecture",
+    "ColourPixelCNN",
     "MapDecoder",
     "MapEncoder",
     "MaskedConv2d",

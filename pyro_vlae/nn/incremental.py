@@ -40,6 +40,15 @@ def wavefronts(height: int, width: int, slope: int) -> list[tuple[Tensor, Tensor
     return [(rows[step == t], columns[step == t]) for t in step.unique().tolist()]
 
 
+def wavefront_at(
+    time: int, height: int, width: int, slope: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The pixels ``(rows, columns)`` with ``column + slope * row`` equal to `time`, if any."""
+    first = max(0, -((width - 1 - time) // slope))
+    rows = torch.arange(first, max(first, min(height - 1, time // slope) + 1), device=device)
+    return rows, time - slope * rows
+
+
 class PixelCache:
     """Features of all pixels of a batch of images, filled in wavefront by wavefront.
 

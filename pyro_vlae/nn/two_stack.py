@@ -10,12 +10,11 @@ References:
 import re
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vlae.nn.bernoulli import BernoulliNetwork
-from pyro_vlae.nn.incremental import PixelCache, wavefronts
+from pyro_vlae.nn.incremental import PixelCache, wavefront_at, wavefronts
 from pyro_vlae.nn.layout import image_layout
 from pyro_vlae.nn.masked import Tap
 from pyro_vlae.nn.masked_resnet import PointwiseBlock, pointwise_matrix
@@ -90,6 +89,23 @@ def window_layers(window: str) -> tuple[int, int]:
     )
 
 
+def stacked_window(
+    first_vertical: ShiftedConv2d, first_horizontal: ShiftedConv2d, vertical: int, horizontal: int
+) -> set[Tap]:
+    """The offsets (rows, columns) of all pixels that two stacks of so many layers see together.
+
+    Horizontal layer k also reads vertical level k, or the last where there are fewer.
+    """
+    levels = [set(first_vertical.taps())]
+    for _ in range(vertical - 1):
+        levels.append({(i + a, j + b) for i, j in levels[-1] for a, b in VERTICAL_TAPS})
+    seen = set(first_horizontal.taps()) | levels[0]
+    for k in range(1, horizontal):
+        seen |= {(i + a, j + b) for i, j in seen for a, b in HORIZONTAL_TAPS}
+        seen |= levels[min(k, vertical - 1)]
+    return seen
+
+
 class TwoStackNet(BernoulliNetwork):
     """A PixelCNN network for binary images whose window is exactly A x B, without a blind spot.
 
@@ -137,14 +153,9 @@ class TwoStackNet(BernoulliNetwork):
 
     def window(self) -> set[Tap]:
         """The offsets (rows, columns) of all image pixels that a pixel's logits depend on."""
-        levels = [set(cast(ShiftedConv2d, self.first_vertical).taps())]
-        for _ in self.vertical:
-            levels.append({(i + a, j + b) for i, j in levels[-1] for a, b in VERTICAL_TAPS})
-        seen = set(self.first_horizontal.taps()) | levels[0]
-        for k in range(1, len(self.links)):
-            seen |= {(i + a, j + b) for i, j in seen for a, b in HORIZONTAL_TAPS}
-            seen |= levels[min(k, len(levels) - 1)]
-        return seen
+        return stacked_window(
+            self.first_vertical, self.first_horizontal, len(self.vertical) + 1, len(self.links)
+        )
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         x = image_layout(x)
@@ -250,14 +261,10 @@ class IncrementalTwoStack:
     def _advance(self, level: int, time: int) -> None:
         """Compute a level's vertical features where they become computable at this time."""
         ahead = time + self.levels - 1 - level
-        rows = torch.arange(
-            max(0, -((self.width - 1 - ahead) // self.slope)),
-            min(self.height - 1, ahead // self.slope) + 1,
-            device=self.image.values.device,
-        )
+        device = self.image.values.device
+        rows, columns = wavefront_at(ahead, self.height, self.width, self.slope, device)
         if not len(rows):
             return
-        columns = ahead - self.slope * rows
         at = self.image.positions(rows, columns)
         if level == 0:
             v = self.shares[0].index_select(1, rows * self.width + columns)

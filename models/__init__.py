@@ -1,5 +1,6 @@
 """The generative side, p(x, z): priors, likelihoods, the VLAE and the paper's recipes by name."""
 
+from pyro_vlae.models.colour_recipes import colour_vlae, densenet_vlae, resnet_vlae
 from pyro_vlae.models.likelihoods import BernoulliLikelihood, PixelCNNLikelihood
 from pyro_vlae.models.pretrained import build_from_config, load_pretrained, pretrained_names
 from pyro_vlae.models.priors import FlowPrior, StandardNormalPrior, spatial_flow_prior
@@ -15,8 +16,11 @@ __all__ = [
     "UnconditionalModel",
     "binary_vlae",
     "build_from_config",
+    "colour_vlae",
+    "densenet_vlae",
     "load_pretrained",
     "pretrained_names",
+    "resnet_vlae",
     "spatial_flow_prior",
     "unconditional_pixelcnn",
 ]

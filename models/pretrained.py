@@ -8,7 +8,9 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from pyro_vlae.guides import GaussianGuide, IAFGuide
+from pyro_vlae.colour_config import ColourConfig
+from pyro_vlae.guides import GaussianGuide, IAFGuide, colour_guide
+from pyro_vlae.models.colour_recipes import colour_vlae
 from pyro_vlae.models.recipes import binary_vlae, unconditional_pixelcnn
 from pyro_vlae.run_config import RunConfig
 from pyro_vlae.training import load_weights
@@ -23,12 +25,22 @@ class NoCode(nn.Module):
         """Do nothing."""
 
 
-def build_from_config(config: RunConfig) -> tuple[nn.Module, nn.Module]:
+def build_from_config(config: RunConfig | ColourConfig) -> tuple[nn.Module, nn.Module]:
     """Model and guide for a run's configuration, not yet trained.
 
     Raises:
         ValueError: a choice that does not exist.
     """
+    if isinstance(config, ColourConfig):
+        architecture = config.architecture()
+        model = colour_vlae(
+            architecture,
+            config.window,
+            prior=config.prior,
+            flow_maps=(config.flow_maps, config.flow_maps),
+            filters=config.filters,
+        )
+        return model, colour_guide(architecture)
     network: dict[str, Any] = {
         "tied": config.tied,
         "masked_layers": config.masked_layers,

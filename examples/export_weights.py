@@ -10,12 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from shared import build, exit_status
+from shared import averaged_run, exit_status
 
-from pyro_vlae.infer import JointOptim
-from pyro_vlae.run_config import read_config
+from pyro_vlae.run_config import RunConfig
 from pyro_vlae.training import save_weights
-from pyro_vlae.training.checkpoint import load_checkpoint
 
 WEIGHTS = Path(__file__).parents[1] / "models" / "weights"
 CARD = """# {name}
@@ -40,17 +38,10 @@ def main() -> int:
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("name", help="what load_pretrained is to call it")
     options = parser.parse_args()
-    config = read_config(options.run, {})
     results = json.loads((options.run / "results.json").read_text())
-    model, guide = build(config, torch.device("cpu"))
-    modules = {"model": model, "guide": guide}
-    optimizer = JointOptim(
-        torch.optim.Adamax, {"lr": config.learning_rate}, ema_decay=config.ema_decay
-    )
-    load_checkpoint(options.run / "checkpoint", modules, optimizer)
-    card = json.dumps({"config": asdict(config), "results": results})
-    WEIGHTS.mkdir(exist_ok=True)
-    with optimizer.averaged():
+    with averaged_run(options.run, RunConfig, torch.device("cpu")) as (config, modules):
+        card = json.dumps({"config": asdict(config), "results": results})
+        WEIGHTS.mkdir(exist_ok=True)
         save_weights(WEIGHTS / f"{options.name}.safetensors", modules, {"card": card})
     quick = "Not converged: it ran only as long as stated."
     converged = quick if config.preset == "quick" else "The full recipe."

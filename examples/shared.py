@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,35 @@ import pyro
 import torch
 from torch import nn
 
-from pyro_vlae.colour_config import ColourConfig
 from pyro_vlae.experiment import has_checkpoint
+from pyro_vlae.infer import JointOptim
 from pyro_vlae.models import build_from_config
-from pyro_vlae.run_config import PRESETS, ConfigError, RunConfig, TrainingConfig
+from pyro_vlae.run_config import PRESETS, Config, ConfigError, TrainingConfig, read_config
 from pyro_vlae.training import TrainingInterrupted
-from pyro_vlae.training.checkpoint import read_state
+from pyro_vlae.training.checkpoint import load_checkpoint, read_state
 
 
-def build(config: RunConfig | ColourConfig, device: torch.device) -> tuple[nn.Module, nn.Module]:
+def build(config: TrainingConfig, device: torch.device) -> tuple[nn.Module, nn.Module]:
     """Model and guide for a configuration, their random start decided by its seed."""
     pyro.set_rng_seed(config.seed)
     model, guide = build_from_config(config)
     return model.to(device), guide.to(device)
+
+
+@contextmanager
+def averaged_run(
+    out: Path, kind: type[Config], device: torch.device
+) -> Iterator[tuple[Config, dict[str, nn.Module]]]:
+    """A run's configuration, and its model and guide with averaged weights for a ``with`` block."""
+    config = read_config(out, {}, kind)
+    model, guide = build(config, device)
+    modules = {"model": model, "guide": guide}
+    optimizer = JointOptim(
+        torch.optim.Adamax, {"lr": config.learning_rate}, ema_decay=config.ema_decay
+    )
+    load_checkpoint(out / "checkpoint", modules, optimizer)
+    with optimizer.averaged():
+        yield config, modules
 
 
 def positive(kind: type) -> Callable[[str], float]:

@@ -12,7 +12,7 @@ from pyro_vlae.colour_config import ColourConfig
 from pyro_vlae.guides import GaussianGuide, IAFGuide, colour_guide
 from pyro_vlae.models.colour_recipes import colour_vlae
 from pyro_vlae.models.recipes import binary_vlae, unconditional_pixelcnn
-from pyro_vlae.run_config import RunConfig
+from pyro_vlae.run_config import RunConfig, TrainingConfig
 from pyro_vlae.training import load_weights
 
 GUIDES = {"gaussian": GaussianGuide, "iaf": IAFGuide}
@@ -25,7 +25,7 @@ class NoCode(nn.Module):
         """Do nothing."""
 
 
-def build_from_config(config: RunConfig | ColourConfig) -> tuple[nn.Module, nn.Module]:
+def build_from_config(config: TrainingConfig) -> tuple[nn.Module, nn.Module]:
     """Model and guide for a run's configuration, not yet trained.
 
     Raises:
@@ -41,6 +41,8 @@ def build_from_config(config: RunConfig | ColourConfig) -> tuple[nn.Module, nn.M
             filters=config.filters,
         )
         return model, colour_guide(architecture)
+    if not isinstance(config, RunConfig):
+        raise ValueError(f"there is no model for a {type(config).__name__}")
     network: dict[str, Any] = {
         "tied": config.tied,
         "masked_layers": config.masked_layers,

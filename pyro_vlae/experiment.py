@@ -184,6 +184,19 @@ def decompress(model: nn.Module, guide: nn.Module, x: Tensor) -> Tensor:
     return poutine.replay(poutine.uncondition(model), trace=codes)(x)
 
 
+def colour_error(originals: Tensor, decompressions: Tensor) -> Tensor:
+    """How far off the mean colour of each decompression is: ``(N,)``, in levels of 0 to 255.
+
+    The absolute difference of an image's mean red to that of its decompression, likewise green and
+    blue, averaged over the three.
+
+    Args:
+        originals: ``(N, 3, H, W)`` in [-1, 1].
+        decompressions: one for each original.
+    """
+    return 127.5 * (originals - decompressions).mean((-2, -1)).abs().mean(-1)
+
+
 def summarise(
     config: TrainingConfig,
     data: ImageDataset,

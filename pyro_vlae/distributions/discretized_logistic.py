@@ -19,7 +19,7 @@ HALF_LEVEL = 0.5 / HALF_RANGE
 MIN_LOG_SCALE = -7.0  # of PixelCNN++: such a component already holds to one level or two
 
 
-class PixelLevels(constraints.Constraint):
+class _PixelLevels(constraints.Constraint):
     """Values ``k / 127.5 - 1`` of the levels k = 0..255, up to a thousandth of a level."""
 
     is_discrete = True
@@ -35,7 +35,7 @@ class PixelLevels(constraints.Constraint):
         return on_grid & (level > -0.5) & (level < 255.5)
 
 
-pixel_levels = PixelLevels()
+pixel_levels = _PixelLevels()
 
 
 class DiscretizedLogisticMixture(TorchDistribution):

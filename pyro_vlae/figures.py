@@ -84,10 +84,11 @@ def plot_groups(
     pitch = len(images) + 0.35  # a gap between groups, in image widths
     figure, axes = _canvas(across * pitch - 0.35, rows, first, title, heads=0.25)
     corners = [((n % across) * pitch, float(n // across)) for n in range(len(first))]
-    height = first.shape[1] / first.shape[2]
-    for column, (head, version) in enumerate(pictures.items()):
+    for column, version in enumerate(pictures.values()):
         _place(axes, version, [(x + column, y) for x, y in corners])
-        for group in range(across):
+    height = first.shape[1] / first.shape[2]
+    for group in range(across):
+        for column, head in enumerate(images):
             x = group * pitch + column + 0.5
             axes.text(x, -0.06 * height, head, ha="center", va="bottom", fontsize=7.5)
     return figure

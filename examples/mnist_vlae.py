@@ -8,24 +8,26 @@ Pictures, metrics, checkpoint and results go to a folder under runs/.
 
 import argparse
 import sys
-from pathlib import Path
 
 from shared import (
+    add_folder_options,
     add_run_options,
     build,
     exit_status,
-    folder,
+    folder_to_resume,
+    given_options,
     make_parser,
+    new_folder,
     pick_device,
     pick_preset,
     positive,
     report,
+    say_where_it_stands,
 )
 
 from pyro_vlae.data import DATASET_NAMES, DatasetNotFoundError, load_dataset
-from pyro_vlae.experiment import has_checkpoint, prepare_folder, run
-from pyro_vlae.run_config import ConfigError, RunConfig, make_config, read_config
-from pyro_vlae.training.checkpoint import read_state
+from pyro_vlae.experiment import prepare_folder, run
+from pyro_vlae.run_config import make_config, read_config
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -40,35 +42,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--batch-size", type=positive(int), metavar="N", help="images per step")
     add("--learning-rate", type=positive(float), metavar="LR", help="peak, of Adamax")
     add_run_options(parser)
-    add("--out", type=folder, metavar="DIR", help="default: runs/DATASET-PRESET, numbered")
-    add("--resume", action="store_true", help="go on with the run in DIR")
+    add_folder_options(parser, "runs/DATASET-PRESET")
     return parser.parse_args(arguments)
-
-
-def new_folder(config: RunConfig) -> Path:
-    """The first of runs/NAME, runs/NAME-2, ... that does not exist."""
-    base = Path("runs", f"{config.dataset}-{config.preset}")
-    out, number = base, 1
-    while out.exists():
-        number += 1
-        out = base.with_name(f"{base.name}-{number}")
-    return out
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns the exit status."""
     options = parse(arguments)
-    given = {
-        name: value
-        for name, value in vars(options).items()
-        if name not in ("data_dir", "debug", "device", "out", "resume")
-    }
+    given = given_options(options)
     device = pick_device(options.device)
     if options.resume:
-        if options.out is None:
-            raise ConfigError("--resume needs --out DIR, the folder of the run to go on with")
-        config = read_config(options.out, given)
-        out = options.out
+        out = folder_to_resume(options)
+        config = read_config(out, given)
         data = load_dataset(config.dataset, options.data_dir, device)
     else:
         given["preset"] = pick_preset(options.preset, device)
@@ -83,9 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
             data = load_dataset("digits", device=device)
         out = options.out or new_folder(config)
     prepare_folder(config, out, options.resume)
-    if options.resume and has_checkpoint(out):
-        state = read_state(out / "checkpoint")
-        print(f"going on at step {state['step']}, {state['images_seen']:,} images seen")
+    if options.resume:
+        say_where_it_stands(out)
 
     model, guide = build(config, device)
     print(data.description)

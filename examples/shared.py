@@ -13,12 +13,14 @@ import torch
 from torch import nn
 
 from pyro_vlae import __version__
+from pyro_vlae.experiment import has_checkpoint
 from pyro_vlae.models import build_from_config
-from pyro_vlae.run_config import PRESETS, ConfigError, RunConfig
+from pyro_vlae.run_config import PRESETS, ConfigError, TrainingConfig
 from pyro_vlae.training import TrainingInterrupted
+from pyro_vlae.training.checkpoint import read_state
 
 
-def build(config: RunConfig, device: torch.device) -> tuple[nn.Module, nn.Module]:
+def build(config: TrainingConfig, device: torch.device) -> tuple[nn.Module, nn.Module]:
     """Model and guide for a configuration, their random start decided by its seed."""
     pyro.set_rng_seed(config.seed)
     model, guide = build_from_config(config)
@@ -100,9 +102,49 @@ def pick_device(name: str | None) -> torch.device:
     return device
 
 
+def add_folder_options(parser: argparse.ArgumentParser, default: str) -> None:
+    """Where a run goes, and whether it goes on."""
+    parser.add_argument("--out", type=folder, metavar="DIR", help=f"default: {default}, numbered")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in DIR")
+
+
+def given_options(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that belong in a configuration; None where nothing was given."""
+    elsewhere = ("data_dir", "debug", "device", "out", "resume")
+    return {name: value for name, value in vars(options).items() if name not in elsewhere}
+
+
+def folder_to_resume(options: argparse.Namespace) -> Path:
+    """The folder of the run to go on with."""
+    if options.out is None:
+        raise ConfigError("--resume needs --out DIR, the folder of the run to go on with")
+    return options.out
+
+
+def new_folder(config: TrainingConfig) -> Path:
+    """The first of runs/NAME, runs/NAME-2, ... that does not exist."""
+    base = Path("runs", f"{config.dataset}-{config.preset}")
+    out, number = base, 1
+    while out.exists():
+        number += 1
+        out = base.with_name(f"{base.name}-{number}")
+    return out
+
+
+def say_where_it_stands(out: Path) -> None:
+    """Say how far the run to be resumed got."""
+    if has_checkpoint(out):
+        state = read_state(out / "checkpoint")
+        print(f"going on at step {state['step']}, {state['images_seen']:,} images seen")
+
+
 def report(results: dict[str, Any], out: Path) -> None:
     """Say what came out."""
     error = results["nll_standard_error"] or float("nan")
+    if results["dataset"] == "cifar10":
+        bits = results["bits_per_dim"] / results["nll_nats"]  # a nat per image in bits/dim
+        print(f"test NLL {results['bits_per_dim']:.3f} +- {bits * error:.3f} bits/dim, ", end="")
+        print(f"bound {-bits * results['elbo_nats']:.3f}, rate {bits * results['kl_nats']:.4f}")
     print(
         f"test NLL {results['nll_nats']:.2f} +- {error:.2f} nats "
         f"({results['num_samples']} importance samples, {results['num_images']} images), "

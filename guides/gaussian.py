@@ -21,6 +21,8 @@ class GaussianGuide(nn.Module):
         image_shape: ``(C, H, W)`` of the images.
         encoder: maps images ``(*batch, C, H, W)`` to features ``(*batch, encoder.out_features)``;
             the paper's ResNet if None.
+        head: maps the encoder's features to means and raw scales, ``(*batch, 2 * code_dim)``; a
+            linear layer if None. ``nn.Identity()`` for an encoder that ends in them itself.
 
     References:
         Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 4.1.
@@ -31,16 +33,25 @@ class GaussianGuide(nn.Module):
         code_dim: int = 64,
         image_shape: tuple[int, int, int] = (1, 28, 28),
         encoder: nn.Module | None = None,
+        head: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.code_dim = code_dim
         self.encoder = ResNetEncoder(image_shape) if encoder is None else encoder
-        features = int(self.encoder.out_features)  # type: ignore[arg-type]
-        self.head = WeightNormLinear(features, 2 * code_dim, init_scale=BRANCH_INIT_SCALE)
+        if head is None:
+            features = int(self.encoder.out_features)  # type: ignore[arg-type]
+            head = WeightNormLinear(features, 2 * code_dim, init_scale=BRANCH_INIT_SCALE)
+        self.head = head
 
     def posterior(self, x: Tensor) -> dist.TorchDistribution:
         """The distribution of codes given images ``(batch, C, H, W)``: batch shape ``(batch,)``."""
-        loc, raw_scale = self.head(self.encoder(x)).chunk(2, -1)
+        moments = self.head(self.encoder(x))
+        if moments.shape[-1] != 2 * self.code_dim:
+            raise ValueError(
+                f"the guide needs 2 x {self.code_dim} means and raw scales, encoder and head gave "
+                f"a tensor of shape {tuple(moments.shape)}: build them for the same code"
+            )
+        loc, raw_scale = moments.chunk(2, -1)
         return dist.Normal(loc, F.softplus(raw_scale + UNIT_SCALE)).to_event(1)
 
     def forward(self, x: Tensor) -> Tensor:

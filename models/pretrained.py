@@ -11,10 +11,12 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from pyro_vlae.guides import GaussianGuide, IAFGuide
+from pyro_vlae.colour_config import ColourConfig
+from pyro_vlae.guides import GaussianGuide, IAFGuide, colour_guide
 from pyro_vlae.infer import JointOptim
+from pyro_vlae.models.colour_recipes import colour_vlae
 from pyro_vlae.models.recipes import binary_vlae, unconditional_pixelcnn
-from pyro_vlae.run_config import RunConfig, read_config
+from pyro_vlae.run_config import ConfigError, RunConfig, TrainingConfig, read_config
 from pyro_vlae.training import load_weights
 from pyro_vlae.training.checkpoint import load_checkpoint
 
@@ -28,12 +30,24 @@ class NoCode(nn.Module):
         """Do nothing."""
 
 
-def build_from_config(config: RunConfig) -> tuple[nn.Module, nn.Module]:
+def build_from_config(config: TrainingConfig) -> tuple[nn.Module, nn.Module]:
     """Model and guide for a run's configuration, not yet trained.
 
     Raises:
         ValueError: a choice that does not exist.
     """
+    if isinstance(config, ColourConfig):
+        architecture = config.architecture()
+        model = colour_vlae(
+            architecture,
+            config.window,
+            prior=config.prior,
+            flow_maps=(config.flow_maps, config.flow_maps),
+            filters=config.filters,
+        )
+        return model, colour_guide(architecture)
+    if not isinstance(config, RunConfig):
+        raise ValueError(f"there is no model for a {type(config).__name__}")
     network: dict[str, Any] = {
         "tied": config.tied,
         "masked_layers": config.masked_layers,
@@ -61,7 +75,11 @@ def load_run(folder: str | Path) -> tuple[nn.Module, nn.Module]:
         CheckpointError: its checkpoint is missing or damaged.
     """
     folder = Path(folder)
-    config = read_config(folder, {})
+    try:
+        stored = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"there is no run in {folder}: {error}") from error
+    config = read_config(folder, {}, _kind(stored))
     model, guide = build_from_config(config)
     optimizer = JointOptim(
         torch.optim.Adamax, {"lr": config.learning_rate}, ema_decay=config.ema_decay
@@ -76,6 +94,11 @@ def load_run(folder: str | Path) -> tuple[nn.Module, nn.Module]:
     results = json.loads(scored.read_text()) if scored.exists() else None
     model.card = {"config": asdict(config), "results": results}
     return model.eval(), guide.eval()
+
+
+def _kind(stored: dict[str, Any]) -> type[TrainingConfig]:
+    """What kind of configuration was stored."""
+    return ColourConfig if stored.get("dataset") == "cifar10" else RunConfig
 
 
 def pretrained_names() -> list[str]:
@@ -108,7 +131,7 @@ def load_pretrained(name: str) -> tuple[nn.Module, nn.Module]:
     with as_file(files("pyro_vlae.models") / "weights" / f"{name}.safetensors") as path:
         with safe_open(path, "pt") as file:
             card = json.loads(file.metadata()["card"])
-        model, guide = build_from_config(RunConfig(**card["config"]))
+        model, guide = build_from_config(_kind(card["config"])(**card["config"]))
         load_weights(path, {"model": model, "guide": guide})
     model.card = card
     return model.eval(), guide.eval()

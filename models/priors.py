@@ -1,6 +1,7 @@
 """Priors p(z): modules that return a Pyro distribution, built fresh at each call."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import pyro.distributions as dist
@@ -9,7 +10,11 @@ from pyro.distributions.transforms import AffineAutoregressive
 from torch import Tensor, nn
 from torch.distributions import Transform
 
-from pyro_vlae.transforms import IncrementalAffineAutoregressive, mean_only_autoregressive
+from pyro_vlae.transforms import (
+    IncrementalAffineAutoregressive,
+    SpatialMeanOnlyAutoregressive,
+    mean_only_autoregressive,
+)
 
 
 class StandardNormalPrior(nn.Module):
@@ -89,6 +94,27 @@ class FlowPrior(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         self._forget()
         return super().__getstate__()
+
+
+def spatial_flow_prior(
+    code_shape: tuple[int, int, int] = (16, 8, 8),
+    steps: int = 6,
+    hidden_maps: Sequence[int] = (128, 128),
+) -> FlowPrior:
+    """The flow prior of the paper's colour models: masked ConvNets on the code's maps.
+
+    Its codes are flat, event shape ``(C * H * W,)``; the order is reversed between steps.
+
+    Args:
+        code_shape: ``(C, H, W)`` of the code.
+        steps: number of steps.
+        hidden_maps: maps of the hidden layers of each step.
+    """
+    transforms = [
+        SpatialMeanOnlyAutoregressive(code_shape, hidden_maps, reverse=bool(k % 2))
+        for k in range(steps)
+    ]
+    return FlowPrior(prod(code_shape), transforms=transforms)
 
 
 def _with_fast_inverse(step: Transform) -> Transform:

@@ -1,50 +1,12 @@
-"""What a code holds: its means, a linear probe of them, and paths between codes."""
+"""What codes hold: a linear probe of them, and paths between them."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from sklearn.linear_model import LogisticRegression
-from torch import Tensor, nn
-
-from pyro_vlae.nn import without_initialization
-
-
-@torch.no_grad()
-def posterior_means(guide: Callable[..., Any], x: Tensor, chunk: int = 500) -> Tensor:
-    """Means of ``q(z | x)``: ``(N, code_dim)`` for images ``(N, C, H, W)``.
-
-    A module is run in evaluation mode, and layers not yet initialised are left so.
-
-    Args:
-        guide: a guide with a site ``"z"`` whose distribution has a mean in closed form.
-        x: the images.
-        chunk: images per pass.
-
-    Raises:
-        ValueError: the distribution of ``"z"`` has no mean in closed form (a flow).
-    """
-    training = guide.training if isinstance(guide, nn.Module) else None
-    if isinstance(guide, nn.Module):
-        guide.eval()
-    try:
-        with without_initialization():
-            sites = [
-                poutine.trace(guide).get_trace(part).nodes["z"]["fn"] for part in x.split(chunk)
-            ]
-        return torch.cat([site.mean for site in sites])
-    except NotImplementedError as error:
-        raise ValueError(
-            "the guide's distribution of 'z' has no mean in closed form: use a Gaussian guide, or "
-            "average samples of it"
-        ) from error
-    finally:
-        if isinstance(guide, nn.Module):
-            guide.train(bool(training))
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -68,7 +30,7 @@ def linear_probe(
     Codes are taken as they are: standardising would blow up dimensions that hold nothing.
 
     Args:
-        train_codes: ``(N, D)``, for example `posterior_means` of training images.
+        train_codes: ``(N, D)``, such as the means of `pyro_vlae.infer.code_marginals`.
         train_labels: ``(N,)``, integers.
         test_codes: ``(M, D)``.
         test_labels: ``(M,)``.

@@ -17,20 +17,17 @@ import numpy
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
 from pyro_vlae._version import __version__
 from pyro_vlae.data import ImageDataset
 from pyro_vlae.figures import plot_reconstructions, plot_samples, plot_training, save_figure
-from pyro_vlae.infer import FreeBitsELBO, JointOptim, MarginalLikelihood, marginal_log_likelihood
+from pyro_vlae.infer import JointOptim, MarginalLikelihood, marginal_log_likelihood
 from pyro_vlae.infer.weights import PER_IMAGE
-from pyro_vlae.run_config import ConfigError, RunConfig
+from pyro_vlae.run_config import ConfigError, TrainingConfig
 from pyro_vlae.training import TrainingInterrupted, TrainingResult, fit
 from pyro_vlae.training.tensor_files import write_atomically
 
-# Free bits of the paper: nats per data dimension.
-FREE_NATS_PER_DIMENSION = 0.01
 # Fixes which test images are scored when not all are, and the importance samples of each.
 EVALUATION_SEED = 0
 
@@ -62,7 +59,7 @@ def has_checkpoint(out: Path) -> bool:
     return (out / "checkpoint" / "state.json").exists()
 
 
-def prepare_folder(config: RunConfig, out: Path, resume: bool) -> None:
+def prepare_folder(config: TrainingConfig, out: Path, resume: bool) -> None:
     """Make a new run's folder and write its ``config.json``; a resumed run's is left alone.
 
     Raises:
@@ -83,7 +80,7 @@ def prepare_folder(config: RunConfig, out: Path, resume: bool) -> None:
 
 
 def run(
-    config: RunConfig,
+    config: TrainingConfig,
     data: ImageDataset,
     model: nn.Module,
     guide: nn.Module,
@@ -107,14 +104,13 @@ def run(
         clip_norm=config.clip_norm * config.batch_size,
         ema_decay=config.ema_decay,
     )
-    free_nats = FREE_NATS_PER_DIMENSION * data.train.images[0].numel()
     validated = config.train_on == "train"
     try:
         result = fit(
             model,
             guide,
             data.train if validated else data.train_validation,
-            elbo=FreeBitsELBO(free_nats) if config.model == "vlae" else Trace_ELBO(),
+            elbo=config.elbo(data.train.images[0].numel()),
             optimizer=optimizer,
             settings=config.training_settings(),
             validation=data.validation if validated else None,
@@ -155,7 +151,7 @@ def _write_scores(path: Path, index: Tensor, score: MarginalLikelihood) -> None:
 
 
 def draw_figures(
-    config: RunConfig,
+    config: TrainingConfig,
     model: nn.Module,
     guide: nn.Module,
     x: Tensor,
@@ -166,15 +162,20 @@ def draw_figures(
     named = f"{config.dataset}, {result.images_seen:,} training images seen"
     pyro.set_rng_seed(config.seed)
     samples = model(batch_size=64)
-    save_figure(plot_samples(samples.cpu(), f"Samples: {named}"), out / "samples.png")
-    if config.model == "vlae":
+    save_figure(plot_samples(as_picture(samples), f"Samples: {named}"), out / "samples.png")
+    if config.has_code:
         figure = plot_reconstructions(
-            x[:32].cpu(),
-            decompress(model, guide, x[:32]).cpu(),
+            as_picture(x[:32]),
+            as_picture(decompress(model, guide, x[:32])),
             f"Test images and one decompression each: {named}",
         )
         save_figure(figure, out / "reconstructions.png")
     save_figure(plot_training(result.history, named), out / "training.png")
+
+
+def as_picture(x: Tensor) -> Tensor:
+    """Images as figures take them, in [0, 1] on the CPU; colour ones are in [-1, 1] in models."""
+    return (x.cpu() + 1) / 2 if x.shape[-3] == 3 else x.cpu()
 
 
 def decompress(model: nn.Module, guide: nn.Module, x: Tensor) -> Tensor:
@@ -183,8 +184,21 @@ def decompress(model: nn.Module, guide: nn.Module, x: Tensor) -> Tensor:
     return poutine.replay(poutine.uncondition(model), trace=codes)(x)
 
 
+def colour_error(originals: Tensor, decompressions: Tensor) -> Tensor:
+    """How far off the mean colour of each decompression is: ``(N,)``, in levels of 0 to 255.
+
+    The absolute difference of an image's mean red to that of its decompression, likewise green and
+    blue, averaged over the three.
+
+    Args:
+        originals: ``(N, 3, H, W)`` in [-1, 1].
+        decompressions: one for each original.
+    """
+    return 127.5 * (originals - decompressions).mean((-2, -1)).abs().mean(-1)
+
+
 def summarise(
-    config: RunConfig,
+    config: TrainingConfig,
     data: ImageDataset,
     score: MarginalLikelihood,
     result: TrainingResult,

@@ -54,24 +54,41 @@ def plot_reconstructions(
     Raises:
         ValueError: If the images have another shape or range, or the two shapes differ.
     """
-    left, right = as_pictures(originals, "originals"), as_pictures(decompressions, "decompressions")
-    if left.shape != right.shape:
-        raise ValueError(
-            f"originals have shape {tuple(originals.shape)} but decompressions "
-            f"{tuple(decompressions.shape)}; expected one decompression per original"
-        )
-    across = min(pairs_per_row, len(left))
-    rows = math.ceil(len(left) / across)
-    gap = 0.35  # between pairs, in image widths
-    width = across * (2 + gap) - gap
-    figure, axes = canvas(width, rows, left, title, heads=0.25)
-    corners = [((n % across) * (2 + gap), float(n // across)) for n in range(len(left))]
-    place(axes, left, corners)
-    place(axes, right, [(x + 1, y) for x, y in corners])
-    height = left.shape[1] / left.shape[2]
-    for pair in range(across):
-        for column, head in enumerate(("original", "decompressed")):
-            x = pair * (2 + gap) + column + 0.5
+    groups = {"original": originals, "decompressed": decompressions}
+    return plot_groups(groups, title, pairs_per_row)
+
+
+def plot_groups(
+    images: Mapping[str, Tensor], title: str | None = None, groups_per_row: int = 4
+) -> Figure:
+    """Draw versions of the same images side by side, as the paper's figure 3 does for windows.
+
+    Args:
+        images: A head for each version, and its images ``(N, C, H, W)`` in [0, 1], C 1 (drawn black
+            on white) or 3; image n of all versions makes group n.
+        title: Heading of the figure.
+        groups_per_row: Groups side by side.
+
+    Raises:
+        ValueError: If the images have another shape or range, or the shapes differ.
+    """
+    pictures = {head: as_pictures(version, f"{head} images") for head, version in images.items()}
+    first = next(iter(pictures.values()))
+    for head, version in pictures.items():
+        if version.shape != first.shape:
+            shapes = {name: tuple(version.shape) for name, version in images.items()}
+            raise ValueError(f"{head} images differ in number or size from the first: {shapes}")
+    across = min(groups_per_row, len(first))
+    rows = math.ceil(len(first) / across)
+    pitch = len(images) + 0.35  # a gap between groups, in image widths
+    figure, axes = canvas(across * pitch - 0.35, rows, first, title, heads=0.25)
+    corners = [((n % across) * pitch, float(n // across)) for n in range(len(first))]
+    for column, version in enumerate(pictures.values()):
+        place(axes, version, [(x + column, y) for x, y in corners])
+    height = first.shape[1] / first.shape[2]
+    for group in range(across):
+        for column, head in enumerate(images):
+            x = group * pitch + column + 0.5
             axes.text(x, -0.06 * height, head, ha="center", va="bottom", fontsize=7.5)
     return figure
 

@@ -1,11 +1,19 @@
 """What decides a run: presets, the options given, and what a resumed run may change."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pyro.infer import ELBO, Trace_ELBO
+
+from pyro_vlae.infer import FreeBitsELBO
 from pyro_vlae.training import DecaySchedule, TrainingSettings
+
+# Free bits of the paper's binary models: nats per data dimension.
+FREE_NATS_PER_DIMENSION = 0.01
+Config = TypeVar("Config", bound="TrainingConfig")
 
 
 class ConfigError(ValueError):
@@ -13,20 +21,12 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides a run, as stored in ``config.json``.
+class TrainingConfig:
+    """What decides a run whatever the model is.
 
     Args:
         dataset: name for `pyro_vlae.data.load_dataset`.
         preset: ``"quick"`` or ``"paper"``; it only fills in what was not given.
-        model: ``"vlae"``, or ``"unconditional"`` for the PixelCNN alone.
-        prior: ``"flow"`` or ``"normal"``.
-        guide: ``"gaussian"`` or ``"iaf"``.
-        likelihood: ``"pixelcnn"`` or ``"bernoulli"``.
-        tied: the PixelCNN's masked convolutions share their weights.
-        masked_layers: masked convolutions of the PixelCNN.
-        window: ``"AxB"`` for a two-stack PixelCNN with that window, or None.
-        filters: maps of the PixelCNN's hidden layers.
         train_on: ``"train"`` (validated on the validation set) or ``"train+validation"``.
         epochs: budget in passes over the training images, or None.
         max_minutes: budget in minutes of training, or None.
@@ -42,14 +42,6 @@ class RunConfig:
 
     dataset: str = "static-mnist"
     preset: str = "quick"
-    model: str = "vlae"
-    prior: str = "flow"
-    guide: str = "gaussian"
-    likelihood: str = "pixelcnn"
-    tied: bool = True
-    masked_layers: int = 6
-    window: str | None = None
-    filters: int = 12
     train_on: str = "train"
     # Batch size, number of epochs and schedule are not in the paper: chosen here.
     epochs: int | None = None
@@ -63,18 +55,26 @@ class RunConfig:
     num_samples: int = 64
     eval_images: int | None = 500
 
+    @property
+    def has_code(self) -> bool:
+        """Whether the model has a code, so that images can be decompressed."""
+        return True
+
+    def elbo(self, dimensions: int) -> ELBO:
+        """The objective, for images of so many data dimensions."""
+        raise NotImplementedError
+
+    def describe_parts(self) -> str:
+        """The model and guide, in words."""
+        raise NotImplementedError
+
     def describe(self) -> str:
         """What was chosen, in a few lines."""
         budget = [f"{self.epochs} epochs"] if self.epochs else []
         budget += [f"{self.max_minutes:g} minutes"] if self.max_minutes else []
         images = f"up to {self.eval_images} test images" if self.eval_images else "all test images"
-        parts = "unconditional PixelCNN"
-        if self.model == "vlae":
-            parts = f"{self.prior} prior, {self.guide} guide, {self.likelihood} likelihood"
-        if self.window or self.tied:
-            parts += f" (window {self.window})" if self.window else " (tied)"
         return (
-            f"preset {self.preset}: {parts}, seed {self.seed}\n"
+            f"preset {self.preset}: {self.describe_parts()}, seed {self.seed}\n"
             f"training on {self.train_on} for {' or '.join(budget)}, batches of "
             f"{self.batch_size}, Adamax {self.learning_rate:g}, Polyak average {self.ema_decay:g}\n"
             f"scoring {images} with {self.num_samples} importance samples each"
@@ -92,6 +92,49 @@ class RunConfig:
             log_every=20 if self.preset == "quick" else 100,
             validate_every=500,
         )
+
+
+@dataclass(frozen=True)
+class RunConfig(TrainingConfig):
+    """Everything that decides a run on binary images, as stored in ``config.json``.
+
+    Args:
+        model: ``"vlae"``, or ``"unconditional"`` for the PixelCNN alone.
+        prior: ``"flow"`` or ``"normal"``.
+        guide: ``"gaussian"`` or ``"iaf"``.
+        likelihood: ``"pixelcnn"`` or ``"bernoulli"``.
+        tied: the PixelCNN's masked convolutions share their weights.
+        masked_layers: masked convolutions of the PixelCNN.
+        window: ``"AxB"`` for a two-stack PixelCNN with that window, or None.
+        filters: maps of the PixelCNN's hidden layers.
+    """
+
+    model: str = "vlae"
+    prior: str = "flow"
+    guide: str = "gaussian"
+    likelihood: str = "pixelcnn"
+    tied: bool = True
+    masked_layers: int = 6
+    window: str | None = None
+    filters: int = 12
+
+    @property
+    def has_code(self) -> bool:
+        """Whether the model has a code, so that images can be decompressed."""
+        return self.model == "vlae"
+
+    def elbo(self, dimensions: int) -> ELBO:
+        """The objective, for images of so many data dimensions: free bits where there is a code."""
+        return FreeBitsELBO(FREE_NATS_PER_DIMENSION * dimensions) if self.has_code else Trace_ELBO()
+
+    def describe_parts(self) -> str:
+        """The model and guide, in words."""
+        parts = "unconditional PixelCNN"
+        if self.has_code:
+            parts = f"{self.prior} prior, {self.guide} guide, {self.likelihood} likelihood"
+        if self.window or self.tied:
+            parts += f" (window {self.window})" if self.window else " (tied)"
+        return parts
 
 
 PRESETS = {
@@ -114,21 +157,35 @@ TIED_DATASETS = ("static-mnist", "digits")
 CHANGEABLE = ("epochs", "max_minutes", "num_samples", "eval_images")
 
 
-def make_config(given: dict[str, Any]) -> RunConfig:
+def make_config(
+    given: dict[str, Any],
+    presets: Mapping[str, Config] = PRESETS,  # type: ignore[assignment]
+) -> Config:
     """The given preset with the other options in place of its own; None means not given.
 
     A given budget replaces the preset's budget.
     """
-    config = PRESETS[given["preset"]]
+    config = presets[given["preset"]]
     given = {name: value for name, value in given.items() if value is not None}
     if "epochs" in given or "max_minutes" in given:
         config = replace(config, epochs=None, max_minutes=None)
     config = replace(config, **given)
-    return config if "tied" in given else replace(config, tied=config.dataset in TIED_DATASETS)
+    if isinstance(config, RunConfig) and "tied" not in given:
+        config = replace(config, tied=config.dataset in TIED_DATASETS)
+    return config
 
 
-def read_config(out: Path, given: dict[str, Any]) -> RunConfig:
+def read_config(
+    out: Path,
+    given: dict[str, Any],
+    kind: type[Config] = RunConfig,  # type: ignore[assignment]
+) -> Config:
     """The configuration of the run in `out`, with a new budget or evaluation if given.
+
+    Args:
+        out: folder of the run.
+        given: options; None means not given.
+        kind: of the configuration.
 
     Raises:
         ConfigError: there is no run in `out`, or a given option contradicts it.
@@ -136,7 +193,7 @@ def read_config(out: Path, given: dict[str, Any]) -> RunConfig:
     path = out / "config.json"
     try:
         stored = json.loads(path.read_text())
-        stored = asdict(RunConfig(**stored))
+        stored = asdict(kind(**stored))
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(
             f"no run to resume in {out}: {path.name} is missing or unreadable ({error}); "
@@ -152,4 +209,4 @@ def read_config(out: Path, given: dict[str, Any]) -> RunConfig:
             )
     if "epochs" in given or "max_minutes" in given:
         stored |= {"epochs": None, "max_minutes": None}
-    return RunConfig(**(stored | given))
+    return kind(**(stored | given))

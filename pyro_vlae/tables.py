@@ -1,7 +1,7 @@
-"""The paper's tables of binary-image results: a named row for each, and a page that compares.
+"""The paper's tables of results: a named row for each model, and a page that compares.
 
 References:
-    Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, tables 1 to 4.
+    Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, tables 1 to 5.
 """
 
 import json
@@ -19,7 +19,7 @@ class Row:
         name: of the row and of its folder of results.
         title: what it is, in words.
         options: what differs from the preset, as `pyro_vlae.run_config.make_config` takes it.
-        paper_nll: the paper's test NLL in nats.
+        paper_nll: the paper's test NLL, in nats for binary images, in bits/dim for colour ones.
         paper_rate: the paper's KL(q || p) in nats, where it states one.
     """
 
@@ -70,6 +70,17 @@ TABLES: dict[str, tuple[Row, ...]] = {
         Row("caltech101-vlae", "VLAE", {}, 77.36),
     ),
 }
+# Scored in bits per dimension.
+COLOUR_ROWS = (
+    Row("cifar10-resnet-4x2", "ResNet VLAE, window 4x2", {"window": "4x2"}, 3.12),
+    Row("cifar10-resnet-7x4", "ResNet VLAE, window 7x4", {"window": "7x4"}, 3.04),
+    Row(
+        "cifar10-densenet-7x4",
+        "DenseNet VLAE, window 7x4",
+        {"window": "7x4", "encoder": "densenet"},
+        2.95,
+    ),
+)
 
 
 def results_page(folder: Path) -> str:
@@ -82,9 +93,9 @@ def results_page(folder: Path) -> str:
         "# Results",
         "",
         "Written by `python examples/results_page.py` from the `results.json` of each run; not to "
-        "be edited. NLL, bound and rate are nats per image on the test set, lower is better, ± is "
-        "the standard error over the scored images. `paper` rows ran the full recipe; `quick` "
-        "rows ran only as long as stated, and are far from converged.",
+        "be edited. NLL, bound and rate are nats per image on the test set (bits per dimension for "
+        "CIFAR-10), lower is better, ± is the standard error over the scored images. `paper` rows "
+        "ran the full recipe; `quick` rows ran only as long as stated, and are far from converged.",
     ]
     known = set()
     for dataset, rows in TABLES.items():
@@ -92,6 +103,11 @@ def results_page(folder: Path) -> str:
         for row in rows:
             known.add(row.name)
             lines.append(_line(row, _read(folder / row.name)))
+    lines += ["", "## cifar10 (bits/dim)", "", *_HEAD]
+    for row in COLOUR_ROWS:
+        known.add(row.name)
+        lines.append(_line(row, _read(folder / row.name)))
+    lines += ["", "```", *(_command(row) for row in COLOUR_ROWS), "```"]
     others = [
         (path.parent.name, _read(path.parent))
         for path in sorted(folder.glob("*/results.json"))
@@ -110,6 +126,11 @@ _HEAD = (
 )
 
 
+def _command(row: Row) -> str:
+    options = " ".join(f"--{name} {value}" for name, value in row.options.items())
+    return f"python examples/cifar10_vlae.py {options} --out results/{row.name}"
+
+
 def _read(folder: Path) -> dict[str, Any] | None:
     path = folder / "results.json"
     return json.loads(path.read_text()) if path.exists() else None
@@ -119,14 +140,20 @@ def _line(row: Row, results: dict[str, Any] | None) -> str:
     paper = [_number(row.paper_nll), _number(row.paper_rate)]
     ours = ["not run yet", *[""] * 7]
     if results is not None:
-        error = results.get("nll_monte_carlo_error", 0.0)
+        # Bits per dimension, where images are scored so, in units of a nat per image.
+        colour = results.get("dataset") == "cifar10"
+        unit = results["nll_nats"] / results["bits_per_dim"] if colour else 1.0
+        places = 3 if colour else 2
+        error = results.get("nll_monte_carlo_error", 0.0) / unit
         ours = [
-            f"{results['nll_nats']:.2f} ± {results['nll_standard_error']:.2f}",
-            f"{-results['elbo_nats']:.2f}",
-            f"{results['kl_nats']:.2f} ({results['kl_bits']:.1f} bits)",
+            f"{results['nll_nats'] / unit:.{places}f} ± "
+            f"{results['nll_standard_error'] / unit:.{places}f}",
+            f"{-results['elbo_nats'] / unit:.{places}f}",
+            f"{results['kl_nats'] / unit:.{places}f} ({results['kl_bits']:.1f} bits)",
             f"{results['train_images_seen']:,}",
             f"{results['train_seconds'] / 60:.0f}",
-            f"{results['num_images']:,} images, {results['num_samples']} samples (± {error:.3f})",
+            f"{results['num_images']:,} images, {results['num_samples']} samples "
+            f"(± {error:.{places + 1}f})",
             results["device"],
             f"{results['preset']}, {results['seed']}",
         ]

@@ -16,10 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from pyro_vlae.codes import linear_probe, posterior_means
+from pyro_vlae.codes import linear_probe
 from pyro_vlae.data import ImageDataset
 from pyro_vlae.experiment import decompress
-from pyro_vlae.infer import FreeBitsELBO, JointOptim, marginal_log_likelihood
+from pyro_vlae.infer import FreeBitsELBO, JointOptim, code_marginals, marginal_log_likelihood
 from pyro_vlae.pictures import as_pictures, place
 from pyro_vlae.training import DecaySchedule, TrainingResult, TrainingSettings, fit
 from pyro_vlae.training.checkpoint import STATE_FILE
@@ -123,7 +123,7 @@ def study_window(
         for split in (data.train.binarize(EVALUATION_SEED), data.test):
             chosen = split.take(shuffled(len(split), settings.probe_images))
             assert chosen.labels is not None
-            codes.append(posterior_means(guide, chosen.draw(slice(None))))
+            codes.append(code_marginals(guide, chosen.draw(slice(None))).mean)
             labels.append(chosen.labels)
     probe = linear_probe(codes[0], labels[0], codes[1], labels[1])
     rate = score.kl.mean().item()

@@ -65,10 +65,17 @@ def feed_by_wavefronts():
 
     def feed(network, x, context):
         run = network.incremental(context, len(x), *x.shape[-2:])
-        got = torch.full_like(x, torch.nan)
+        got = None
+        in_turn = getattr(network, "channel_autoregressive", False)
         for rows, columns in run.wavefronts:
-            got[:, :, rows, columns] = run.parameters(rows, columns).squeeze(2)
-            run.write(rows, columns, x[:, :, rows, columns].unsqueeze(2))
+            pixels = x[:, :, rows, columns].unsqueeze(2)
+            for known in range(1, x.shape[1] + 1) if in_turn else [x.shape[1]]:
+                parameters = run.parameters(rows, columns)
+                later = torch.arange(x.shape[1]).view(-1, 1, 1) >= known
+                run.write(rows, columns, pixels.masked_fill(later, torch.nan))
+            if got is None:
+                got = x.new_full((len(x), parameters.shape[1], *x.shape[2:]), torch.nan)
+            got[:, :, rows, columns] = parameters.squeeze(2)
         return got
 
     return feed

@@ -15,7 +15,6 @@ import pyro
 import pyro.distributions as dist
 import torch
 from matplotlib.figure import Figure
-from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal, init_to_value
 from torch import Tensor, nn

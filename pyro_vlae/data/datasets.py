@@ -7,10 +7,13 @@ from collections.abc import Callable
 import torch
 
 from pyro_vlae.data import readers
+from pyro_vlae.data.cifar import read_cifar10
 from pyro_vlae.data.files import FileStore
 from pyro_vlae.data.split import ImageDataset
 
-_READERS: dict[str, Callable[[FileStore], ImageDataset]] = {
+_Readers = dict[str, Callable[[FileStore], ImageDataset]]
+
+_BINARY: _Readers = {
     "static-mnist": readers.read_static_mnist,
     "mnist": readers.read_mnist,
     "omniglot": readers.read_omniglot,
@@ -18,8 +21,13 @@ _READERS: dict[str, Callable[[FileStore], ImageDataset]] = {
     "digits": readers.read_digits,
 }
 
-DATASET_NAMES = tuple(_READERS)
-"""The names that `load_dataset` takes."""
+_COLOUR: _Readers = {"cifar10": read_cifar10}
+
+DATASET_NAMES = tuple(_BINARY)
+"""The sets of binary images that `load_dataset` takes, all 28x28."""
+
+COLOUR_DATASET_NAMES = tuple(_COLOUR)
+"""The sets of colour images that `load_dataset` takes."""
 
 
 def load_dataset(
@@ -32,12 +40,12 @@ def load_dataset(
 
     Files are looked for in ``root``, then in ``$PYRO_VLAE_DATA``, then in the user cache, each in
     a folder of its own (``mnist/``, ``binarized_mnist/``, ``omniglot/``,
-    ``caltech101_silhouettes/``), compressed by gzip or not. What is in none of them is downloaded
-    into the user cache; ``root`` and ``$PYRO_VLAE_DATA`` are never written to. A warning is logged
-    when a folder that was named lacks a file.
+    ``caltech101_silhouettes/``, ``cifar10/``), compressed by gzip or xz or not. What is in none of
+    them is downloaded into the user cache; ``root`` and ``$PYRO_VLAE_DATA`` are never written to. A
+    warning is logged when a folder that was named lacks a file.
 
     Args:
-        name: One of `DATASET_NAMES`.
+        name: One of `DATASET_NAMES` or `COLOUR_DATASET_NAMES`.
         root: Folder to look in first.
         device: Where the images are to be kept, as ``uint8``.
         download: Whether files that are not on disk may be downloaded.
@@ -53,9 +61,10 @@ def load_dataset(
         >>> data.train.draw(torch.arange(64)).shape
         torch.Size([64, 1, 28, 28])
     """
-    if name not in _READERS:
-        close = difflib.get_close_matches(name.lower().replace("_", "-"), DATASET_NAMES, n=1)
+    all_readers = _BINARY | _COLOUR
+    if name not in all_readers:
+        close = difflib.get_close_matches(name.lower().replace("_", "-"), all_readers, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        names = ", ".join(DATASET_NAMES)
+        names = ", ".join(all_readers)
         raise ValueError(f"there is no data set {name!r}; the names are {names}.{hint}")
-    return _READERS[name](FileStore(name, root, download)).to(device)
+    return all_readers[name](FileStore(name, root, download)).to(device)

@@ -7,7 +7,9 @@ cache, into which it is downloaded if it is nowhere. The first two are only ever
 import gzip
 import hashlib
 import logging
+import lzma
 import os
+import tarfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,10 +35,12 @@ MIRRORS: dict[str, tuple[str, ...]] = {
     ),
     "omniglot": ("https://raw.githubusercontent.com/yburda/iwae/master/datasets/OMNIGLOT/",),
     "caltech101_silhouettes": ("https://people.cs.umass.edu/~marlin/data/",),
+    "cifar10": ("https://www.cs.toronto.edu/~kriz/",),
 }
 """Addresses of the original, public copies by folder, in the order in which they are tried."""
 
-_GZIP_MAGIC = b"\x1f\x8b"
+_GZIP_MAGIC, _XZ_MAGIC = b"\x1f\x8b", b"\xfd7zXZ\x00"
+_DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError, tarfile.TarError)
 _log = logging.getLogger(__name__)
 _Decoded = TypeVar("_Decoded")
 
@@ -47,10 +51,11 @@ class PublishedFile:
 
     Args:
         folder: Its folder below a data root.
-        name: Its name when not compressed; ``name + ".gz"`` is accepted too.
+        name: Its name when not compressed; with ".gz" or ".xz" after it is accepted too.
         checksum: ``"algorithm:digest"`` of the content when not compressed.
         served_name: The name under which the mirrors hold it; None if no mirror does.
         served_checksum: ``"algorithm:digest"`` of the file as the mirrors serve it.
+        archive: A tar file that will do instead, since it holds this file under its name.
     """
 
     folder: str
@@ -58,6 +63,12 @@ class PublishedFile:
     checksum: str
     served_name: str | None = None
     served_checksum: str = ""
+    archive: "PublishedFile | None" = None
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """What may follow the name: that of a compression, unless the name has one."""
+        return ("",) if self.name.endswith(".gz") else ("", ".gz", ".xz")
 
     @property
     def mirrors(self) -> tuple[str, ...]:
@@ -66,8 +77,8 @@ class PublishedFile:
 
     def inside(self, root: Path) -> Path | None:
         """Return this file below ``root``, compressed or not, or None."""
-        for name in (self.name, self.name + ".gz"):
-            path = root / self.folder / name
+        for suffix in self.suffixes:
+            path = root / self.folder / (self.name + suffix)
             if os.path.isfile(path):  # unlike Path.is_file, no error on a forbidden folder
                 return path
         return None
@@ -105,6 +116,7 @@ class FileStore:
                 )
         self._downloader = Downloader()
         self._told: set[Path] = set()
+        self._archives: dict[Path, dict[str, bytes]] = {}
 
     def find(self, *choices: PublishedFile) -> tuple[Path, PublishedFile]:
         """Return the first of ``choices`` that the first folder to have any of them has.
@@ -139,8 +151,14 @@ class FileStore:
             DatasetCorruptError: It is not the published file.
             DatasetError: It cannot be read.
         """
-        path, _ = self.find(file)
-        return read_verified(path, file, decode)
+        path, found = self.find(*filter(None, (file, file.archive)))
+        if found is file:
+            return read_verified(path, file, decode)
+        if path not in self._archives:
+            self._archives[path] = _members(path, found)
+        if file.name not in self._archives[path]:
+            raise _corrupt(path, found, f"it does not hold {file.name}")
+        return _verified(self._archives[path][file.name], path, file, decode)
 
     def load_if_on_disk(
         self, file: PublishedFile, decode: Callable[[bytes], _Decoded]
@@ -166,7 +184,10 @@ class FileStore:
 
     def _not_found(self, choices: Sequence[PublishedFile], failures: Sequence[str]) -> str:
         file = choices[0]
-        names = " or ".join(f"{file.folder}/{choice.name}[.gz]" for choice in choices)
+        names = " or ".join(
+            f"{file.folder}/{choice.name}" + "[.gz|.xz]" * (len(choice.suffixes) > 1)
+            for choice in choices
+        )
         if self._download:
             tried = "and could not be downloaded"
         else:
@@ -178,8 +199,9 @@ class FileStore:
         lines += ["Looked in:", *(f"  {place}" for place in searched)]
         if failures:
             lines += ["Tried to download:", *(f"  {failure}" for failure in failures)]
-        if file.served_name is not None:
-            addresses = " or ".join(mirror + file.served_name for mirror in file.mirrors)
+        served = next((choice for choice in choices if choice.served_name), None)
+        if served is not None:
+            addresses = " or ".join(f"{mirror}{served.served_name}" for mirror in served.mirrors)
             lines.append(f"What to do: put the file of {addresses} into {target},")
         else:
             lines.append(f"What to do: put the file into {target},")
@@ -207,9 +229,21 @@ def read_verified(path: Path, file: PublishedFile, decode: Callable[[bytes], _De
         # By content, not by name: browsers like to uncompress on the way without renaming.
         if content.startswith(_GZIP_MAGIC):
             content = gzip.decompress(content)
+        elif content.startswith(_XZ_MAGIC):
+            content = lzma.decompress(content)
+    except _DAMAGED as error:
+        kind = "gzip" if content.startswith(_GZIP_MAGIC) else "xz"
+        problem = f"its {kind} stream is truncated or damaged ({error})"
+        raise _corrupt(path, file, problem) from error
+    return _verified(content, path, file, decode)
+
+
+def _verified(
+    content: bytes, path: Path, file: PublishedFile, decode: Callable[[bytes], _Decoded]
+) -> _Decoded:
+    """Decode and verify the uncompressed content of ``file``, read from ``path``."""
+    try:
         decoded = decode(content)
-    except (EOFError, OSError, zlib.error) as error:
-        raise _corrupt(path, file, f"its gzip stream is truncated or damaged ({error})") from error
     except FormatError as error:
         raise _corrupt(path, file, str(error)) from error
     algorithm, expected = file.checksum.split(":")
@@ -223,9 +257,26 @@ def read_verified(path: Path, file: PublishedFile, decode: Callable[[bytes], _De
     return decoded
 
 
+def _members(path: Path, file: PublishedFile) -> dict[str, bytes]:
+    """The files in a tar archive by their names, whatever folder they are in."""
+    members = {}
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                stream = archive.extractfile(member)
+                if stream is not None:
+                    members[Path(member.name).name] = stream.read()
+    except PermissionError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
+    except _DAMAGED as error:
+        raise _corrupt(path, file, f"it is no whole tar archive ({error})") from error
+    return members
+
+
 def _corrupt(path: Path, file: PublishedFile, problem: str) -> DatasetCorruptError:
     remedy = "replace it with the published file"
-    if file.served_name is not None:
-        addresses = " or ".join(mirror + file.served_name for mirror in file.mirrors)
+    served = file.archive or file
+    if served.served_name is not None:
+        addresses = " or ".join(f"{mirror}{served.served_name}" for mirror in served.mirrors)
         remedy = f"delete it, so that it is downloaded anew, or replace it with {addresses}"
     return DatasetCorruptError(f"{path} is not the published {file.name}: {problem}. {remedy}.")

@@ -1,4 +1,4 @@
-"""Decoders of the published file formats: IDX, text matrices (.amat) and MATLAB (.mat).
+"""Decoders of the published file formats: IDX, text (.amat), CIFAR's records and MATLAB (.mat).
 
 Each takes the uncompressed content of a file and the shape it must have, and returns ``uint8``
 images or raises `FormatError` with one sentence on what was found in place of what was expected.
@@ -84,6 +84,34 @@ def decode_amat(content: bytes, shape: tuple[int, int, int]) -> Bytes:
         bad = int(np.argmax(pixels.max(axis=1) > 1))
         raise FormatError(f"line {bad + 1} is not {height * width} values 0 or 1 and single spaces")
     return pixels.reshape(shape)
+
+
+def decode_cifar(content: bytes, count: int) -> tuple[Bytes, Bytes]:
+    """Decode the binary version of CIFAR-10.
+
+    Records of a label byte (0 to 9), then 1024 bytes of red, green and blue each, row by row.
+
+    Args:
+        content: The uncompressed file.
+        count: Number of records.
+
+    Returns:
+        Images ``(N, 3, 32, 32)`` and labels ``(N,)``.
+
+    Raises:
+        FormatError: Another size than so many records take, or a label above 9.
+    """
+    record = 1 + 3 * 32 * 32
+    if len(content) != count * record:
+        raise FormatError(
+            f"it holds {len(content)} bytes; {count} images with labels take {count * record} "
+            f"({record} each)"
+        )
+    records = np.frombuffer(content, np.uint8).reshape(count, record)
+    labels = records[:, 0]
+    if labels.max(initial=0) > 9:
+        raise FormatError(f"record {int(np.argmax(labels > 9)) + 1} has label {labels.max()} > 9")
+    return records[:, 1:].reshape(count, 3, 32, 32), labels
 
 
 def decode_mat(

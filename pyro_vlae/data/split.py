@@ -1,6 +1,7 @@
 """Images held in memory as bytes: one split, and the three splits of a data set."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,17 +14,22 @@ class ImageSplit:
 
     Args:
         images: ``uint8`` of shape ``(N, C, H, W)``: bits 0 and 1 (ink or object is 1), or grey
-            levels 0 to 255 when ``grey``.
+            levels 0 to 255 when ``grey``, or levels of colour or grey when ``levels``.
         labels: ``int64`` of shape ``(N,)``, on the same device, or None.
         grey: Whether each presentation is a fresh Bernoulli sample with mean ``images / 255``.
+        levels: Whether the levels themselves are the data: level k is drawn as ``k / 127.5 - 1``.
+        flip: Whether each presentation is mirrored left to right with probability 1/2.
 
     Raises:
-        ValueError: Shapes, types or devices do not fit, or binary images have other values.
+        ValueError: Shapes, types or devices do not fit, binary images have other values, or the
+            images are said to be both grey and levels.
     """
 
     images: Tensor
     labels: Tensor | None = None
     grey: bool = False
+    levels: bool = False
+    flip: bool = False
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -32,10 +38,16 @@ class ImageSplit:
                 "images must be uint8 of shape (N, C, H, W); "
                 f"got {images.dtype} of shape {tuple(images.shape)}"
             )
-        if not self.grey and images.numel() and images.max() > 1:
+        if self.grey and self.levels:
+            raise ValueError(
+                "images cannot be both grey and levels: grey=True binarises them at every "
+                "presentation, levels=True draws their 256 levels as they are"
+            )
+        binary = not (self.grey or self.levels)
+        if binary and images.numel() and images.max() > 1:
             raise ValueError(
                 f"binary images must be 0 or 1; got a pixel of {int(images.max())}. "
-                "For grey levels 0 to 255 pass grey=True."
+                "For levels 0 to 255 pass grey=True (binarised when drawn) or levels=True (kept)."
             )
         if labels is not None and (
             labels.dtype != torch.int64
@@ -62,26 +74,35 @@ class ImageSplit:
         return dataclasses.replace(self, images=self.images.to(device), labels=labels)
 
     def draw(self, index: Tensor | slice, generator: torch.Generator | None = None) -> Tensor:
-        """Return the images at ``index`` as a model takes them, binarised afresh when grey.
+        """Return the images at ``index`` as a model takes them.
+
+        Grey images are binarised afresh; where ``flip`` is set, half of the images are mirrored.
 
         Args:
             index: A slice, or a one-dimensional index (or mask) tensor on any device;
                 ``slice(None)`` for all.
-            generator: Source of the binarisation, on this split's device; PyTorch's global one
-                by default. Binary images use none.
+            generator: Source of the binarisation and the flips, on this split's device; PyTorch's
+                global one by default. Where there are neither, none is used.
 
         Returns:
-            ``float32`` of shape ``(B, C, H, W)`` with values 0 and 1, on this split's device.
+            ``float32`` of shape ``(B, C, H, W)`` on this split's device, with values 0 and 1, or
+            ``k / 127.5 - 1`` for level k.
         """
         if isinstance(index, Tensor):
             if index.dim() != 1:
                 raise ValueError(f"index must be one-dimensional; got shape {tuple(index.shape)}")
             index = index.to(self.images.device)
         images = self.images[index]
-        return (_bernoulli(images, generator) if self.grey else images).to(torch.float32)
+        drawn = (_bernoulli(images, generator) if self.grey else images).to(torch.float32)
+        if self.levels:
+            drawn = drawn / 127.5 - 1
+        if self.flip:
+            mirrored = _uniform((len(drawn), 1, 1, 1), generator, drawn.device) < 0.5
+            drawn = torch.where(mirrored, drawn.flip(-1), drawn)
+        return drawn
 
     def binarize(self, seed: int) -> "ImageSplit":
-        """Return this split binarised once and for all; itself when it is binary already.
+        """Return this split binarised once and for all; itself when it is not grey.
 
         The sample comes from a CPU generator, so that it is the same for every device.
         """
@@ -112,12 +133,16 @@ class ImageSplit:
 
 def _bernoulli(levels: Tensor, generator: torch.Generator | None) -> Tensor:
     """Sample bits with mean ``levels / 255``: level 0 is never ink, level 255 always."""
-    device = levels.device
+    return _uniform(levels.shape, generator, levels.device) < levels.to(torch.float32) / 255
+
+
+def _uniform(
+    shape: Sequence[int], generator: torch.Generator | None, device: torch.device
+) -> Tensor:
     if generator is not None and generator.device.type != device.type:
         raise ValueError(f"the generator is on {generator.device}, the images are on {device}")
     # float32 whatever the default dtype: the binarised test sets must not depend on it.
-    noise = torch.rand(levels.shape, generator=generator, device=device, dtype=torch.float32)
-    return noise < levels.to(torch.float32) / 255
+    return torch.rand(tuple(shape), generator=generator, device=device, dtype=torch.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +180,10 @@ class ImageDataset:
             images=torch.cat([part.images for part in parts]),
             labels=torch.cat(labels) if labels else None,
         )
+
+    def with_flips(self) -> "ImageDataset":
+        """Return this data set with train images mirrored at random; the others are left alone."""
+        return dataclasses.replace(self, train=dataclasses.replace(self.train, flip=True))
 
     def to(self, device: torch.device | str) -> "ImageDataset":
         """Return this data set on ``device``."""

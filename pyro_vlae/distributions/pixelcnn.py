@@ -12,11 +12,12 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_vlae.distributions.sampling import check_completable, draw_pixels
-from pyro_vlae.nn import without_initialization
+from pyro_vlae.distributions.sampling import check_completable, draw_pixels, emission_layout
+from pyro_vlae.nn.weight_norm import without_initialization
 
-# Images drawn at once: bounds the memory of `sample`, large enough that steps are not overhead.
-SAMPLE_CHUNK = 4096
+# Values drawn at once (4096 binary images, 1045 CIFAR images): bounds the memory of `sample`,
+# large enough that steps are not overhead.
+SAMPLE_CHUNK = 4096 * 28 * 28
 
 
 class PixelCNN(TorchDistribution):
@@ -29,12 +30,16 @@ class PixelCNN(TorchDistribution):
         network: maps images ``(N, C, H, W)`` and context ``(N, K, H, W)`` (or None) to parameters
             ``(N, P, H, W)``; ``network.emission(parameters)`` is the distribution of the pixels,
             whose samples have shape ``(N, C, H, W)`` and whose log_prob is ``(N, C, H, W)`` or
-            ``(N, H, W)``; ``network.image_channels`` is C. The parameters at a pixel must depend
-            on earlier pixels (in raster order) only. ``network.support``, if there, is the
-            constraint on a pixel's value. With ``network.incremental`` (as in
-            `pyro_vlae.nn.MaskedResNet`) sampling computes each pixel once, many together; otherwise
-            it makes a full pass per wavefront if ``network.window()`` tells the offsets of the
-            pixels that are read, and a full pass per pixel if not.
+            ``(N, H, W)``, or which has batch shape ``(N, H, W)`` and event shape ``(C,)``;
+            ``network.image_channels`` is C. The parameters at a pixel must depend on earlier
+            pixels (in raster order) only; if ``network.channel_autoregressive`` is true, those of
+            a channel may also depend on the pixel's own earlier channels, and pixels are drawn
+            by ``emission.sample_channel(channel, pixels)``, channel by channel.
+            ``network.support``, if there, is the constraint on a pixel's value. With
+            ``network.incremental`` (as in `pyro_vlae.nn.MaskedResNet`) sampling computes each pixel
+            once, many together; otherwise it makes a full pass per wavefront if
+            ``network.window()`` tells the offsets of the pixels that are read, and a full pass per
+            pixel if not.
         context: feature maps ``(*batch_shape, K, H, W)``; they fix batch shape and image size.
         image_shape: ``(C, H, W)``, needed when there is no context, and only then.
         validate_args: as in every Pyro distribution.
@@ -147,7 +152,8 @@ class PixelCNN(TorchDistribution):
         value = value.expand(*shape, *self.event_shape)
         # Flattened, so that an emission only ever sees (N, P, H, W).
         emission = self.network.emission(parameters.reshape(-1, *parameters.shape[-3:]))  # type: ignore[operator]
-        log_prob = emission.log_prob(value.reshape(-1, *self.event_shape))
+        flat = value.reshape(-1, *self.event_shape)
+        log_prob = emission.log_prob(emission_layout(emission, flat))
         if log_prob.dim() == 4:
             log_prob = log_prob.sum(1)
         return log_prob.reshape(*shape, *self.event_shape[1:])
@@ -205,8 +211,9 @@ class PixelCNN(TorchDistribution):
         if known is not None:
             known = known.reshape(-1, *self.event_shape[1:])
         with without_initialization():
-            for start in range(0, len(image), SAMPLE_CHUNK):
-                part = slice(start, start + SAMPLE_CHUNK)
+            chunk = max(1, SAMPLE_CHUNK // self.event_shape.numel())
+            for start in range(0, len(image), chunk):
+                part = slice(start, start + chunk)
                 draw_pixels(
                     self.network,
                     None if context is None else context[part],
@@ -236,10 +243,12 @@ class PixelCNN(TorchDistribution):
         valid = pixel.check(value)
         if not valid.all():
             wrong = value[~valid].flatten()
-            hint = "images hold NaN" if wrong.isnan().any() else ""
-            if pixel is constraints.boolean and not hint:
+            hint = getattr(pixel, "hint", "check the scaling")
+            if pixel is constraints.boolean:
                 hint = "binarise grey images first (torch.bernoulli, or ImageSplit.draw)"
+            if wrong.isnan().any():
+                hint = "images hold NaN"
             raise ValueError(
                 f"{wrong.numel()} of {value.numel()} pixel values are outside the support "
-                f"{pixel}, the first one {wrong[0].item():.4g}: {hint or 'check the scaling'}"
+                f"{pixel}, the first one {wrong[0].item():.4g}: {hint}"
             )

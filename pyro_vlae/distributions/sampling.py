@@ -1,5 +1,6 @@
 """Drawing images from an autoregressive network, all of them or the unknown part of them."""
 
+import math
 from typing import Any, Protocol
 
 import torch
@@ -8,30 +9,44 @@ from torch import Tensor, nn
 from pyro_vlae.nn.incremental import wavefront_slope, wavefronts
 from pyro_vlae.nn.threads import single_threaded
 
-# Up to so many images the matrix products of a wavefront are too small for several threads.
-SMALL_BATCH = 256
+# Up to so many images times features the products of a wavefront are too small for more threads.
+SMALL = 4096
 
 Front = tuple[Tensor, Tensor]  # rows and columns of pixels that can be drawn together
 
 
 class PixelRun(Protocol):
-    """One pass over a batch of images whose pixels become known front by front."""
+    """One pass over a batch of images whose pixels become known front by front.
+
+    For a channel-autoregressive network `parameters` and `write` are called once per front and
+    channel, in turn.
+    """
 
     wavefronts: list[Front]
+    filters: float  # maps of a hidden layer: how much there is to compute at a pixel
 
     def parameters(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """The emission's parameters at P pixels, ``(N, channels, 1, P)``."""
+        """The emission's parameters at P pixels, ``(N, channels, 1, P)``.
+
+        Channel by channel, those right for the channel to come are enough.
+        """
 
     def write(self, rows: Tensor, columns: Tensor, pixels: Tensor) -> None:
-        """Make the values ``(N, channels, 1, P)`` of P pixels known."""
+        """Make the values ``(N, C, 1, P)`` of P pixels known.
+
+        Channel by channel, up to the channel whose parameters were asked for last.
+        """
 
 
 class FullPasses:
     """The slow way, for networks that cannot be evaluated pixel by pixel: a full pass per front.
 
-    With ``network.window()`` (offsets of the pixels that are read) fronts are wavefronts; without,
-    single pixels in raster order.
+    (For a channel-autoregressive network, a pass per front and channel.) With ``network.window()``
+    (offsets of the pixels that are read) fronts are wavefronts; without, single pixels in raster
+    order.
     """
+
+    filters = math.inf
 
     def __init__(self, network: nn.Module, context: Tensor | None, image: Tensor) -> None:
         self.network, self.context, self.image = network, context, image
@@ -62,22 +77,40 @@ def draw_pixels(
         known: ``(N, H, W)``, where the image's own values stay; None for nowhere.
     """
     run: PixelRun
-    incremental = hasattr(network, "incremental")
-    if incremental:
+    if hasattr(network, "incremental"):
         run = network.incremental(context, len(image), *image.shape[-2:])
     else:
         # Unknown pixels are zero until drawn: no later value may stand where it might be read.
         blank = image.new_zeros(image.shape)
         run = FullPasses(network, context, blank)
-    with single_threaded(incremental and len(image) <= SMALL_BATCH and not image.is_cuda):
+    in_turn = getattr(network, "channel_autoregressive", False)
+    with single_threaded(len(image) * run.filters <= SMALL and not image.is_cuda):
         for rows, columns in run.wavefronts:
-            pixels = network.emission(run.parameters(rows, columns)).sample()
-            if known is not None:
-                given = image[:, :, rows, columns].unsqueeze(2)
-                pixels = torch.where(known[:, None, None, rows, columns], given, pixels)
-            run.write(rows, columns, pixels)
+            given = image[:, :, rows, columns].unsqueeze(2)
+            pixels = torch.zeros_like(given)
+            for channels in range(image.shape[1]) if in_turn else [slice(None)]:
+                emission = network.emission(run.parameters(rows, columns))
+                drawn = _draw(emission, pixels, channels)
+                if known is not None:
+                    keep = known[:, None, None, rows, columns].expand_as(given)
+                    drawn = torch.where(keep[:, channels], given[:, channels], drawn)
+                pixels[:, channels] = drawn
+                run.write(rows, columns, pixels)
             image[:, :, rows, columns] = pixels.squeeze(2)
     return image
+
+
+def emission_layout(emission: Any, pixels: Tensor) -> Tensor:
+    """Pixels ``(N, C, H, W)`` as an emission takes them: last if the channels are its event."""
+    return pixels.movedim(1, -1) if emission.event_shape else pixels
+
+
+def _draw(emission: Any, pixels: Tensor, channels: int | slice) -> Tensor:
+    """All channels of pixels ``(N, C, 1, P)`` at once, or one given those before it."""
+    if isinstance(channels, int):
+        return emission.sample_channel(channels, emission_layout(emission, pixels))
+    drawn = emission.sample()
+    return drawn.movedim(-1, 1) if emission.event_shape else drawn
 
 
 def check_completable(network: nn.Module, known: Tensor) -> None:

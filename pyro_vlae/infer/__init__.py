@@ -5,6 +5,7 @@ from pyro_vlae.infer.elbo import FreeBitsELBO
 from pyro_vlae.infer.importance import marginal_log_likelihood
 from pyro_vlae.infer.influence import PixelInfluence, pixel_influence
 from pyro_vlae.infer.optim import JointOptim
+from pyro_vlae.infer.soft_free_bits import SoftFreeBitsELBO
 from pyro_vlae.infer.weights import MarginalLikelihood
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "JointOptim",
     "MarginalLikelihood",
     "PixelInfluence",
+    "SoftFreeBitsELBO",
     "code_dimension_rates",
     "code_marginals",
     "marginal_log_likelihood",

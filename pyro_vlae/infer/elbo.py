@@ -1,17 +1,15 @@
 """The evidence lower bound with free bits, as a stock Pyro loss."""
 
 import math
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from pyro.distributions.util import scale_and_mask
-from pyro.infer import Trace_ELBO
-from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_vlae.infer.rate import RateELBO, scale_kl, site_weight
 
-class FreeBitsELBO(Trace_ELBO):
+
+class FreeBitsELBO(RateELBO):
     r"""The ELBO with a floor under the batch mean of the KL term.
 
     Over a batch of :math:`B` images it maximises
@@ -69,83 +67,17 @@ class FreeBitsELBO(Trace_ELBO):
                 f"free_nats is {free_nats}, expected a finite number of nats per image >= 0 "
                 "(0 turns free bits off; the paper's 0.01 nats per dimension are 7.84 for 28x28)"
             )
-        super().__init__(**kwargs)
+        super().__init__(latent, observed, **kwargs)
         self.free_nats = float(free_nats)
-        self.latent = latent
-        self.observed = observed
-        self.last_rate: Tensor | None = None
-        self.last_distortion: Tensor | None = None
 
-    def _get_traces(
-        self, model: Callable, guide: Callable, args: tuple, kwargs: dict
-    ) -> Iterator[tuple[Trace, Trace]]:
-        """Yield the passes of one evaluation, floor applied, and keep their mean figures."""
-        rates, distortions = [], []
-        for model_trace, guide_trace in super()._get_traces(model, guide, args, kwargs):
-            prior, posterior, likelihood = self._sites(model_trace, guide_trace)
-            rate = _mean(posterior["unscaled_log_prob"] - prior["unscaled_log_prob"], prior)
-            rates.append(rate)
-            distortions.append(_mean(-likelihood["unscaled_log_prob"].detach(), likelihood))
-            if self.free_nats > 0:
-                _apply_floor(prior, posterior, rate, self.free_nats)
-            yield model_trace, guide_trace
-        self.last_rate = torch.stack(rates).mean()
-        self.last_distortion = torch.stack(distortions).mean()
-
-    def _sites(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any, Any]:
-        """Return the prior, posterior and likelihood sites, or say which is missing."""
-        prior: Any = model_trace.nodes.get(self.latent)
-        posterior: Any = guide_trace.nodes.get(self.latent)
-        likelihood: Any = model_trace.nodes.get(self.observed)
-        for site, where, argument in (
-            (prior, "the model", f"latent={self.latent!r}"),
-            (posterior, "the guide", f"latent={self.latent!r}"),
-            (likelihood, "the model", f"observed={self.observed!r}"),
-        ):
-            if site is None or site["type"] != "sample":
-                raise ValueError(
-                    f"FreeBitsELBO({argument}): {where} has no such sample site "
-                    f"(the model samples {_names(model_trace)}, the guide {_names(guide_trace)}); "
-                    "name the sites with latent= and observed=; without a code, use Trace_ELBO"
-                )
-        if not likelihood["is_observed"]:
-            raise ValueError(
-                f"FreeBitsELBO(observed={self.observed!r}): the model samples this site instead of "
-                "observing it; pass obs= in the model or condition it"
-            )
-        return prior, posterior, likelihood
-
-
-def _names(trace: Trace) -> list[str]:
-    return [name for name, site in trace.nodes.items() if site["type"] == "sample"]
-
-
-def _weight(site: Any) -> Tensor:
-    """Scale times mask of each image of a site, in the shape of its log-probabilities."""
-    ones = torch.ones_like(site["unscaled_log_prob"])
-    return scale_and_mask(ones, site["scale"], site["mask"])
-
-
-def _mean(values: Tensor, site: Any) -> Tensor:
-    """Mean over the images (and particles) that count, detached."""
-    weight = _weight(site)
-    # A masked image may hold anything, NaN included: select before multiplying.
-    values = torch.where(weight == 0, 0.0, values.detach())
-    return (weight * values).sum() / weight.sum()
-
-
-def _apply_floor(prior: Any, posterior: Any, rate: Tensor, free_nats: float) -> None:
-    """Switch a KL below the floor off, in place, in everything Trace_ELBO reads from the traces.
-
-    The switch is a 0/1 tensor on the device: no synchronisation. It acts as ``poutine.scale`` would
-    have, so score-function estimators (sites that are not reparameterised) are right too.
-    """
-    above = (rate > free_nats).to(rate.dtype)
-    # max(floor, nan) is nan, as torch.maximum has it: a broken KL must not hide under the floor.
-    above = torch.where(rate.isnan(), rate, above)
-    floor = (1 - above) * free_nats * _weight(prior).sum()
-    prior["log_prob"] = above * prior["log_prob"]
-    prior["log_prob_sum"] = above * prior["log_prob_sum"] - floor
-    posterior["score_parts"] = posterior["score_parts"].scale_and_mask(above)
-    posterior["log_prob"] = posterior["score_parts"].log_prob
-    posterior["log_prob_sum"] = posterior["log_prob"].sum()
+    def treat_kl(self, prior: Any, posterior: Any, rate: Tensor) -> None:
+        """Switch a KL below the floor off, by a 0/1 tensor on the device."""
+        if self.free_nats == 0:
+            return
+        above = (rate > self.free_nats).to(rate.dtype)
+        # max(floor, nan) is nan, as torch.maximum has it: a broken KL must not hide under the
+        # floor.
+        above = torch.where(rate.isnan(), rate, above)
+        scale_kl(prior, posterior, above)
+        floor = (1 - above) * self.free_nats * site_weight(prior).sum()
+        prior["log_prob_sum"] = prior["log_prob_sum"] - floor

@@ -105,6 +105,15 @@ class FrontCache:
         return slot[rows.start + self.above : rows.stop + self.above]
 
 
+def wavefront_at(
+    time: int, height: int, width: int, slope: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The pixels ``(rows, columns)`` with ``column + slope * row`` equal to `time`, if any."""
+    first = max(0, -((width - 1 - time) // slope))
+    rows = torch.arange(first, max(first, min(height - 1, time // slope) + 1), device=device)
+    return rows, time - slope * rows
+
+
 class PixelCache:
     """Features of all pixels of a batch of images, filled in wavefront by wavefront.
 

@@ -137,7 +137,8 @@ class IncrementalMaskedResNet:
         self.wavefronts = wavefronts(height, width, self.slope)
         self.times = iter([int(c[0] + self.slope * r[0]) for r, c in self.wavefronts])
         weight, bias = first.weight(), first.bias
-        filters, device = len(bias), bias.device
+        self.filters = filters = len(bias)
+        device = bias.device
         self.wavefronts = [(r.to(device), c.to(device)) for r, c in self.wavefronts]
         # The context is known beforehand: its share of the first layer is one convolution.
         if context is None:

@@ -97,6 +97,23 @@ def window_layers(window: str) -> tuple[int, int]:
     )
 
 
+def stacked_window(
+    first_vertical: ShiftedConv2d, first_horizontal: ShiftedConv2d, vertical: int, horizontal: int
+) -> set[Tap]:
+    """The offsets (rows, columns) of all pixels that two stacks of so many layers see together.
+
+    Horizontal layer k also reads vertical level k, or the last where there are fewer.
+    """
+    levels = [set(first_vertical.taps())]
+    for _ in range(vertical - 1):
+        levels.append({(i + a, j + b) for i, j in levels[-1] for a, b in VERTICAL_TAPS})
+    seen = set(first_horizontal.taps()) | levels[0]
+    for k in range(1, horizontal):
+        seen |= {(i + a, j + b) for i, j in seen for a, b in HORIZONTAL_TAPS}
+        seen |= levels[min(k, vertical - 1)]
+    return seen
+
+
 class TwoStackNet(BernoulliNetwork):
     """A PixelCNN network for binary images whose window is exactly A x B, without a blind spot.
 
@@ -144,14 +161,9 @@ class TwoStackNet(BernoulliNetwork):
 
     def window(self) -> set[Tap]:
         """The offsets (rows, columns) of all image pixels that a pixel's logits depend on."""
-        levels = [set(cast(ShiftedConv2d, self.first_vertical).taps())]
-        for _ in self.vertical:
-            levels.append({(i + a, j + b) for i, j in levels[-1] for a, b in VERTICAL_TAPS})
-        seen = set(self.first_horizontal.taps()) | levels[0]
-        for k in range(1, len(self.links)):
-            seen |= {(i + a, j + b) for i, j in seen for a, b in HORIZONTAL_TAPS}
-            seen |= levels[min(k, len(levels) - 1)]
-        return seen
+        return stacked_window(
+            self.first_vertical, self.first_horizontal, len(self.vertical) + 1, len(self.links)
+        )
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         x = image_layout(x)
@@ -188,7 +200,7 @@ class IncrementalTwoStack:
         self, network: TwoStackNet, context: Tensor | None, size: int, height: int, width: int
     ) -> None:
         bias = network.last.bias
-        filters = len(network.first_vertical.bias)
+        self.filters = filters = len(network.first_vertical.bias)
         self.shape = size, height, width
         self.levels = len(network.vertical) + 1
         shares = [network.first_vertical.bias, network.first_horizontal.bias]

@@ -41,7 +41,8 @@ def fit(
         train: the images.
         elbo: any Pyro ELBO. If it keeps scalar tensors ``last_rate`` and ``last_distortion``
             (batch means, nats per image), ``elbo`` in the log is minus their sum; else it is
-            minus the loss per image.
+            minus the loss per image. A scalar tensor ``last_gamma`` is logged too, and
+            what ``elbo.get_state()`` returns is kept in the checkpoint for ``elbo.set_state()``.
         optimizer: its learning rate is the one that the schedule scales.
         settings: budget, batch size, seed, intervals.
         validation: held-out images, scored with the averaged weights.

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import torch
@@ -36,6 +36,9 @@ from pyro_vlae.training.tensor_files import NonFiniteError
 from pyro_vlae.training.validation import ImageSource, validate
 
 _NOISE, _DATA, _ORDER, _VALIDATION = range(4)  # purposes of the seeds derived from the run's
+
+# Logged figures, and the ELBO's attributes that hold them.
+_ELBO_FIGURES = dict(kl_nats="last_rate", distortion_nats="last_distortion", gamma="last_gamma")
 
 
 @dataclass
@@ -136,6 +139,8 @@ class Run:
         # Guessing it anew would draw random numbers.
         if math.isinf(self.elbo.max_plate_nesting) and state["max_plate_nesting"] is not None:
             self.elbo.max_plate_nesting = state["max_plate_nesting"]
+        if state.get("elbo"):
+            cast(Any, self.elbo).set_state(state["elbo"])
         self.generator.manual_seed(derive_seed(seed, _DATA, self.step))
         restore_random_state(state["random"], self.generator)
 
@@ -187,6 +192,7 @@ class Run:
             "metrics_bytes": self.log.synced_length(),
             "window": self.window.values(),
             "max_plate_nesting": None if math.isinf(nesting) else nesting,
+            "elbo": getattr(self.elbo, "get_state", dict)(),
             "random": capture_random_state(self.generator),
             "config": self.config,
             **self._identity(),
@@ -234,9 +240,9 @@ class Run:
         figures: dict[str, float | Tensor] = {"loss": loss / self.batch_size}
         if self.optimizer.gradient_norm is not None:
             figures["gradient_norm"] = self.optimizer.gradient_norm
-        rate, distortion = (getattr(self.elbo, n, None) for n in ("last_rate", "last_distortion"))
-        if rate is not None and distortion is not None:
-            figures |= {"kl_nats": rate, "distortion_nats": distortion}
+        for name, attribute in _ELBO_FIGURES.items():
+            if (value := getattr(self.elbo, attribute, None)) is not None:
+                figures[name] = value
         self.window.add(figures)
 
     def _log_step(self, last: bool) -> None:
@@ -274,9 +280,9 @@ class Run:
         """Means since the last line, nats per image."""
         means = self.window.means()
         elbo = -means.pop("loss")
-        if "kl_nats" in means:
+        if "kl_nats" in means and "distortion_nats" in means:
             elbo = -(means["kl_nats"] + means["distortion_nats"])
-        order = ("kl_nats", "distortion_nats", "gradient_norm")
+        order = (*_ELBO_FIGURES, "gradient_norm")
         return {"elbo": elbo, **{name: means[name] for name in order if name in means}}
 
     def _summary(self) -> str:

@@ -1,10 +1,12 @@
-"""What Pyro's autoregressive transforms lack: mean-only steps, and a fast inverse."""
+"""What Pyro's autoregressive transforms lack: mean-only steps, steps on maps, fast inverses."""
 
 from pyro_vlae.transforms.affine import IncrementalAffineAutoregressive
 from pyro_vlae.transforms.mean_only import MeanOnlyAutoregressive, mean_only_autoregressive
+from pyro_vlae.transforms.spatial import SpatialMeanOnlyAutoregressive
 
 __all__ = [
     "IncrementalAffineAutoregressive",
     "MeanOnlyAutoregressive",
+    "SpatialMeanOnlyAutoregressive",
     "mean_only_autoregressive",
 ]

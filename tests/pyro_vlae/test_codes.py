@@ -1,29 +1,10 @@
-"""Codes: their means, what a linear probe reads from them, and paths between them."""
+"""What a linear probe reads from codes, and paths between them."""
 
 import pytest
 import torch
 
-from pyro_vlae.codes import interpolate_codes, linear_probe, posterior_means
-from pyro_vlae.guides import GaussianGuide, IAFGuide
+from pyro_vlae.codes import interpolate_codes, linear_probe
 from pyro_vlae.models import FlowPrior, StandardNormalPrior
-
-
-def test_posterior_means_in_chunks_leave_the_guide_as_it_was():
-    guide = GaussianGuide(code_dim=5, image_shape=(1, 8, 8))
-    x = torch.rand(7, 1, 8, 8).round()
-    guide(x)
-    means = posterior_means(guide, x, chunk=3)
-    torch.testing.assert_close(means, guide.posterior(x).mean)
-    assert guide.training and not means.requires_grad
-    fresh = GaussianGuide(code_dim=5, image_shape=(1, 8, 8)).eval()
-    posterior_means(fresh, x)
-    assert not fresh.training and not fresh.head.initialized
-
-
-def test_a_flow_has_no_mean_in_closed_form():
-    guide = IAFGuide(code_dim=5, image_shape=(1, 8, 8))
-    with pytest.raises(ValueError, match="no mean in closed form"):
-        posterior_means(guide, torch.rand(3, 1, 8, 8).round())
 
 
 def test_a_probe_reads_what_is_there_and_nothing_else():

@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from pyro_vlae.tables import TABLES, results_page
+from pyro_vlae.tables import COLOUR_ROWS, TABLES, results_page
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,5 +25,26 @@ def test_the_paper_and_ours_stand_side_by_side(tmp_path):
     assert cells[1:6] == ["79.03", "13.30", "80.13 ± 0.25", "82.50", "12.00 (17.3 bits)"]
     assert "1,234,567" in cells and "10,000 images, 4096 samples (± 0.004)" in cells
     assert sum("not run yet" in li for li in results_page(tmp_path).splitlines()) == (
-        sum(map(len, TABLES.values())) - 1
+        sum(map(len, TABLES.values())) + len(COLOUR_ROWS) - 1
     )
+
+
+def test_colour_rows_are_in_bits_per_dimension(tmp_path):
+    folder = tmp_path / "cifar10-resnet-7x4"
+    folder.mkdir()
+    nats = 3072 * 0.6931471805599453  # of one bit per dimension
+    figures = {
+        "dataset": "cifar10", "nll_nats": 3.5 * nats, "nll_standard_error": 0.02 * nats,
+        "elbo_nats": -3.6 * nats, "kl_nats": 0.05 * nats, "kl_bits": 153.6, "bits_per_dim": 3.5,
+        "train_images_seen": 1000, "train_seconds": 60.0, "num_images": 100, "num_samples": 16,
+        "device": "cpu", "preset": "quick", "seed": 0, "nll_monte_carlo_error": 0.001 * nats,
+    }  # fmt: skip
+    (folder / "results.json").write_text(json.dumps(figures))
+    page = results_page(tmp_path)
+    assert "bits/dim" in page
+    (line,) = [li for li in page.splitlines() if "`cifar10-resnet-7x4`" in li]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1:6] == ["3.04", "", "3.500 ± 0.020", "3.600", "0.050 (153.6 bits)"]
+    assert "100 images, 16 samples (± 0.0010)" in cells
+    assert "--window 7x4 --encoder densenet --out results/cifar10-densenet-7x4\n" in page
+    assert "| 2.95 |" in page and "| 3.12 |" in page

@@ -1,4 +1,4 @@
-"""The five data sets: counts, means, orientation and fixed binarisations of the real files."""
+"""The data sets: counts, means, orientation and fixed binarisations of the real files."""
 
 import functools
 import gzip
@@ -11,6 +11,7 @@ import scipy.io
 import torch
 
 from pyro_vlae.data import (
+    COLOUR_DATASET_NAMES,
     DATASET_NAMES,
     DatasetCorruptError,
     DatasetNotFoundError,
@@ -234,6 +235,34 @@ def test_plain_and_damaged_copies_of_a_real_file(real_data_root, tmp_path):
         load_dataset("mnist", tmp_path)
 
 
+@pytest.mark.real_data
+def test_cifar10(real_data_root):
+    data = load_dataset("cifar10", real_data_root)
+    assert data.image_shape == (3, 32, 32)
+    splits = (data.train, data.validation, data.test)
+    assert [len(split) for split in splits] == [45_000, 5_000, 10_000]
+    assert "last 5,000 train images are held out" in data.description
+    # Means and classes of all train and of the test images, as published.
+    for split, means in (
+        (data.train_validation, (0.491400, 0.482158, 0.446531)),
+        (data.test, (0.494214, 0.485131, 0.450409)),
+    ):
+        found = split.images.double().mean((0, 2, 3)) / 255
+        assert found.tolist() == pytest.approx(means, abs=1e-6)
+        assert (split.labels.bincount() == len(split) / 10).all()
+    assert torch.equal(data.validation.images, data.train_validation.images[45_000:])
+    # Rows and columns: neighbours are alike, and ships and planes (8, 0) have a bright sky above.
+    images = data.test.images[:, 0].float()
+    assert correlation(images[:, 1:], images[:, :-1]) > 0.9
+    assert correlation(images[..., 1:], images[..., :-1]) > 0.9
+    sky = mean_image(data.test.images[(data.test.labels == 8) | (data.test.labels == 0)])
+    assert sky[:8].mean() > sky[-8:].mean() + 10
+    draw = data.test.draw(torch.arange(0, 10_000, 50))
+    assert draw.shape == (200, 3, 32, 32) and draw.dtype == torch.float32
+    assert torch.equal(((draw + 1) * 127.5).round().byte(), data.test.images[::50])
+    assert not any(split.flip for split in splits)
+
+
 def test_digits():
     data = load_dataset("digits", download=False)
     assert_splits(data, (1_197, 300, 300), grey=False)
@@ -254,7 +283,7 @@ def test_digits():
     assert (levels - readers.DIGITS_THRESHOLD).abs().min() > 1e-9
 
 
-@pytest.mark.parametrize("name", [name for name in DATASET_NAMES if name != "digits"])
+@pytest.mark.parametrize("name", [*(name for name in DATASET_NAMES if name != "digits"), "cifar10"])
 def test_missing_files_are_named(name, tmp_path, monkeypatch):
     monkeypatch.delenv("PYRO_VLAE_DATA", raising=False)
     with pytest.raises(DatasetNotFoundError, match=f"{name}.*not on disk") as caught:
@@ -264,12 +293,23 @@ def test_missing_files_are_named(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "close"),
-    [("static_mnist", "static-mnist"), ("MNIST", "mnist"), ("caltech-101", "caltech101")],
+    [
+        ("static_mnist", "static-mnist"),
+        ("MNIST", "mnist"),
+        ("caltech-101", "caltech101"),
+        ("cifar-10", "cifar10"),
+    ],
 )
 def test_unknown_name_suggests_a_close_one(name, close):
     with pytest.raises(ValueError, match=f"Did you mean '{close}'") as caught:
         load_dataset(name)
-    assert all(known in str(caught.value) for known in DATASET_NAMES)
+    assert all(known in str(caught.value) for known in DATASET_NAMES + COLOUR_DATASET_NAMES)
+
+
+def test_colour_sets_are_kept_apart_from_binary_ones():
+    """Options that take a binary set, such as the MNIST script's, must not offer the others."""
+    assert not set(DATASET_NAMES) & set(COLOUR_DATASET_NAMES)
+    assert COLOUR_DATASET_NAMES == ("cifar10",)
 
 
 def test_unknown_name_unlike_any():

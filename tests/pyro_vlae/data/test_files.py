@@ -2,7 +2,10 @@
 
 import gzip
 import hashlib
+import io
 import logging
+import lzma
+import tarfile
 
 import pytest
 
@@ -121,11 +124,11 @@ def test_not_found(places, monkeypatch, download):
     assert isinstance(caught.value, DatasetError)
 
 
-@pytest.mark.parametrize("name", ["images", "images.gz"])
-@pytest.mark.parametrize("compressed", [True, False])
-def test_compressed_or_not_whatever_the_name(places, name, compressed):
+@pytest.mark.parametrize("name", ["images", "images.gz", "images.xz"])
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, lzma.compress])
+def test_compressed_or_not_whatever_the_name(places, name, compress):
     path = places["root"] / "mnist" / name
-    path.write_bytes(gzip.compress(CONTENT) if compressed else CONTENT)
+    path.write_bytes(compress(CONTENT))
     assert FileStore("x", places["root"], download=False).load(FILE, identity) == CONTENT
 
 
@@ -148,11 +151,12 @@ def damaged(content):
     [
         (truncated, identity, "gzip stream is truncated or damaged"),
         (damaged, identity, "gzip stream is truncated or damaged"),
+        (lambda content: lzma.compress(content)[:-20], identity, "xz stream is truncated or damag"),
         (lambda content: content[:-1], identity, f"sha256 of its {len(CONTENT) - 1} bytes is"),
         (lambda content: b"", identity, "sha256 of its 0 bytes is"),
         (lambda content: content, refuse, "it is something else"),
     ],
-    ids=["truncated", "damaged", "short", "empty", "format"],
+    ids=["truncated", "damaged", "xz", "short", "empty", "format"],
 )
 def test_corrupt_files_are_named_and_left_alone(places, spoil, decode, message):
     path = places["root"] / "mnist" / "images.gz"
@@ -178,3 +182,54 @@ def test_other_checksum_algorithms(places):
 def test_unreadable_file(places):
     with pytest.raises(DatasetError, match="mnist cannot be read: Is a directory"):
         read_verified(places["root"] / "mnist", FILE, identity)
+
+
+ARCHIVE = PublishedFile("mnist", "all.tar.gz", "md5:0", "all.tar.gz", "md5:0")
+PACKED = PublishedFile("mnist", "images", CHECKSUM, archive=ARCHIVE)
+
+
+def write_archive(path, **members):
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(f"folder/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def test_an_archive_will_do_instead_of_its_files(places):
+    store = FileStore("x", places["root"], download=False)
+    write_archive(places["env"] / "mnist" / "all.tar.gz", images=CONTENT, more=b"")
+    assert store.load(PACKED, identity) == CONTENT
+    other = b"another file of the archive"
+    checksum = "sha256:" + hashlib.sha256(other).hexdigest()
+    (places["root"] / "mnist" / "more").write_bytes(other)  # a file of its own counts where it is
+    assert store.load(PublishedFile("mnist", "more", checksum, archive=ARCHIVE), identity) == other
+
+
+@pytest.mark.parametrize(
+    ("members", "cut", "message"),
+    [
+        ({"images": CONTENT[:-1]}, 0, "is not the published images: the sha256"),
+        ({"others": CONTENT}, 0, r"is not the published all\.tar\.gz: it does not hold images"),
+        ({"images": CONTENT}, 30, "it is no whole tar archive"),
+        ({}, 10_000, "it is no whole tar archive"),
+    ],
+)
+def test_corrupt_archives_are_named_and_left_alone(places, members, cut, message):
+    path = places["root"] / "mnist" / "all.tar.gz"
+    write_archive(path, **members)
+    content = path.read_bytes()
+    path.write_bytes(content[: max(0, len(content) - cut)])
+    with pytest.raises(DatasetCorruptError, match=message) as caught:
+        FileStore("x", places["root"], download=False).load(PACKED, identity)
+    assert str(path) in str(caught.value) and "delete it" in str(caught.value)
+    assert path.exists()
+
+
+def test_where_neither_file_nor_archive_is_the_archive_is_what_to_get(places, monkeypatch):
+    monkeypatch.setitem(files.MIRRORS, "mnist", ("http://127.0.0.1:9/m/",))
+    with pytest.raises(DatasetNotFoundError) as caught:
+        FileStore("x", places["root"], download=False).load(PACKED, identity)
+    summary, *details = str(caught.value).splitlines()
+    assert "mnist/images[.gz|.xz] or mnist/all.tar.gz is not on disk" in summary
+    assert "put the file of http://127.0.0.1:9/m/all.tar.gz into" in "".join(details)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pyro_vlae.data.formats import (
     FormatError,
     decode_amat,
+    decode_cifar,
     decode_idx,
     decode_mat,
     to_bits,
@@ -133,3 +134,28 @@ def test_bits_refuse_other_values():
     for wrong in ([0, 2], [0.0, 0.5], [-1, 0]):
         with pytest.raises(FormatError, match="other than 0 and 1"):
             to_bits(np.array(wrong))
+
+
+@given(sizes, st.integers(0, 2**32 - 1))
+def test_cifar_round_trip(count, seed):
+    random = np.random.default_rng(seed)
+    images = random.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+    labels = random.integers(0, 10, count, dtype=np.uint8)
+    content = b"".join(
+        bytes([k]) + image.tobytes() for k, image in zip(labels, images, strict=True)
+    )
+    found_images, found_labels = decode_cifar(content, count)
+    assert np.array_equal(found_images, images)
+    assert np.array_equal(found_labels, labels)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (bytes(3073), "holds 3073 bytes; 2 images with labels take 6146"),
+        (bytes(3073) + b"\x0a" + bytes(3072), "record 2 has label 10 > 9"),
+    ],
+)
+def test_other_content_than_cifar(content, message):
+    with pytest.raises(FormatError, match=message):
+        decode_cifar(content, 2)

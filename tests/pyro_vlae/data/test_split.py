@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyro_vlae.data import ImageDataset, ImageSplit
+from pyro_vlae.distributions.discretized_logistic import pixel_levels
 
 
 def grey_split(count=32, shape=(1, 6, 5), seed=3):
@@ -137,6 +138,50 @@ def test_train_validation_of_a_binary_set():
     assert both.images[:, 0, 0, 0].tolist() == [0, 0, 0, 1, 1]
     assert both.labels is None
     assert not both.grey
+
+
+def level_split(count=64, flip=False):
+    images = torch.randint(0, 256, (count, 3, 4, 5), dtype=torch.uint8, generator=seeded(1))
+    return ImageSplit(images, torch.arange(count), levels=True, flip=flip)
+
+
+def test_levels_are_drawn_as_they_are():
+    split = ImageSplit(torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16), levels=True)
+    draw = split.draw(slice(None))
+    assert draw.dtype == torch.float32
+    assert torch.equal(draw.flatten(), torch.arange(256) / 127.5 - 1)
+    assert draw.min() == -1 and draw.max() == 1
+    assert pixel_levels.check(draw).all()
+    assert split.binarize(0) is split
+
+
+def test_flips_mirror_half_of_the_presentations():
+    split, generator = level_split(flip=True), seeded(3)
+    plain = level_split().draw(slice(None))
+    flipped = 0
+    for _ in range(20):
+        draw = split.draw(slice(None), generator)
+        kept, mirrored = ((draw == image).all((1, 2, 3)) for image in (plain, plain.flip(-1)))
+        assert (kept | mirrored).all()
+        flipped += int(mirrored.sum())
+    assert abs(flipped / (20 * 64) - 0.5) < 4.5 * 0.5 / (20 * 64) ** 0.5
+    assert torch.equal(split.draw(slice(None), seeded(5)), split.draw(slice(None), seeded(5)))
+    assert torch.equal(split.images, level_split().images)
+
+
+def test_flips_are_for_training_and_only_when_asked():
+    data = ImageDataset("x", "", level_split(), level_split(8), level_split(9))
+    assert not data.train.flip
+    asked = data.with_flips()
+    assert asked.train.flip and asked.train_validation.flip
+    assert asked.train.take(slice(2)).flip
+    assert not asked.validation.flip and not asked.test.flip
+    assert len(asked.train_validation) == 72 and asked.train_validation.levels
+
+
+def test_images_cannot_be_grey_and_levels_at_once():
+    with pytest.raises(ValueError, match="both grey and levels"):
+        ImageSplit(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), grey=True, levels=True)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

@@ -20,7 +20,7 @@ from pyro.infer import RenyiELBO, Trace_ELBO
 
 from pyro_vlae.data import load_dataset
 from pyro_vlae.guides import GaussianGuide
-from pyro_vlae.infer import FreeBitsELBO, JointOptim
+from pyro_vlae.infer import FreeBitsELBO, JointOptim, SoftFreeBitsELBO
 from pyro_vlae.models import binary_vlae
 from pyro_vlae.training import (
     TrainingDivergedError,
@@ -287,6 +287,20 @@ def test_vectorised_particles_resume_exactly(vae, tmp_path):
         vae.train(tmp_path / "cut", elbo=elbo(), train_images=images)
     _, *resumed_parts = vae.train(tmp_path / "cut", elbo=elbo(), resume=True)
     assert_same_bits(tensors(*resumed_parts), tensors(*parts))
+
+
+def test_the_weight_of_soft_free_bits_is_logged_and_resumes_exactly(vae, tmp_path):
+    whole, *parts = vae.train(tmp_path / "whole", elbo=SoftFreeBitsELBO(0.3))
+    with pytest.raises(TrainingInterrupted) as caught:
+        images = at_draw(vae.Images(35), 14, send(signal.SIGTERM))
+        vae.train(tmp_path / "cut", elbo=SoftFreeBitsELBO(0.3), train_images=images)
+    assert 0 < read_state(caught.value.checkpoint)["elbo"]["gamma"] < 1
+    resumed, *resumed_parts = vae.train(tmp_path / "cut", elbo=SoftFreeBitsELBO(0.3), resume=True)
+    assert_same_bits(tensors(*resumed_parts), tensors(*parts))
+    assert resumed.history == whole.history
+    assert len({line["gamma"] for line in whole.history}) > 2
+    for line in whole.history:
+        assert line["elbo"] == pytest.approx(-line["kl_nats"] - line["distortion_nats"])
 
 
 def test_second_ctrl_c_does_not_wait():

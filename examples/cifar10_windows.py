@@ -1,0 +1,67 @@
+"""The same CIFAR-10 test images decompressed under several windows: figure 3.
+
+    python examples/cifar10_windows.py RUN RUN ...
+
+Each RUN is the folder of a finished run of cifar10_vlae.py, usually one for
+each window. Draws windows.png and writes windows.json: how far off the mean
+colour of the decompressions is.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import pyro
+import torch
+from shared import exit_status, folder, make_parser, pick_device, positive
+
+from pyro_vlae.data import load_dataset
+from pyro_vlae.experiment import EVALUATION_SEED, as_picture, colour_error, decompress
+from pyro_vlae.figures import plot_groups, save_figure
+from pyro_vlae.models import load_run
+
+SHOWN = 32
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Draw and measure; returns the exit status."""
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="folders of finished runs")
+    add("--data-dir", type=Path, metavar="DIR", help="default: $PYRO_VLAE_DATA, then the cache")
+    add("--device", metavar="NAME", help="cpu, cuda, ...; default: cuda if any")
+    add("--images", type=positive(int), default=256, help="to measure colour on; default: 256")
+    add("--out", type=folder, default=Path("."), metavar="DIR", help="default: this folder")
+    options = parser.parse_args(arguments)
+    device = pick_device(options.device)
+    data = load_dataset("cifar10", options.data_dir, device)
+    generator = torch.Generator().manual_seed(EVALUATION_SEED)
+    x = data.test.draw(torch.randperm(len(data.test), generator=generator)[: options.images])
+    pictures = {"original": as_picture(x[:SHOWN])}
+    errors = {}
+    for run in options.runs:
+        model, guide = (module.to(device) for module in load_run(run))
+        with torch.no_grad():
+            pyro.set_rng_seed(EVALUATION_SEED)
+            decompressed = decompress(model, guide, x)
+        window = model.card["config"]["window"]
+        head = window if window not in pictures else f"{window} ({run.name})"
+        pictures[head] = as_picture(decompressed[:SHOWN])
+        error = colour_error(x, decompressed)
+        errors[head] = {
+            "run": run.name,
+            "mean_colour_error": error.mean().item(),
+            "standard_error": error.std().item() / len(x) ** 0.5,
+            "num_images": len(x),
+        }
+        print(f"{head}: mean colour off by {error.mean():.2f} of 255 levels")
+    options.out.mkdir(parents=True, exist_ok=True)
+    title = "Test images and one decompression for each window"
+    save_figure(plot_groups(pictures, title), options.out / "windows.png")
+    (options.out / "windows.json").write_text(json.dumps(errors, indent=2) + "\n")
+    print(f"the page is {options.out / 'windows.png'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main, ""))

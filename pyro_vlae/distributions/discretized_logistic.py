@@ -1,0 +1,199 @@
+"""Colour values of 256 levels: a mixture of discretised logistics for each channel of a pixel.
+
+References:
+    Salimans et al., "PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture
+    Likelihood and Other Modifications", 2017, arXiv:1701.05517, sections 2.1 and 2.2.
+"""
+
+from math import log
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+from torch.nn import functional as F
+
+HALF_RANGE = 127.5  # level k of 0..255 stands at k / 127.5 - 1
+HALF_LEVEL = 0.5 / HALF_RANGE
+MIN_LOG_SCALE = -7.0  # of PixelCNN++: such a component already holds to one level or two
+
+
+class _PixelLevels(constraints.Constraint):
+    """Values ``k / 127.5 - 1`` of the levels k = 0..255, up to a thousandth of a level."""
+
+    is_discrete = True
+    event_dim = 0
+    hint = (
+        "colour images hold k / 127.5 - 1 for level k of 0..255: scale uint8 images so "
+        "(ImageSplit.draw does), and add no noise"
+    )
+
+    def check(self, value: Tensor) -> Tensor:
+        level = HALF_RANGE * (value + 1)
+        on_grid = (level - level.round()).abs() < 1e-3
+        return on_grid & (level > -0.5) & (level < 255.5)
+
+
+pixel_levels = _PixelLevels()
+
+
+class DiscretizedLogisticMixture(TorchDistribution):
+    """The channels of a pixel, one after the other, each a mixture of discretised logistics.
+
+    A level's probability is the logistic's mass within half a level of its value; levels 0 and
+    255 take the tails. The means of a channel move linearly with the values of the channels before
+    it, as in PixelCNN++. In contrast to PixelCNN++ each channel chooses its component anew, so that
+    every channel's parameters can come from a network that has seen the channels before it.
+
+    Args:
+        logits: weights of the K components, ``(*batch, C, K)``.
+        means: ``(*batch, C, K)``, before the coupling, in the unit of the values.
+        log_scales: ``(*batch, C, K)``; below -7 they count as -7.
+        coefficients: the coupling, ``(*batch, C (C - 1) / 2, K)``: for channel 1 that on channel
+            0, for channel 2 those on channels 0 and 1, and so forth.
+        validate_args: as in every Pyro distribution.
+
+    The event shape is ``(C,)``; values are ``k / 127.5 - 1`` for level k of 0..255.
+
+    Raises:
+        ValueError: the shapes do not fit together.
+
+    Example:
+        >>> logits, means, log_scales = torch.zeros(3, 8, 3, 10)
+        >>> mixture = DiscretizedLogisticMixture(logits, means, log_scales, torch.zeros(8, 3, 10))
+        >>> mixture.sample().shape, mixture.log_prob(mixture.sample()).shape
+        (torch.Size([8, 3]), torch.Size([8]))
+    """
+
+    has_rsample = False
+    arg_constraints = dict.fromkeys(
+        ("logits", "means", "log_scales", "coefficients"),
+        constraints.independent(constraints.real, 2),
+    )
+    support = constraints.independent(pixel_levels, 1)
+
+    def __init__(
+        self,
+        logits: Tensor,
+        means: Tensor,
+        log_scales: Tensor,
+        coefficients: Tensor,
+        validate_args: bool | None = None,
+    ) -> None:
+        channels, components = logits.shape[-2:]
+        pairs = (*logits.shape[:-2], channels * (channels - 1) // 2, components)
+        if not means.shape == log_scales.shape == logits.shape or coefficients.shape != pairs:
+            raise ValueError(
+                "logits, means and log_scales must have the same shape (*batch, C, K), and "
+                f"coefficients (*batch, C (C - 1) / 2, K); got {tuple(logits.shape)}, "
+                f"{tuple(means.shape)}, {tuple(log_scales.shape)} and {tuple(coefficients.shape)}"
+            )
+        self.logits, self.means = logits, means
+        self.log_scales, self.coefficients = log_scales, coefficients
+        super().__init__(logits.shape[:-2], logits.shape[-2:-1], validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "DiscretizedLogisticMixture":
+        """The same distribution over a larger batch shape; nothing is copied."""
+        new = self._get_checked_instance(DiscretizedLogisticMixture, _instance)
+        batch_shape = torch.Size(batch_shape)
+        for name in self.arg_constraints:
+            values = getattr(self, name)
+            setattr(new, name, values.expand(batch_shape + values.shape[-2:]))
+        super(DiscretizedLogisticMixture, new).__init__(
+            batch_shape, self.event_shape, validate_args=False
+        )
+        new._validate_args = self._validate_args
+        return new
+
+    def channel_log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of each channel given those before it.
+
+        Args:
+            value: ``(*shape, C)``, broadcast against the batch shape.
+
+        Returns:
+            ``(*shape', C)`` nats.
+        """
+        if self._validate_args:
+            self._validate_sample(value)
+        means = torch.stack([self._means(c, value) for c in range(value.shape[-1])], -2)
+        log_scales = self.log_scales.clamp(min=MIN_LOG_SCALE)
+        log_mass = _log_mass(value.unsqueeze(-1), means, log_scales)
+        return (self.logits.log_softmax(-1) + log_mass).logsumexp(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of pixels ``(*shape, C)``: ``(*shape')`` nats."""
+        return self.channel_log_prob(value).sum(-1)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw pixels exactly: ``(*sample_shape, *batch, C)``, values on the grid of levels."""
+        value = self.means.new_zeros(self._extended_shape(sample_shape))
+        for channel in range(value.shape[-1]):
+            value[..., channel] = self.sample_channel(channel, value)
+        return value
+
+    @torch.no_grad()
+    def sample_channel(self, channel: int, value: Tensor) -> Tensor:
+        """Draw one channel given those before it.
+
+        Args:
+            channel: which one, from 0.
+            value: ``(*shape, C)``, broadcast against the batch shape; only the channels before
+                this one matter.
+
+        Returns:
+            ``(*shape')``.
+        """
+        means = self._means(channel, value)
+        logits, log_scales = (
+            p[..., channel, :].expand_as(means) for p in (self.logits, self.log_scales)
+        )
+        # Components by their Gumbel noise, then a logistic variate, rounded to its level.
+        component = (logits - (-_uniform(logits).log()).log()).argmax(-1, keepdim=True)
+        mean = means.gather(-1, component).squeeze(-1)
+        scale = log_scales.gather(-1, component).squeeze(-1).clamp(min=MIN_LOG_SCALE).exp()
+        drawn = mean + scale * _uniform(mean).logit()
+        level = (HALF_RANGE * (drawn + 1)).round().clamp(0, 255)
+        return level / HALF_RANGE - 1
+
+    def _means(self, channel: int, value: Tensor) -> Tensor:
+        """Means of a channel's components given the channels before it: ``(*shape', K)``."""
+        first = channel * (channel - 1) // 2
+        coefficients = self.coefficients[..., first : first + channel, :]
+        shift = (coefficients * value[..., :channel, None]).sum(-2)
+        return self.means[..., channel, :] + shift
+
+
+def _uniform(like: Tensor) -> Tensor:
+    """Uniform noise, 0 and 1 excluded."""
+    limits = torch.finfo(like.dtype)
+    return torch.rand_like(like).clamp(limits.tiny, 1 - limits.eps)
+
+
+def _log_mass(value: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """Log of the mass that a logistic puts on the level of each value.
+
+    With a and b the level's ends in units of the scale,
+    ``sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b))``: no difference of nearly
+    equal numbers, hence neither approximations nor limits beyond which they would be needed.
+    """
+    inverse = (-log_scale).exp()
+    low = (value - mean - HALF_LEVEL) * inverse
+    high = (value - mean + HALF_LEVEL) * inverse
+    below, above = F.logsigmoid(high), F.logsigmoid(-low)
+    log_width = -log_scale - log(HALF_RANGE)
+    inner = below + above + _log_one_minus_exp(log_width)
+    return torch.where(
+        value < -1 + HALF_LEVEL, below, torch.where(value > 1 - HALF_LEVEL, above, inner)
+    )
+
+
+def _log_one_minus_exp(log_x: Tensor) -> Tensor:
+    """``log(1 - exp(-x))`` for x > 0 given by its logarithm, down to x that underflow."""
+    x = log_x.exp()
+    small = x < 1e-3
+    series = log_x - x / 2 + x.square() / 24
+    # Each branch gets harmless numbers where the other one counts: gradients pass through both.
+    return torch.where(small, series, (-(-x.where(~small, 1.0)).expm1()).log())

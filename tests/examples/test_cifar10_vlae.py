@@ -1,0 +1,86 @@
+"""The colour scripts as a user runs them, at small widths on images of random tints."""
+
+import json
+
+import pytest
+import torch
+
+from pyro_vlae.data import ImageDataset, ImageSplit
+from pyro_vlae.run_config import ConfigError
+
+TINY = ["--width", "4", "--filters", "4", "--flow-maps", "16", "--device", "cpu"]
+SHORT = ["--num-samples", "2", "--eval-images", "4", "--batch-size", "16", "--epochs", "1"]
+RESULT_KEYS = {
+    "dataset", "seed", "preset", "prior", "guide", "likelihood", "nll_nats", "nll_standard_error",
+    "elbo_nats", "kl_nats", "kl_bits", "bits_per_dim", "num_samples", "num_images",
+    "train_images_seen", "train_seconds", "device", "versions",
+}  # fmt: skip
+FILES = {
+    "config.json", "metrics.jsonl", "checkpoint", "results.json", "samples.png",
+    "reconstructions.png", "training.png", "scores.npz",
+}  # fmt: skip
+
+
+def tinted(name, *_):
+    assert name == "cifar10"
+    generator = torch.Generator().manual_seed(0)
+
+    def split(count):
+        tint = torch.randint(20, 230, (count, 3, 1, 1), generator=generator)
+        noise = torch.randint(0, 25, (count, 3, 32, 32), generator=generator)
+        return ImageSplit((tint + noise).byte(), levels=True)
+
+    return ImageDataset("cifar10", "random tints", split(64), split(16), split(40))
+
+
+@pytest.fixture
+def example(load_example, monkeypatch):
+    module = load_example("cifar10_vlae")
+    monkeypatch.setattr(module, "load_dataset", tinted)
+    return module
+
+
+def test_a_run_writes_everything_and_resumes(example, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert example.main([*TINY, *SHORT, "--window", "4x2", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "width 4 (paper: 48)" in printed and "bits/dim" in printed
+    assert {path.name for path in out.iterdir()} == FILES
+    results = json.loads((out / "results.json").read_text())
+    assert set(results) >= RESULT_KEYS and results["window"] == "4x2"
+    assert results["bits_per_dim"] == pytest.approx(results["nll_nats"] / 3072 / 0.69314718)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert all(0 < line["gamma"] <= 1 and line["kl_nats"] for line in lines)
+    assert example.main(["--resume", "--out", str(out), "--epochs", "2"]) == 0
+    assert "going on at step 4, 64 images seen" in capsys.readouterr().out
+    assert json.loads((out / "results.json").read_text())["train_images_seen"] == 128
+    with pytest.raises(ConfigError, match="--window 4x2, got 7x4"):
+        example.main(["--resume", "--out", str(out), "--window", "7x4"])
+
+
+def test_runs_of_several_windows_make_one_page(example, load_example, tmp_path, monkeypatch):
+    runs = []
+    for window, encoder in (("7x4", "resnet"), ("7x4-gray", "densenet")):
+        runs.append(str(tmp_path / window))
+        options = [*TINY, *SHORT, "--window", window, "--encoder", encoder, "--prior", "normal"]
+        assert example.main([*options, "--out", runs[-1]]) == 0
+    page = load_example("cifar10_windows")
+    monkeypatch.setattr(page, "load_dataset", tinted)
+    out = tmp_path / "page"
+    assert page.main([*runs, "--images", "34", "--device", "cpu", "--out", str(out)]) == 0
+    assert (out / "windows.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    figures = json.loads((out / "windows.json").read_text())
+    assert list(figures) == ["7x4", "7x4-gray"]
+    for entry in figures.values():
+        assert 0 < entry["mean_colour_error"] < 255 and entry["num_images"] == 34
+    with pytest.raises(ConfigError, match="no run in"):
+        page.main([str(tmp_path / "nowhere"), "--device", "cpu"])
+
+
+def test_without_options_a_cpu_gets_the_reduced_model(example, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(example, "prepare_folder", lambda config, *_: seen.update(config=config))
+    monkeypatch.setattr(example, "run", lambda *_: {})
+    monkeypatch.setattr(example, "report", lambda *_: None)
+    assert example.main(["--device", "cpu"]) == 0
+    assert seen["config"].preset == "quick" and seen["config"].width == 16

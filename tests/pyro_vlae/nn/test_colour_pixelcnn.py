@@ -194,3 +194,28 @@ def test_too_few_blocks_are_refused():
 def test_networks_and_distributions_can_be_imported_in_either_order(first):
     """A colour network knows its emission, and PixelCNN the networks: no circle may come of it."""
     subprocess.run([sys.executable, "-c", f"import pyro_vlae.{first}"], check=True, timeout=60)
+
+
+def test_which_parameter_is_which():
+    """Per channel: logits, means, log-scales, then a coefficient for each channel before it."""
+    net = ColourPixelCNN(0, 4, mixtures=2)
+    plain = net.emission(torch.zeros(1, 24, 1, 1))
+    assert plain.batch_shape == (1, 1, 1) and plain.event_shape == (3,)
+    torch.testing.assert_close(plain.means, torch.tensor([-0.5, 0.5]).expand(1, 1, 1, 3, 2))
+    assert (ColourPixelCNN(0, 4, mixtures=1).emission(torch.zeros(1, 12, 1, 1)).means == 0).all()
+    names = ["logits", "means", "log_scales"]
+    rows = [
+        (name, channel) for channel in range(3) for name in [*names, *["coefficients"] * channel]
+    ]
+    pair = 0
+    for k, (name, channel) in enumerate(rows):
+        parameters = torch.zeros(1, 24, 1, 1)
+        parameters[0, 2 * k] = 0.3  # of the first of two components
+        moved = getattr(net.emission(parameters), name) - getattr(plain, name)
+        if name == "coefficients":
+            place, change, pair = pair, torch.tensor(0.3).tanh(), pair + 1
+        else:
+            place, change = channel, torch.tensor(0.3)
+        expected = torch.zeros_like(moved)
+        expected[..., place, 0] = change
+        torch.testing.assert_close(moved, expected)

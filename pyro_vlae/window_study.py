@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import pyro
 import torch
 from matplotlib.axes import Axes
@@ -21,6 +20,7 @@ from pyro_vlae.data import ImageDataset
 from pyro_vlae.experiment import decompress
 from pyro_vlae.infer import FreeBitsELBO, JointOptim, code_marginals, marginal_log_likelihood
 from pyro_vlae.pictures import as_pictures, place
+from pyro_vlae.plots import plot_rate_distortion
 from pyro_vlae.training import DecaySchedule, TrainingResult, TrainingSettings, fit
 from pyro_vlae.training.checkpoint import STATE_FILE
 from pyro_vlae.training.tensor_files import write_atomically
@@ -225,7 +225,8 @@ def plot_window_study(
     axes.set_ylim(len(rows), 0)
     axes.set_aspect("equal")
     plane, probe, nll = bottom.subplots(1, 3)
-    _rate_distortion(plane, results)
+    runs = {r.window: {"kl_nats": r.rate, "elbo_nats": -r.rate - r.distortion} for r in results}
+    plot_rate_distortion(runs, plane)
     positions = range(len(results))
     for panel, values, errors, label in (
         (
@@ -246,31 +247,6 @@ def plot_window_study(
     if title:
         figure.suptitle(title)
     return figure
-
-
-def _rate_distortion(axes: Axes, results: Sequence[WindowResult]) -> None:
-    rates, distortions = [r.rate for r in results], [r.distortion for r in results]
-    axes.plot(rates, distortions, "o", color="k", ms=5)
-    for result in results:
-        axes.annotate(
-            result.window,
-            (result.rate, result.distortion),
-            xytext=(6, 4),
-            textcoords="offset points",
-            fontsize=9,
-        )
-    axes.margins(0.15)
-    axes.set_xlim(left=0)
-    low, high = axes.get_xlim()
-    bounds = np.asarray(rates) + np.asarray(distortions)
-    limits = axes.get_ylim()
-    for bound in np.linspace(bounds.min(), bounds.max(), 4):
-        axes.plot([low, high], [bound - low, bound - high], color="0.8", lw=0.8, zorder=0)
-    axes.set(xlim=(low, high), ylim=limits)
-    axes.set_xlabel("rate KL(q(z|x) || p(z)), nats")
-    axes.set_ylabel("distortion −log p(x|z), nats")
-    axes.set_title("grey: equal bound (rate + distortion)", fontsize=9, color="0.4")
-    _tidy(axes)
 
 
 def _tidy(axes: Axes) -> None:

@@ -1,7 +1,9 @@
 import json
 from pathlib import Path
 
-from pyro_vlae.tables import COLOUR_ROWS, TABLES, results_page
+import numpy as np
+
+from pyro_vlae.tables import CLAIMS, COLOUR_ROWS, TABLES, results_page
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,3 +50,33 @@ def test_colour_rows_are_in_bits_per_dimension(tmp_path):
     assert "100 images, 16 samples (± 0.0010)" in cells
     assert "--window 7x4 --encoder densenet --out results/cifar10-densenet-7x4\n" in page
     assert "| 2.95 |" in page and "| 3.12 |" in page
+
+
+def test_orders_are_paired_image_by_image(tmp_path):
+    claim = CLAIMS[0]
+    rng = np.random.default_rng(0)
+    images = rng.normal(-80, 25, 50)
+    for name, index, shift in ((claim.better, np.arange(50), 0.0), (claim.worse, np.arange(20), 2)):
+        (tmp_path / name).mkdir()
+        log_prob = images[index] - shift + 0.1 * rng.normal(size=len(index))
+        noise = np.full(len(index), 0.05)
+        np.savez(
+            tmp_path / name / "scores.npz",
+            test_index=index[::-1], log_prob=log_prob[::-1], monte_carlo_error=noise,
+        )  # fmt: skip
+        figures = {
+            "nll_nats": 80.0, "nll_standard_error": 3.0, "elbo_nats": -82.0, "kl_nats": 12.0,
+            "kl_bits": 17.3, "train_images_seen": 1000, "train_seconds": 120.0, "num_images": 50,
+            "num_samples": 8, "device": "cpu", "preset": "quick", "seed": 0,
+        }  # fmt: skip
+        (tmp_path / name / "results.json").write_text(json.dumps(figures))
+    (line,) = [li for li in results_page(tmp_path).splitlines() if li.startswith(f"| {claim.text}")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[-1] == "20" and cells[3] == "+0.27"
+    difference, error = float(cells[4].split()[0]), float(cells[4].split()[2])
+    assert abs(difference - 2) < 4 * error and error < 0.1
+
+
+def test_claims_are_about_runs_that_there_are():
+    rows = {row.name for table in TABLES.values() for row in table} | {"static-mnist-quick"}
+    assert {name for claim in CLAIMS for name in (claim.better, claim.worse)} <= rows

@@ -2,6 +2,7 @@
 
 from pyro_vlae.infer.codes import CodeDimensionRates, code_dimension_rates, code_marginals
 from pyro_vlae.infer.elbo import FreeBitsELBO
+from pyro_vlae.infer.graphed import CaptureError, GraphedSVI
 from pyro_vlae.infer.importance import marginal_log_likelihood
 from pyro_vlae.infer.influence import PixelInfluence, pixel_influence
 from pyro_vlae.infer.optim import JointOptim
@@ -9,8 +10,10 @@ from pyro_vlae.infer.soft_free_bits import SoftFreeBitsELBO
 from pyro_vlae.infer.weights import MarginalLikelihood
 
 __all__ = [
+    "CaptureError",
     "CodeDimensionRates",
     "FreeBitsELBO",
+    "GraphedSVI",
     "JointOptim",
     "MarginalLikelihood",
     "PixelInfluence",

@@ -39,9 +39,19 @@ class RunningAverage:
         """Take in the parameters after a step; ``steps`` counts it, new ones stand at the end."""
         known = len(self.values)
         if known:
-            decay = min(self.decay, steps / (9 + steps))  # t = steps - 1
-            torch._foreach_lerp_(self.values, parameters[:known], 1 - decay)
+            torch._foreach_lerp_(self.values, parameters[:known], self.weight(steps))
         self._extend(parameters, len(parameters))
+
+    def weight(self, steps: int) -> float:
+        """``1 - d`` of the step that is number ``steps``, from 1."""
+        return 1 - min(self.decay, steps / (9 + steps))  # t = steps - 1
+
+    @torch.no_grad()
+    def blend(self, parameters: list[Tensor], weight: Tensor) -> None:
+        """As `update`, with the weight in a scalar tensor and no new parameters: for a graph."""
+        change = torch._foreach_sub(parameters[: len(self.values)], self.values)
+        torch._foreach_mul_(change, weight)
+        torch._foreach_add_(self.values, change)
 
     @torch.no_grad()
     def restore(self, parameters: list[Tensor], index: int, value: Tensor) -> None:

@@ -36,6 +36,8 @@ class JointOptim(PyroOptim):
         ema_decay: decay of the :class:`RunningAverage`, ``None`` for no average.
         schedule: factor on the learning rate as a function of the steps taken so far, ``None`` for
             a constant rate.
+        capturable: learning rate and the average's weight are read from tensors on the device, so
+            that a step can be captured in a CUDA graph (see :class:`GraphedSVI`). CUDA only.
 
     Attributes:
         gradient_norm: norm of all gradients at the last step, before clipping, as a scalar
@@ -62,6 +64,7 @@ class JointOptim(PyroOptim):
         clip_norm: float | None = None,
         ema_decay: float | None = None,
         schedule: Callable[[int], float] | None = None,
+        capturable: bool = False,
     ) -> None:
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm must be positive or None, got {clip_norm}")
@@ -69,7 +72,12 @@ class JointOptim(PyroOptim):
         accepts_foreach = "foreach" in inspect.signature(optim_constructor).parameters
         if accepts_foreach and not optim_args.get("fused"):
             optim_args.setdefault("foreach", True)
+        if capturable:
+            optim_args["capturable"] = True
         super().__init__(optim_constructor, optim_args)
+        self.capturable = capturable
+        # What a captured step reads in place of Python numbers: learning rate, average's weight.
+        self._numbers: Tensor | None = None
         self.clip_norm = clip_norm
         self.schedule = schedule
         self.gradient_norm: Tensor | None = None
@@ -100,16 +108,67 @@ class JointOptim(PyroOptim):
             )
         if self._current != params:
             self._select(frozenset(params))
+        if self.capturable:
+            self.write_numbers()
+            self.captured_part()
+        else:
+            self._move(*args, **kwargs)
+        self.count_step()
+
+    def write_numbers(self) -> None:
+        """Put what depends on the number of steps where the next captured step reads it."""
+        if self._numbers is None:
+            self._numbers = torch.empty(2, device=self._params[0].device)
+        weight = 0.0 if self._average is None else self._average.weight(self._steps + 1)
+        numbers = torch.tensor([self.learning_rate * self._factor(), weight], pin_memory=True)
+        self._numbers.copy_(numbers, non_blocking=True)
+
+    def captured_part(self) -> None:
+        """All that a step does on the device; with ``capturable`` the same kernels every time."""
+        if self._numbers is None:
+            raise RuntimeError("call write_numbers() first")
+        base = self.learning_rate
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._numbers[0]
+        try:
+            self._clip()
+            self._optimizer.step()
+        finally:
+            self.learning_rate = base
+        if self._average is not None and len(self._average.values) == len(self._params):
+            self._average.blend(self._params, self._numbers[1])
+        elif self._average is not None:
+            self._average.update(self._params, self._steps + 1)
+        self._drop_gradients()
+
+    def count_step(self) -> None:
+        """Note that a step was taken."""
+        self._steps += 1
+
+    def _move(self, *args: Any, **kwargs: Any) -> None:
+        self._clip()
+        base = self.learning_rate
+        self.learning_rate = base * self._factor()
+        try:
+            self._optimizer.step(*args, **kwargs)
+        finally:
+            self.learning_rate = base
+        if self._average is not None:
+            self._average.update(self._params, self._steps + 1)
+        self._drop_gradients()
+
+    def _factor(self) -> float:
+        return 1.0 if self.schedule is None else self.schedule(self._steps)
+
+    def _clip(self) -> None:
         for parameter in self._idle:
             parameter.grad = None
         gradients = [p.grad for p in self._active if p.grad is not None]
         self.gradient_norm = get_total_norm(gradients)
         if self.clip_norm is not None:
             clip_grads_with_norm_(self._active, self.clip_norm, self.gradient_norm)
-        self._scaled_step(*args, **kwargs)
-        self._steps += 1
-        if self._average is not None:
-            self._average.update(self._params, self._steps)
+
+    def _drop_gradients(self) -> None:
         # Dropped, not zeroed: SVI would otherwise allocate and fill one tensor for each.
         for parameter in self._active:
             parameter.grad = None
@@ -236,15 +295,6 @@ class JointOptim(PyroOptim):
             ValueError: as for :meth:`set_state`.
         """
         self.set_state(torch.load(filename, map_location=map_location, weights_only=True))
-
-    def _scaled_step(self, *args: Any, **kwargs: Any) -> None:
-        base = self.learning_rate
-        if self.schedule is not None:
-            self.learning_rate = base * self.schedule(self._steps)
-        try:
-            self._optimizer.step(*args, **kwargs)
-        finally:
-            self.learning_rate = base
 
     def _select(self, params: frozenset[Tensor]) -> None:
         """Note which parameters take part from now on; new ones join."""

@@ -2,8 +2,8 @@
 # # A VLAE in ten minutes
 #
 # A variational autoencoder whose decoder is autoregressive over a small *window* of pixels: what
-# the window shows, the decoder models by itself; what it does not show must be in the code. Here is
-# one, as the Pyro program that it is: data, model, guide, training, score, pictures.
+# the window shows, the decoder models by itself; what it does not show must be in the code. Here
+# is one, as the Pyro program that it is: data, model, guide, training, score, pictures.
 
 # %%
 # %matplotlib inline
@@ -41,9 +41,9 @@ plot_samples(train.draw(slice(0, 16)), "Training images")
 # %% [markdown]
 # ## Model and guide
 #
-# The model says $p(x, z)$. `binary_vlae` is the paper's recipe: an autoregressive flow as the prior
-# of the code, a ResNet decoder that puts out four feature maps, and a PixelCNN that reads them.
-# Everything is made smaller here; two masked layers see two rows up.
+# The model says $p(x, z)$. `binary_vlae` is the paper's recipe: an autoregressive flow as the
+# prior of the code, a ResNet decoder that puts out four feature maps, and a PixelCNN that reads
+# them. Everything is made smaller here; two masked layers see two rows up.
 
 # %%
 shape, code_dim = train.image_shape, 16
@@ -70,9 +70,9 @@ for step in range(401):
         print(f"step {step:3}: the images of this batch cost {loss / 64:6.1f} nats each")
 
 # %% [markdown]
-# Model and guide are modules and Pyro programs. A trace shows the sites: the code `z` and the image
-# `x`, both in a plate of images. (Trace a model after its first training step, not before: its
-# layers are initialised by the first batch that they see.)
+# Model and guide are modules and Pyro programs. A trace shows the sites: the code `z` and the
+# image `x`, both in a plate of images. (Trace a model after its first training step, not before:
+# its layers are initialised by the first batch that they see.)
 
 # %%
 x = test.draw(slice(0, 3))
@@ -97,7 +97,8 @@ for name, value in score.summary().items():
 #
 # New images are the model, run without an observation. A *decompression* is $z \sim q(z \mid x)$,
 # $x' \sim p(x \mid z)$: the guide's codes in the model with its observation taken away, which is
-# Pyro's `Predictive`. After seconds of training the code keeps the silhouette, not always the digit.
+# Pyro's `Predictive`. After seconds of training the code keeps the silhouette, not always the
+# digit.
 
 # %%
 plot_samples(model(batch_size=32), "Samples of the small model")
@@ -112,9 +113,10 @@ plot_reconstructions(x, again, "Test images and one decompression each")
 # %% [markdown]
 # ## A larger one, already trained
 #
-# The same program in the paper's size, trained on static MNIST; how far, its card says. Its samples
-# stand in for test images here, so that nothing has to be downloaded: we draw some, encode them, and
-# draw what their codes decode to. The shape comes back, the noise along its edges is new.
+# The same program in the paper's size, trained on static MNIST; how far, its card says. Its
+# samples stand in for test images here, so that nothing has to be downloaded: we draw some,
+# encode them, and draw what their codes decode to. The shape comes back, the noise along its
+# edges is new.
 
 # %%
 model, guide = load_pretrained("static-mnist")
@@ -129,6 +131,6 @@ with torch.no_grad():
 plot_reconstructions(x, again, "Samples of the MNIST model and one decompression each")
 
 # %% [markdown]
-# The next notebooks swap the [prior](02_swap_the_prior) and the [guide](03_swap_the_guide), look at
-# [what the code holds](04_what_the_code_holds), and use the model in
-# [inference of your own](05_your_own_inference).
+# The next notebooks swap the [prior](02_swap_the_prior) and the [guide](03_swap_the_guide), look
+# at [what the code holds](04_what_the_code_holds), and use the model in [inference of your
+# own](05_your_own_inference).

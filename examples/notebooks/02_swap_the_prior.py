@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Swap the prior
 #
-# A prior is a module that returns a distribution over codes, event shape `(code_dim,)`, when it is
-# called. `FlowPrior` and `StandardNormalPrior` come with the package, any Pyro transform fits into
-# `FlowPrior`, and one's own is a class of a few lines. Here are six in the same model, compared on
-# the same test images.
+# A prior is a module that returns a distribution over codes, event shape `(code_dim,)`, when it
+# is called. `FlowPrior` and `StandardNormalPrior` come with the package, any Pyro transform fits
+# into `FlowPrior`, and one's own is a class of a few lines. Here are six in the same model,
+# compared on the same test images.
 
 # %%
 # %matplotlib inline
@@ -55,9 +55,9 @@ class MixturePrior(nn.Module):
 
 
 # %% [markdown]
-# A VampPrior (Tomczak and Welling, 2018, arXiv:1705.07120): the mixture of the *posteriors* of some
-# pseudo-images, which are learnt. It reads the guide, so it takes the guide's `posterior`; as a bound
-# method, so that the guide does not become a part of the model.
+# A VampPrior (Tomczak and Welling, 2018, arXiv:1705.07120): the mixture of the *posteriors* of
+# some pseudo-images, which are learnt. It reads the guide, so it takes the guide's `posterior`;
+# as a bound method, so that the guide does not become a part of the model.
 
 
 # %%
@@ -76,8 +76,8 @@ class VampPrior(nn.Module):
 # %% [markdown]
 # ## All six
 #
-# Each is made for a guide; only the VampPrior looks at it. The transforms of a `FlowPrior` go from
-# the code to the noise: scoring a code is one parallel pass whichever they are.
+# Each is made for a guide; only the VampPrior looks at it. The transforms of a `FlowPrior` go
+# from the code to the noise: scoring a code is one parallel pass whichever they are.
 
 # %%
 PRIORS = {
@@ -95,10 +95,10 @@ PRIORS = {
 }
 
 # %% [markdown]
-# All six start from one and the same trained model with the standard normal prior, get the prior in
-# place of its own, and are trained on for equally long. The decoder is the factorised one of an
-# ordinary VAE here: its code holds more, so that the prior matters more. (`likelihood="pixelcnn"`
-# makes it a VLAE.)
+# All six start from one and the same trained model with the standard normal prior, get the prior
+# in place of its own, and are trained on for equally long. The decoder is the factorised one of
+# an ordinary VAE here: its code holds more, so that the prior matters more.
+# (`likelihood="pixelcnn"` makes it a VLAE.)
 
 
 # %%
@@ -144,10 +144,10 @@ for name, make_prior in PRIORS.items():
 # ## Which is best?
 #
 # `compare_models` pairs the models image by image: images differ from each other far more than
-# models do, so that the error of a difference is much smaller than that of either mean. A difference
-# of less than two errors says nothing. And all were trained further for the same short time: what is
-# compared is how soon these priors help, not how good they would be in the end. The VampPrior has a
-# head start, its components are posteriors of real images from the first step on.
+# models do, so that the error of a difference is much smaller than that of either mean. A
+# difference of less than two errors says nothing. And all were trained further for the same short
+# time: what is compared is how soon these priors help, not how good they would be in the end. The
+# VampPrior has a head start, its components are posteriors of real images from the first step on.
 
 # %%
 print(compare_models(scores))

@@ -1,10 +1,9 @@
 # %% [markdown]
 # # Swap the guide
 #
-# $\log p(x)$ belongs to the model alone. The ELBO lies below it by
-# $\mathrm{KL}(q(z \mid x) \,\|\, p(z \mid x))$, and that gap belongs to the guide. Here one trained
-# model is held fixed while guides of different kinds are fitted to it; the gap of each tells what
-# the guide costs.
+# $\log p(x)$ belongs to the model alone. The ELBO lies below it by $\mathrm{KL}(q(z \mid x)
+# \,\|\, p(z \mid x))$, and that gap belongs to the guide. Here one trained model is held fixed
+# while guides of different kinds are fitted to it; the gap of each tells what the guide costs.
 
 # %%
 # %matplotlib inline
@@ -110,9 +109,9 @@ train_both(fixed_model, linear_guide, steps=300)
 # %% [markdown]
 # ## Guides for a handful of images
 #
-# For a few images the guide's parameters can be fitted to these very images, which takes an encoder's
-# generalisation out of the gap. `AutoNormal` does it from the model alone, given nothing but a place
-# to start from:
+# For a few images the guide's parameters can be fitted to these very images, which takes an
+# encoder's generalisation out of the gap. `AutoNormal` does it from the model alone, given
+# nothing but a place to start from:
 
 # %%
 few = test.draw(slice(0, 16))
@@ -128,14 +127,13 @@ def fit_to_few(guide, steps: int) -> None:
             svi.step(few)
 
 
-pyro.clear_param_store()
 start = init_to_value(values={"z": torch.zeros(len(few), code_dim)})
 auto = AutoNormal(fixed_model, init_loc_fn=start, init_scale=0.5)
 fit_to_few(auto, steps=300)
 
 # %% [markdown]
-# Semi-amortised: the guide proposes, some steps refine. What the encoder says about these images is
-# the start of the parameters; here as a plain Pyro guide again.
+# Semi-amortised: the guide proposes, some steps refine. What the encoder says about these images
+# is the start of the parameters; here as a plain Pyro guide again.
 
 # %%
 with torch.no_grad():
@@ -154,8 +152,9 @@ fit_to_few(refined_guide, steps=50)
 # %% [markdown]
 # ## The gaps
 #
-# $\log p(x)$ of the sixteen images by importance sampling, with the IAF guide as the proposal; its
-# Monte Carlo error is printed beside it. The ELBO of each guide is a mean over draws of its own.
+# $\log p(x)$ of the sixteen images by importance sampling, with the IAF guide as the proposal;
+# its Monte Carlo error is printed beside it. The ELBO of each guide is a mean over draws of its
+# own.
 
 # %%
 best = marginal_log_likelihood(fixed_model, iaf, few, num_samples=4096)
@@ -189,7 +188,7 @@ axes.spines[["top", "right"]].set_visible(False)
 figure
 
 # %% [markdown]
-# The gap has two parts. *Amortisation*: one encoder has to serve all images, these among them that
-# it has never seen. Fitting to the very images removes it. *Shape*: the posterior is no diagonal
-# Gaussian. That is what the fitted Gaussians cannot remove, and what the flow steps are for; how
-# much they gain depends on which of the two is the larger part.
+# The gap has two parts. *Amortisation*: one encoder has to serve all images, these among them
+# that it has never seen. Fitting to the very images removes it. *Shape*: the posterior is no
+# diagonal Gaussian. That is what the fitted Gaussians cannot remove, and what the flow steps are
+# for; how much they gain depends on which of the two is the larger part.

@@ -1,0 +1,203 @@
+# %% [markdown]
+# # Your own inference
+#
+# Model and guide are Pyro programs, so Pyro's inference works on them as it is: other bounds,
+# conditioning, importance resampling, Hamiltonian Monte Carlo. One small model, five questions.
+
+# %%
+# %matplotlib inline
+import dataclasses
+import warnings
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import HMC, MCMC, RenyiELBO
+from torch import Tensor
+
+from pyro_vlae.arviz_export import to_inference_data
+from pyro_vlae.data import load_dataset
+from pyro_vlae.figures import plot_samples
+from pyro_vlae.guides import GaussianGuide
+from pyro_vlae.infer import JointOptim, marginal_log_likelihood
+from pyro_vlae.models import binary_vlae
+from pyro_vlae.nn import ResNetDecoder, ResNetEncoder
+from pyro_vlae.training import TrainingSettings, fit
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it announces its next version
+    import arviz
+
+pyro.set_rng_seed(0)
+data = load_dataset("digits")
+train, test = (  # every other pixel, so that training takes seconds
+    dataclasses.replace(split, images=split.images[..., ::2, ::2])
+    for split in (data.train, data.test)
+)
+shape, code_dim = train.image_shape, 8
+
+# %% [markdown]
+# ## Training on another bound
+#
+# `RenyiELBO` with `alpha=0` is the importance-weighted bound (Burda et al., 2016,
+# arXiv:1509.00519). It takes the place of `Trace_ELBO` in `SVI`, and in `fit`. Particles are
+# vectorised: all networks take leading dimensions.
+
+# %%
+model = binary_vlae(
+    code_dim=code_dim,
+    image_shape=shape,
+    decoder=ResNetDecoder(code_dim, shape, channels=(8,), features=64),
+    masked_layers=1,
+    flow_steps=2,
+    flow_hidden_dims=(64, 64),
+)
+guide = GaussianGuide(code_dim, shape, ResNetEncoder(shape, channels=(8,), features=64))
+optimizer = JointOptim(torch.optim.Adamax, {"lr": 0.01})
+fit(
+    model,
+    guide,
+    train,
+    elbo=RenyiELBO(alpha=0, num_particles=4, vectorize_particles=True, max_plate_nesting=1),
+    optimizer=optimizer,
+    settings=TrainingSettings(max_steps=400),
+    progress=False,
+)
+model.eval().requires_grad_(False)
+guide.eval().requires_grad_(False)
+x = test.draw(slice(0, 64))
+
+# %% [markdown]
+# The bound grows with the number of particles, from the ELBO towards $\log p(x)$:
+
+# %%
+for particles in (1, 4, 16, 64):
+    bound = RenyiELBO(0, num_particles=particles, vectorize_particles=True, max_plate_nesting=1)
+    values = [-bound.loss(model, guide, x) / len(x) for _ in range(4)]
+    print(f"{particles:3} particles: {np.mean(values):7.2f}")
+score = marginal_log_likelihood(model, guide, x, num_samples=512)
+print(f"marginal_log_likelihood, 512 samples: {score.mean_log_prob:.2f}")
+
+# %% [markdown]
+# ## Conditioning on a code
+#
+# `poutine.condition` fixes a site. With the code fixed, the model draws images that share it.
+
+# %%
+z = guide.posterior(x[:3]).mean.repeat_interleave(8, 0)
+with torch.no_grad():
+    siblings = poutine.condition(model, data={"z": z})(batch_size=len(z))
+plot_samples(siblings, "Each row: images drawn from one code")
+
+# %% [markdown]
+# ## In-painting: what stood in the lower half?
+#
+# Only the upper rows of an image are known. Pixels are drawn in raster order, each from those
+# before it, so that $p(x_{upper} \mid z)$ is simply the product over the upper rows: no integral
+# over the lower ones. As a Pyro program, the code is sampled from the prior and the upper half
+# enters as a factor:
+
+# %%
+known_rows = shape[1] // 2
+known = (torch.arange(shape[1]) < known_rows)[:, None].expand(shape[1:])
+
+
+def upper_half_model(x: Tensor) -> Tensor:
+    with pyro.plate("images", len(x), dim=-1):
+        z = pyro.sample("z", model.prior())
+        log_prob = model.likelihood(model.decoder(z)).pixel_log_prob(x)
+        pyro.factor("upper_half", log_prob[..., :known_rows, :].sum((-2, -1)))
+    return z
+
+
+# %% [markdown]
+# Importance resampling: draw codes from a proposal, weight them by model over proposal, and
+# choose among them by their weights. The guide has never seen half an image, but the prior is a
+# proposal that always fits. The weights of the images are independent of each other, so each
+# image has its own. The effective sample size tells whether it worked.
+
+# %%
+halves = x[:4]
+particles = 4000
+with torch.no_grad(), pyro.plate("particles", particles, dim=-2):
+    trace = poutine.trace(upper_half_model).get_trace(halves)
+# The proposal is the prior: its log-density cancels, what remains is the factor.
+log_weight = trace.nodes["upper_half"]["fn"].log_prob(trace.nodes["upper_half"]["value"])
+weight = log_weight.softmax(0)
+print("effective sample sizes:", *(f"{n:.0f}" for n in 1 / weight.square().sum(0)))
+
+# %% [markdown]
+# The chosen codes, and the lower half from its exact conditional given code and upper half, by
+# `complete`. The first column is the true image, the second what was known of it.
+
+# %%
+rows = []
+for i in range(len(halves)):
+    chosen = trace.nodes["z"]["value"][torch.multinomial(weight[:, i], 6, replacement=True), i]
+    likelihood = model.likelihood(model.decoder(chosen))
+    completed = likelihood.complete(halves[i].expand(6, *shape), known)
+    rows += [halves[i : i + 1], halves[i : i + 1] * known, completed]
+plot_samples(torch.cat(rows), "Image, its upper half, six completions")
+
+# %% [markdown]
+# ## Hamiltonian Monte Carlo over the code of one image
+#
+# The guide gives a Gaussian. What does the posterior $p(z \mid x)$ itself look like? `model(x)`
+# observes the image, so that `z` is the only unknown. Four copies of the image in the plate are
+# four chains in one run (they share the step size, and move or stay together); they start from
+# draws of the guide. `NUTS` takes the place of `HMC` where time allows.
+
+# %%
+image = x[:1]
+copies = image.repeat(4, 1, 1, 1)
+mcmc = MCMC(
+    HMC(model, step_size=0.2, num_steps=8),
+    num_samples=300,
+    warmup_steps=100,
+    initial_params={"z": guide.posterior(copies).sample()},
+    disable_progbar=True,
+)
+with pyro.validation_enabled(False):
+    mcmc.run(copies)
+chains = mcmc.get_samples()["z"].transpose(0, 1)  # (chain, draw, code_dim)
+
+# %% [markdown]
+# Diagnosed with ArviZ: R-hat near 1 says that the chains agree, the effective sample sizes how
+# many independent draws they are worth. The guide's mean and scale stand beside.
+
+# %%
+posterior = arviz.convert_to_dataset({"z": chains.numpy()})
+table = arviz.summary(posterior, kind="all", round_to=2)[
+    ["mean", "sd", "ess_bulk", "ess_tail", "r_hat"]
+]
+q = guide.posterior(image).base_dist
+table["guide_mean"] = q.loc[0].numpy().round(2)
+table["guide_sd"] = q.scale[0].numpy().round(2)
+print(table.to_string())
+
+# %% [markdown]
+# A guide fitted by the ELBO tends to be narrower than the posterior; the importance-weighted
+# bound rewards one that covers it. Compare `sd` and `guide_sd`, and look at the strongest
+# correlation that the chains found, which a diagonal Gaussian cannot have.
+
+# %%
+correlation = np.corrcoef(chains.flatten(0, 1).T.numpy()) - np.eye(code_dim)
+a, b = np.unravel_index(np.abs(correlation).argmax(), correlation.shape)
+print(f"strongest correlation: {correlation[a, b]:+.2f}, of dimensions {a} and {b}")
+
+# %% [markdown]
+# ## The same by importance resampling
+#
+# `to_inference_data` does it for many images at once: codes from the guide, weighted and
+# resampled, in ArviZ's format, with decompressions and diagnostics. Its means should agree with
+# those of the chains, to the accuracy that the effective sample sizes allow.
+
+# %%
+resampled = to_inference_data(model, guide, image, num_samples=4096, num_codes=800)
+means = resampled["posterior"]["z"].mean(("chain", "draw")).values[0]
+table["resampled_mean"] = means.round(2)
+print(
+    "effective sample size:", float(resampled["sample_stats"]["effective_sample_size"][0].round())
+)
+print(table[["mean", "sd", "resampled_mean"]].to_string())

@@ -4,6 +4,9 @@ OMP_NUM_THREADS=2 python tests/benchmarks/sampling.py [--images 64] [--device cp
 """
 
 import argparse
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
 
 import torch
 from timing import interleaved, print_table
@@ -11,6 +14,7 @@ from torch import nn
 
 from pyro_vlae.distributions import PixelCNN
 from pyro_vlae.models import binary_vlae
+from pyro_vlae.nn import masked_resnet
 
 
 class FullPassesOnly(nn.Module):
@@ -23,6 +27,16 @@ class FullPassesOnly(nn.Module):
 
     def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         return self.network(x, context)
+
+
+def contiguous(call: Callable[[], Any]) -> Callable[[], Any]:
+    """The same call with activations as PyTorch lays them out."""
+
+    def run() -> None:
+        with mock.patch.object(masked_resnet, "image_layout", lambda maps: maps):
+            call()
+
+    return run
 
 
 def main() -> None:
@@ -42,8 +56,10 @@ def main() -> None:
     with torch.no_grad():
         context = model.decoder(torch.randn(options.images, 64, device=device))
         network(torch.rand(options.images, 1, 28, 28, device=device).round(), context)
+    full = PixelCNN(FullPassesOnly(network), context).sample
     calls = {
-        "784 full passes": PixelCNN(FullPassesOnly(network), context).sample,
+        "784 full passes, contiguous": contiguous(full),
+        "784 full passes, channels-last": full,
         "ours": PixelCNN(network, context).sample,
     }
     times = interleaved(calls, options.repeats, device, warm_up=1)

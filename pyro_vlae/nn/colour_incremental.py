@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vlae.nn.gated import GatedBlock
-from pyro_vlae.nn.incremental import PixelCache, wavefront_at, wavefronts
+from pyro_vlae.nn.incremental import FrontCache, front_pixels, rows_at, wavefronts
+from pyro_vlae.nn.masked import Tap
+from pyro_vlae.nn.masked_resnet import by_pixel
 from pyro_vlae.nn.two_stack import HORIZONTAL_TAPS, VERTICAL_TAPS, ShiftedConv2d
 from pyro_vlae.nn.weight_norm import WeightNormConv2d
 
@@ -27,6 +29,7 @@ class IncrementalColour:
     value being known, green, then blue. As in `IncrementalTwoStack`, the vertical stack runs ahead.
     """
 
+    @torch.no_grad()
     def __init__(
         self,
         network: ColourPixelCNN,
@@ -35,10 +38,9 @@ class IncrementalColour:
         height: int,
         width: int,
     ) -> None:
-        self.network, self.height, self.width = network, height, width
+        self.network, self.shape = network, (size, height, width)
         self.levels = len(network.vertical) + 1
-        # (N, H * W, K), or no maps at all
-        self.context = [] if context is None else [context.flatten(2).transpose(1, 2).contiguous()]
+        self.context = [] if context is None else [by_pixel(context)]  # (H * W, N, K), if any
         self.first_vertical = _matrix(network.first_vertical)
         self.first_in_group = [_matrix(layer) for layer in network.first_in_group]
         self.vertical = [_BlockMatrices(block) for block in network.vertical]
@@ -48,100 +50,106 @@ class IncrementalColour:
 
         like = network.first_vertical.bias
         self.filters = len(like)
-        seen = network.first_vertical.direction.shape[1]
-
-        def cache(channels: int) -> PixelCache:
-            return PixelCache(like, size, channels, (height, width), pad=2)
-
-        self.image = cache(seen)
-        self.raw = [cache(len(like)) for _ in range(self.levels)]
-        self.active = [cache(len(like)) for _ in range(self.levels)]
-        self.left = [cache(len(like)) for _ in range(1, network.horizontal_layers)]
-        self.first_vertical_taps = self.image.offsets(network.first_vertical.taps())
-        first_horizontal = cast(ShiftedConv2d, network.first_in_group[0])
-        self.first_horizontal_taps = self.image.offsets(first_horizontal.taps())
-        self.vertical_taps = self.image.offsets(VERTICAL_TAPS)
-        self.horizontal_taps = self.image.offsets(HORIZONTAL_TAPS)
         # The last vertical level reads up to `levels` columns to the right, one row up.
         self.slope = self.levels + 1
+        self.vertical_taps = network.first_vertical.taps()
+        self.horizontal_taps = cast(ShiftedConv2d, network.first_in_group[0]).taps()
+
+        def cache(channels: int, taps: list[Tap], lead: int = 0) -> FrontCache:
+            return FrontCache(like, size, channels, height, self.slope, taps, lead)
+
+        seen = network.first_vertical.direction.shape[1]
+        self.image = cache(seen, self.vertical_taps + self.horizontal_taps)
+        # A level is read by the next one a wavefront later, and at the pixel itself.
+        self.raw = [cache(self.filters, VERTICAL_TAPS, self.levels) for _ in range(self.levels)]
+        self.active = [cache(self.filters, VERTICAL_TAPS, self.levels) for _ in range(self.levels)]
+        self.left = [
+            cache(self.filters, HORIZONTAL_TAPS) for _ in range(1, network.horizontal_layers)
+        ]
         fronts = wavefronts(height, width, self.slope)
         self.wavefronts = [(r.to(like.device), c.to(like.device)) for r, c in fronts]
         self.times = iter([int(c[0] + self.slope * r[0]) for r, c in fronts])
-        self.done = -self.levels  # the last time at which vertical features were computed
+        self.time = -self.levels  # the last time at which vertical features were computed
         # Of the wavefront at hand: the channel to come, what was written, what blocks are linked to
         self.channel = 0
-        self.pixels = like.new_zeros(size, 0, network.image_channels)
+        self.rows = range(0)
+        self.pixels = like.new_zeros(0, network.image_channels)
         self.known: list[list[Tensor]] = []
         self.shares: list[Tensor] = []
 
+    @torch.no_grad()
     def parameters(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Parameters of P pixels, ``(N, 12 mixtures, 1, P)``, right up to the channel to come.
 
         Those of later channels, which depend on its value, are zero.
         """
-        at = self.image.positions(rows, columns)
         if self.channel == 0:
-            self._begin(rows, columns, at)
-            h = F.linear(self.image.read(at, self.first_horizontal_taps), *self.first_in_group[0])
+            self._begin()
+            own = self.image.read(self.time, self.rows, self.horizontal_taps)
         else:
-            own = self.pixels[..., : self.channel]
-            own = torch.cat([own, torch.ones_like(own[..., :1])], -1)
-            h = F.linear(own, *self.first_in_group[self.channel])
+            own = self.pixels[:, : self.channel]
+            own = torch.cat([own, torch.ones_like(own[:, :1])], -1)
+        h = F.linear(own, *self.first_in_group[self.channel])
         for k, block in enumerate(self.groups[self.channel]):
             inputs = F.elu(h)
             if self.channel == 0 and 1 <= k <= len(self.left):
-                self.left[k - 1].write(at, inputs)
-                inputs = self.left[k - 1].read(at, self.horizontal_taps)
+                left = self.left[k - 1]
+                left.write(self.time, self.rows).copy_(self._by_image(inputs))
+                inputs = left.read(self.time, self.rows, HORIZONTAL_TAPS)
             h = block(h, inputs, self.known[k])
             self.known[k].append(F.elu(h))
         self.shares[self.channel] = F.linear(F.elu(h), *self.last[self.channel])
-        return torch.cat(self.shares, -1).transpose(1, 2).unsqueeze(2)
+        return self._by_image(torch.cat(self.shares, -1)).permute(1, 2, 0).unsqueeze(2).contiguous()
 
     def write(self, rows: Tensor, columns: Tensor, pixels: Tensor) -> None:
         """Make values ``(N, 3, 1, P)`` of P pixels known, up to the channel that was to come."""
-        self.pixels = pixels.squeeze(2).transpose(1, 2)
+        self.pixels = pixels.squeeze(2).permute(2, 0, 1).flatten(0, 1)
         self.channel += 1
         if self.channel == self.network.image_channels:
             self.channel = 0
-            seen = self.network.seen(pixels).squeeze(2).transpose(1, 2)
-            self.image.write(self.image.positions(rows, columns), seen)
+            seen = self.network.seen(pixels).squeeze(2).permute(2, 0, 1)
+            self.image.write(self.time, self.rows).copy_(seen)
 
-    def _begin(self, rows: Tensor, columns: Tensor, at: Tensor) -> None:
+    def _begin(self) -> None:
         """Bring the vertical stack up to a new wavefront."""
-        now = next(self.times)
-        for time in range(self.done + 1, now + 1):
+        _, height, width = self.shape
+        before, now = self.time, next(self.times)
+        for time in range(before + 1, now + 1):
             for level in range(self.levels):
-                self._advance(level, time)
-        self.done = now
-        maps = self._context_at(rows, columns)
-        levels = [cache.values.index_select(1, at) for cache in self.active]
+                self._advance(level, time + self.levels - 1 - level)
+        self.time, self.rows = now, rows_at(now, height, width, self.slope)
+        maps = self._context_at(now, self.rows)
+        levels = [cache.read(now, self.rows, [(0, 0)]) for cache in self.active]
         self.known = [[*maps, levels[min(k, self.levels - 1)]] for k in range(len(self.groups[0]))]
-        shape = (len(self.image.values), len(rows))
-        self.shares = [bias.new_zeros(*shape, len(bias)) for _, bias in self.last]
+        self.shares = [bias.new_zeros(len(levels[0]), len(bias)) for _, bias in self.last]
 
     def _advance(self, level: int, time: int) -> None:
-        """Compute a level's vertical features where they become computable at this time."""
-        ahead = time + self.levels - 1 - level
-        device = self.image.values.device
-        rows, columns = wavefront_at(ahead, self.height, self.width, self.slope, device)
-        if not len(rows):
+        """Compute a level's vertical features at the pixels of a wavefront ahead."""
+        _, height, width = self.shape
+        rows = rows_at(time, height, width, self.slope)
+        if not rows:
             return
-        at = self.image.positions(rows, columns)
         if level == 0:
-            v = F.linear(self.image.read(at, self.first_vertical_taps), *self.first_vertical)
+            v = F.linear(self.image.read(time, rows, self.vertical_taps), *self.first_vertical)
         else:
-            below = self.raw[level - 1].values.index_select(1, at)
-            inputs = self.active[level - 1].read(at, self.vertical_taps)
-            v = self.vertical[level - 1](below, inputs, self._context_at(rows, columns))
-        self.raw[level].write(at, v)
-        self.active[level].write(at, F.elu(v))
+            below = self.raw[level - 1].read(time, rows, [(0, 0)])
+            inputs = self.active[level - 1].read(time, rows, VERTICAL_TAPS)
+            v = self.vertical[level - 1](below, inputs, self._context_at(time, rows))
+        v = self._by_image(v)
+        self.raw[level].write(time, rows).copy_(v)
+        F.elu_(self.active[level].write(time, rows).copy_(v))
 
-    def _context_at(self, rows: Tensor, columns: Tensor) -> list[Tensor]:
-        return [maps.index_select(1, rows * self.width + columns) for maps in self.context]
+    def _by_image(self, features: Tensor) -> Tensor:
+        return features.view(-1, self.shape[0], features.shape[-1])
+
+    def _context_at(self, time: int, rows: range) -> list[Tensor]:
+        width = self.shape[2]
+        pixels = [front_pixels(maps, time, rows, width, self.slope) for maps in self.context]
+        return [maps.flatten(0, 1) for maps in pixels]
 
 
 class _BlockMatrices:
-    """A `GatedBlock` on features ``(N, P, channels)``, its input already gathered."""
+    """A `GatedBlock` on features ``(P * N, channels)``, its input already gathered."""
 
     def __init__(self, block: nn.Module) -> None:
         block = cast(GatedBlock, block)

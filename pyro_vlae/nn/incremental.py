@@ -105,20 +105,12 @@ class FrontCache:
         return slot[rows.start + self.above : rows.stop + self.above]
 
 
-def wavefront_at(
-    time: int, height: int, width: int, slope: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """The pixels ``(rows, columns)`` with ``column + slope * row`` equal to `time`, if any."""
-    first = max(0, -((width - 1 - time) // slope))
-    rows = torch.arange(first, max(first, min(height - 1, time // slope) + 1), device=device)
-    return rows, time - slope * rows
-
-
 class PixelCache:
     """Features of all pixels of a batch of images, filled in wavefront by wavefront.
 
     Stored as ``(N, positions, channels)`` with a border of zeros, so that reading the taps of some
-    pixels is one gather whose result is already a matrix to multiply.
+    pixels is one gather whose result is already a matrix to multiply. Slower than `FrontCache`, but
+    whoever writes can do so out of place, which autograd needs.
     """
 
     def __init__(
@@ -142,7 +134,3 @@ class PixelCache:
         index = (positions[:, None] + offsets).flatten()
         taken = self.values.index_select(1, index)
         return taken.view(len(taken), len(positions), -1)
-
-    def write(self, positions: Tensor, features: Tensor) -> None:
-        """Set the features ``(N, P, channels)`` of P pixels."""
-        self.values.index_copy_(1, positions, features)

@@ -2,8 +2,10 @@
 
     python examples/code_figures.py static-mnist
 
-Writes interpolations.png (images along paths between codes) and code_swap.png
-(images whose code is replaced by one of the prior).
+Writes interpolations.png (images along paths between codes), code_swap.png
+(images whose code is replaced by one of the prior), code_dimensions.png (which
+dimensions carry how much), window_in_use.png (which pixels the decoder uses)
+and, where there are labels, code_map.png (codes on two principal components).
 """
 
 import argparse
@@ -21,9 +23,11 @@ from pyro_vlae.code_figures import (
 )
 from pyro_vlae.data import load_dataset
 from pyro_vlae.figures import save_figure
+from pyro_vlae.infer import code_dimension_rates, code_marginals, pixel_influence
 from pyro_vlae.models import load_pretrained, load_run, pretrained_names
+from pyro_vlae.plots import plot_code_dimensions, plot_code_map, plot_pixel_influence
 
-PAIRS, COLUMNS = 8, 12
+PAIRS, COLUMNS, MANY = 8, 12, 1000
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -50,20 +54,32 @@ def main(arguments: list[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     data = load_dataset(model.card["config"]["dataset"], options.data_dir, device)
     generator = torch.Generator().manual_seed(options.seed)
-    x = data.test.draw(torch.randperm(len(data.test), generator=generator)[: 2 * PAIRS + COLUMNS])
-    pairs, x = x[: 2 * PAIRS], x[2 * PAIRS :]
+    chosen = data.test.take(torch.randperm(len(data.test), generator=generator)[:MANY])
+    many = chosen.draw(slice(None))
+    pairs, x = many[: 2 * PAIRS], many[2 * PAIRS : 2 * PAIRS + COLUMNS]
     path = draw_interpolations(model, guide, pairs, seed=options.seed)
     figure = plot_interpolations(pairs.cpu(), path.cpu(), f"Paths between codes: {data.name}")
     save_figure(figure, out / "interpolations.png")
     swap = swap_codes(model, guide, x, options.seed)
     figure = plot_code_swap(swap, f"Images that lose their code: {data.name}")
     save_figure(figure, out / "code_swap.png")
+    rates = code_dimension_rates(guide, many, model.prior())
+    save_figure(plot_code_dimensions(rates), out / "code_dimensions.png")
+    with torch.no_grad():
+        likelihood = model.likelihood(model.decoder(guide(x)))
+    influence = pixel_influence(likelihood, x, seed=options.seed)
+    save_figure(plot_pixel_influence(influence), out / "window_in_use.png")
+    if chosen.labels is not None:
+        means = code_marginals(guide, many).mean
+        save_figure(plot_code_map(means, chosen.labels.cpu()), out / "code_map.png")
     upper = swap.lost[:, : x.shape[-2] // 2].sum((1, 2)).mean()
     lost = swap.lost.sum((1, 2)).mean()
     print(
         f"with a code of the prior in place of its own an image costs {lost:.1f} nats more "
         f"({upper:.1f} of them in its upper half)\n"
-        f"wrote {out / 'interpolations.png'} and {out / 'code_swap.png'}"
+        f"{(rates.rates > 0.1).sum()} of {len(rates.rates)} dimensions carry more than 0.1 nats "
+        f"(against the {rates.against}, {rates.num_images} images)\n"
+        f"the pictures are in {out}"
     )
     return 0
 

@@ -177,7 +177,7 @@ def results_page(folder: Path) -> str:
     ]
     if others:
         lines += ["", "## Other runs", "", *_HEAD]
-        lines += [_line(Row(name, "the main job"), results) for name, results in others]
+        lines += [_line(Row(name, "not in the paper"), results) for name, results in others]
     orders = [line for claim in CLAIMS for line in _order(claim, folder)]
     if orders:
         lines += ["", "## Orders, image by image", "", _ORDERS, "", *_ORDER_HEAD, *orders]

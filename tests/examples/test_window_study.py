@@ -62,6 +62,7 @@ def test_code_figures_of_a_run(load_example, tmp_path, capsys):
     model, guide = load_run(run)
     assert model.card["results"]["num_images"] == 2 and not model.training and not guide.training
     assert load_example("code_figures").main([str(run), "--device", "cpu"]) == 0
-    for name in ("interpolations.png", "code_swap.png"):
+    names = ("interpolations", "code_swap", "code_dimensions", "window_in_use", "code_map")
+    for name in (f"{name}.png" for name in names):
         assert (run / name).read_bytes()[:4] == b"\x89PNG"
     assert "nats more" in capsys.readouterr().out

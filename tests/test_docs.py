@@ -1,0 +1,53 @@
+"""Names of this package that pages and notebooks mention exist."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "examples" / "notebooks").glob("*.py")),
+]
+
+
+def resolve(name):
+    """The object of a dotted name, the longest part that is a module imported."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[length:]:
+            found = getattr(found, part)
+        return found
+    raise ModuleNotFoundError(name)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_name_of_the_package_exists(page):
+    for name in set(re.findall(r"\bpyro_vlae(?:\.\w+)+", page.read_text())):
+        resolve(name)
+
+
+def test_a_name_that_does_not_exist_is_noticed():
+    with pytest.raises(AttributeError):
+        resolve("pyro_vlae.models.ModelOfNothing")
+    with pytest.raises(AttributeError):
+        resolve("pyro_vlae.infer.marginal_likelihood")
+
+
+def test_every_notebook_can_be_read_as_a_script_and_links_to_existing_ones():
+    folder = ROOT / "examples" / "notebooks"
+    assert len(list(folder.glob("*.py"))) == 5
+    for path in folder.glob("*.py"):
+        text = path.read_text()
+        assert text.startswith("# %% [markdown]\n# # ")
+        compile(text, path.name, "exec")
+        for target in re.findall(r"\]\((\d\d_\w+)\)", text):
+            assert (folder / f"{target}.py").exists(), target

@@ -43,6 +43,7 @@ napoleon_custom_sections = [("Shapes", "notes_style")]
 
 nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
 nb_execution_mode = os.environ.get("NOTEBOOKS", "force")
+suppress_warnings = ["myst-nb.lexer"] if nb_execution_mode == "off" else []  # nobody says "Python"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
 nb_output_stderr = "remove"  # progress bars and other people's announcements

@@ -51,12 +51,18 @@ class VLAE(nn.Module):
             The images, ``(batch, C, H, W)``.
 
         Raises:
-            ValueError: the prior's event shape is not one-dimensional (a missing ``to_event(1)``),
-                or x does not fit the likelihood.
+            ValueError: the prior returns no distribution, its event shape is not one-dimensional
+                (a missing ``to_event(1)``), or x does not fit the likelihood.
         """
         register_parameters(self)
         size = batch_size if x is None else len(x)
         prior = self.prior()
+        if not hasattr(prior, "event_shape"):
+            raise ValueError(
+                "the prior, called without arguments, must return a distribution, got a "
+                f"{type(prior).__name__}: pass a module or a function that returns one (a Pyro "
+                "distribution itself is sampled when it is called)"
+            )
         if len(prior.event_shape) != 1:
             raise ValueError(
                 "the prior must be a distribution over vectors, event_shape (code_dim,), got "

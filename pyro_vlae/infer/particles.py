@@ -13,6 +13,7 @@ import numpy as np
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
@@ -176,12 +177,23 @@ def draw_codes(
     trace = poutine.trace(pyro.plate(PARTICLES, num_samples, dim=-2)(guide)).get_trace(image)
     shape = (num_samples, 1)
     log_q = torch.zeros(shape, dtype=torch.float64, device=image.device)
-    codes = {}
+    codes, auxiliary, random = {}, [], []
     for name, site in sample_sites(trace):
         # From this very trace: a flow inverts only the value that it has just made.
         log_q = log_q + site_log_prob(name, site, shape, "guide")
-        if not site["infer"].get("is_auxiliary"):
-            codes[name] = site["value"].expand(shape + site["fn"].event_shape)
+        if site["infer"].get("is_auxiliary"):
+            auxiliary.append(name)
+            continue
+        codes[name] = site["value"].expand(shape + site["fn"].event_shape)
+        if not isinstance(getattr(site["fn"], "base_dist", site["fn"]), Delta):
+            random.append(name)
+    if auxiliary and random:
+        # Codes that are functions of it (Delta sites, as Pyro's autoguides have) are fine.
+        raise ValueError(
+            f"the guide's site {auxiliary[0]!r} is auxiliary and {random[0]!r} is drawn given it: "
+            f"log q(z | x) would need it integrated out. Sample {auxiliary[0]!r} in the model, too "
+            "(from any density given x and the codes), and leave is_auxiliary out"
+        )
     return codes, log_q
 
 

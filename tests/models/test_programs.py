@@ -276,6 +276,9 @@ def test_wrong_choices_are_refused_readably():
     model = VLAE(NoEvent(), nn.Identity(), nn.Identity())
     with pytest.raises(ValueError, match=r"to_event\(1\)"):
         model(images())
+    normal = dist.Normal(torch.zeros(DIM), 1.0).to_event(1)
+    with pytest.raises(ValueError, match="must return a distribution, got a Tensor"):
+        VLAE(normal, nn.Identity(), nn.Identity())(images())
 
 
 @pytest.mark.parametrize("likelihood", ["pixelcnn", "bernoulli"])

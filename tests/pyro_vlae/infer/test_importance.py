@@ -262,6 +262,28 @@ def test_several_latent_sites(linear_gaussian):
     close(result.kl, kl, atol=0.35)
 
 
+def test_an_auxiliary_site_may_fix_the_code_but_not_randomise_it(linear_gaussian):
+    """q(z | x) must be known: it is where z is a function of the auxiliary variable."""
+    problem = linear_gaussian(code_dim=2)
+    x = problem.sample(3)
+
+    def fixed(x):
+        with pyro.plate("images", len(x), dim=-1):
+            a = pyro.sample("a", problem.posterior(x), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Delta(a, event_dim=1))
+
+    result = marginal_log_likelihood(problem.model, fixed, x, 20)
+    close(result.log_prob, problem.log_prob(x))
+
+    def randomised(x):
+        with pyro.plate("images", len(x), dim=-1):
+            a = pyro.sample("a", problem.posterior(x), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Normal(a, 0.1).to_event(1))
+
+    with pytest.raises(ValueError, match="'a' is auxiliary and 'z' is drawn given it"):
+        marginal_log_likelihood(problem.model, randomised, x, 20)
+
+
 def test_flow_guide_is_scored_by_its_cache(linear_gaussian):
     """A flow whose inverse is unknown can only be scored from the trace that sampled it."""
     problem = linear_gaussian(code_dim=2)

@@ -63,8 +63,14 @@ def prepare_folder(config: TrainingConfig, out: Path, resume: bool) -> None:
     """Make a new run's folder and write its ``config.json``; a resumed run's is left alone.
 
     Raises:
-        ConfigError: the folder holds a run already (and resume is not set) or cannot be written.
+        ConfigError: the folder holds a run already (and resume is not set), or the results of one
+            whose checkpoint is gone, or cannot be written.
     """
+    if not has_checkpoint(out) and (out / "results.json").exists():
+        raise ConfigError(
+            f"{out} holds the results of a run, but no checkpoint to go on with: move them away, "
+            "or choose another folder"
+        )
     if not resume and has_checkpoint(out):
         raise ConfigError(
             f"{out} already holds a run: add --resume to continue it, or choose another --out"

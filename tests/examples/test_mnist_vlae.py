@@ -1,6 +1,7 @@
 """The main job as a user runs it, on the data set that needs no download."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -133,6 +134,16 @@ def folder_with_a_run(example, tmp_path):
 
 def contents(folder):
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_results_without_a_checkpoint_are_not_overwritten(example, tmp_path):
+    out = folder_with_a_run(example, tmp_path)
+    shutil.rmtree(out / "checkpoint")
+    before = contents(out)
+    for resume in ([], ["--resume"]):
+        with pytest.raises(ConfigError, match="no checkpoint to go on with"):
+            example.main([*([] if resume else DIGITS), *resume, "--out", str(out)])
+    assert contents(out) == before
 
 
 def test_wrong_uses_of_a_folder_are_refused_and_lose_nothing(example, tmp_path):

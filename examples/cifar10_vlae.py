@@ -44,6 +44,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--filters", type=positive(int), help="maps of the PixelCNN's stacks; paper: 64")
     add("--flow-maps", type=positive(int), help="maps of the prior's layers; paper: 128")
     add("--target-nats", type=positive(float), help="rate that soft free bits hold; default: 100")
+    add("--flips", action="store_true", default=None, help="mirror training images at random")
     add("--batch-size", type=positive(int), help="images per step")
     add("--learning-rate", type=positive(float), help="peak learning rate of Adamax")
     add_run_options(parser)
@@ -64,6 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
         config = make_config(given, COLOUR_PRESETS)
         out = options.out or new_folder(config)
     data = load_dataset(config.dataset, options.data_dir, device)
+    if config.flips:
+        data = data.with_flips()
     prepare_folder(config, out, options.resume)
     if options.resume:
         say_where_it_stands(out)

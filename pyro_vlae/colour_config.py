@@ -25,6 +25,7 @@ class ColourConfig(TrainingConfig):
         filters: maps of each stack of the PixelCNN.
         flow_maps: maps of the hidden layers of the prior's steps.
         target_nats: target of the rate, see `SoftFreeBitsELBO`.
+        flips: mirror training images at random (the paper does not say that it does).
     """
 
     dataset: str = "cifar10"
@@ -42,6 +43,7 @@ class ColourConfig(TrainingConfig):
     filters: int = 16
     flow_maps: int = 32
     target_nats: float = 100.0
+    flips: bool = False
 
     def architecture(self) -> Architecture:
         """Encoder and decoder."""
@@ -60,8 +62,9 @@ class ColourConfig(TrainingConfig):
             for name in ("width", "filters", "flow_maps")
             if getattr(self, name) != getattr(paper, name)
         ]
+        flips = ", training images mirrored at random" if self.flips else ""
         reduced = f", reduced: {', '.join(sizes)}" if sizes else ""
-        return f"{self.encoder} VLAE, window {self.window}, {self.prior} prior{reduced}"
+        return f"{self.encoder} VLAE, window {self.window}, {self.prior} prior{flips}{reduced}"
 
 
 COLOUR_PRESETS = {

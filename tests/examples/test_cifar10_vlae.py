@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_vlae.colour_config import ColourConfig
 from pyro_vlae.data import ImageDataset, ImageSplit
 from pyro_vlae.infer import marginal_log_likelihood
+from pyro_vlae.models import load_run
 from pyro_vlae.run_config import ConfigError
 
 TINY = ["--width", "4", "--filters", "4", "--flow-maps", "16", "--device", "cpu"]
@@ -61,17 +61,27 @@ def test_a_run_writes_everything_and_resumes(example, tmp_path, capsys):
         example.main(["--resume", "--out", str(out), "--window", "7x4"])
 
 
-def test_a_finished_run_is_loaded_as_it_was_scored(example, load_example, tmp_path):
+def test_a_finished_run_is_loaded_as_it_was_scored(example, tmp_path):
     out = tmp_path / "run"
     assert example.main([*TINY, *SHORT, "--encoder", "densenet", "--out", str(out)]) == 0
-    shared, device = load_example("shared"), torch.device("cpu")
     with np.load(out / "scores.npz") as scores:
         index, expected = torch.from_numpy(scores["test_index"]), scores["log_prob"]
     x = tinted("cifar10").test.draw(index)
-    with shared.averaged_run(out, ColourConfig, device) as (config, modules):
-        score = marginal_log_likelihood(*modules.values(), x, 2, image_index=index)
-    assert config.encoder == "densenet"
+    model, guide = load_run(out)
+    score = marginal_log_likelihood(model, guide, x, 2, image_index=index)
+    assert model.card["config"]["encoder"] == "densenet"
     np.testing.assert_allclose(score.log_prob, expected, rtol=1e-6)
+
+
+def test_flips_mirror_training_images_only(example, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(example, "run", lambda config, data, *_: seen.append(data))
+    monkeypatch.setattr(example, "report", lambda *_: None)
+    for options in ([], ["--flips"]):
+        out = tmp_path / f"run{len(options)}"
+        assert example.main([*TINY, *SHORT, *options, "--out", str(out)]) == 0
+    assert [data.train.flip for data in seen] == [False, True]
+    assert not seen[1].test.flip and not seen[1].validation.flip
 
 
 def test_runs_of_several_windows_make_one_page(example, load_example, tmp_path, monkeypatch):

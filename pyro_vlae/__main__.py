@@ -7,7 +7,11 @@ from pyro_vlae import __version__
 
 EXAMPLES = {
     "mnist_vlae.py": "train, score and draw on binary images",
+    "cifar10_vlae.py": "the same on CIFAR-10, with chosen windows",
+    "cifar10_windows.py": "several windows' decompressions on a page",
     "binary_images.py": "the rows of the paper's tables",
+    "window_study.py": "what a window leaves to the code",
+    "code_figures.py": "what a trained model's code decides",
     "results_page.py": "compares the runs with the paper",
     "export_weights.py": "a run's weights, for load_pretrained",
 }
@@ -26,7 +30,7 @@ CITATION = """\
 def contents() -> str:
     """What the package holds that has a name."""
     # Here, not above: they bring torch along, for which --version need not wait.
-    from pyro_vlae.data import DATASET_NAMES
+    from pyro_vlae.data import COLOUR_DATASET_NAMES, DATASET_NAMES
     from pyro_vlae.models import pretrained_names
 
     scripts = [f"  python examples/{name:18} {what}" for name, what in EXAMPLES.items()]
@@ -34,7 +38,7 @@ def contents() -> str:
         [
             "scripts of the repository (each has --help):",
             *scripts,
-            f"data sets, for load_dataset: {', '.join(DATASET_NAMES)}",
+            f"data sets, for load_dataset: {', '.join((*DATASET_NAMES, *COLOUR_DATASET_NAMES))}",
             f"trained weights, for load_pretrained: {', '.join(pretrained_names())}",
             "",
             "to cite:",

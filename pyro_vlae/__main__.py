@@ -38,8 +38,8 @@ def contents() -> str:
         [
             "scripts of the repository (each has --help):",
             *scripts,
-            f"data sets, for load_dataset: {', '.join((*DATASET_NAMES, *COLOUR_DATASET_NAMES))}",
-            f"trained weights, for load_pretrained: {', '.join(pretrained_names())}",
+            f"data sets: {', '.join((*DATASET_NAMES, *COLOUR_DATASET_NAMES))}",
+            f"trained weights: {', '.join(pretrained_names())}",
             "",
             "to cite:",
             CITATION,

@@ -15,6 +15,7 @@ from pyro_vlae.transforms import (
     SpatialMeanOnlyAutoregressive,
     mean_only_autoregressive,
 )
+from pyro_vlae.transforms.memory import forget
 
 
 class StandardNormalPrior(nn.Module):
@@ -75,24 +76,14 @@ class FlowPrior(nn.Module):
         self.register_buffer("loc", torch.zeros(code_dim), persistent=False)
 
     def forward(self) -> dist.TorchDistribution:
-        self._forget()
+        forget((*self.transforms, *self.modules()))
         base = dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1)
         # eps -> z is the distribution's forward direction: the inverse steps, last one first.
         inverses = [step.inv for step in reversed(self.transforms)]
         return dist.TransformedDistribution(base, inverses)
 
-    def _forget(self) -> None:
-        # Pyro's transforms remember their last input, output and log-determinant. After an
-        # optimiser step that memory is stale, and its graph cannot be copied.
-        for step in (*self.transforms, *self.learnable.modules()):
-            if isinstance(step, Transform):
-                step._cached_x_y = (None, None)
-                for name, value in vars(step).items():
-                    if name.startswith("_cache") and isinstance(value, Tensor):
-                        setattr(step, name, None)
-
     def __getstate__(self) -> dict[str, Any]:
-        self._forget()
+        forget((*self.transforms, *self.modules()))
         return super().__getstate__()
 
 

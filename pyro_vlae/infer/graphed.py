@@ -7,6 +7,7 @@ time.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyro
@@ -14,9 +15,12 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import is_identically_zero
 from pyro.infer import SVI, Trace_ELBO
-from torch import Tensor
+from torch import Tensor, nn
 
+from pyro_vlae.infer.elbo import FreeBitsELBO
 from pyro_vlae.infer.optim import JointOptim
+from pyro_vlae.infer.soft_free_bits import SoftFreeBitsELBO
+from pyro_vlae.transforms.memory import forget
 
 # Steps run kernel by kernel before a graph is captured: layers are initialised, the optimiser's
 # state and the average come into being, libraries choose their algorithms.
@@ -27,21 +31,33 @@ class CaptureError(RuntimeError):
     """A step that cannot be captured in a CUDA graph."""
 
 
-class GraphedSVI(SVI):
-    """`pyro.infer.SVI` for CUDA, each step a replay of a captured graph.
+@dataclass
+class _Captured:
+    """A captured step: its graph, where it reads its arguments, and what it leaves behind."""
 
-    The first steps run as usual; then a graph is captured for the shapes at hand, and again for
-    any others. What happens between kernels, such as prints, or a decision on a tensor's value,
-    happens at capture only. Validation is off within steps.
+    graph: torch.cuda.CUDAGraph
+    inputs: list[Tensor]
+    loss: Tensor
+    figures: dict[str, Tensor]  # attributes of the loss that hold tensors
+    gradient_norm: Tensor | None
+
+
+class GraphedSVI(SVI):
+    """`pyro.infer.SVI` for CUDA, each step a replay of a captured graph. Experimental.
+
+    For arguments of each shape the first steps run as usual; then a graph is captured. What happens
+    between kernels, such as prints, or a decision on a tensor's value, happens at capture only.
+    Validation is off within steps.
 
     Args:
         model: its sites are reparameterised or observed, its control flow does not depend on
             values.
         guide: likewise.
         optim: a `JointOptim` with ``capturable=True``.
-        loss: a `Trace_ELBO` or a `FreeBitsELBO`, which keep no state between steps.
+        loss: a `Trace_ELBO`, `FreeBitsELBO` or `SoftFreeBitsELBO`.
         prepare: applied to the arguments of a step within the graph, for example
-            ``lambda levels: torch.bernoulli(levels)`` to binarise grey images anew.
+            ``torch.bernoulli`` to binarise grey images anew; returns the argument, or a tuple of
+            arguments, for model and guide.
 
     Raises:
         ValueError: another optimiser or loss.
@@ -69,16 +85,17 @@ class GraphedSVI(SVI):
                 "GraphedSVI needs a JointOptim(..., capturable=True): other optimisers read "
                 f"Python numbers, which a graph would freeze; got {type(optim).__name__}"
             )
-        if getattr(type(loss), "loss_and_grads", None) is not Trace_ELBO.loss_and_grads:
+        if type(loss) not in (Trace_ELBO, FreeBitsELBO, SoftFreeBitsELBO):
             raise ValueError(
-                f"GraphedSVI takes a Trace_ELBO or a FreeBitsELBO, got {type(loss).__name__}, "
-                "which does more in a step than a graph would record: use pyro.infer.SVI"
+                "GraphedSVI computes Trace_ELBO, FreeBitsELBO and SoftFreeBitsELBO, got "
+                f"{type(loss).__name__}: use pyro.infer.SVI for other losses"
             )
         super().__init__(model, guide, optim, loss)
         self.elbo = loss
         self.prepare = prepare
-        self._warm_up = WARM_UP
-        self._graphs: dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]] = {}
+        self._stream: torch.cuda.Stream | None = None
+        self._warm: dict[Any, int] = {}
+        self._captured: dict[Any, _Captured] = {}
 
     def step(self, *args: Tensor) -> float:
         """Take a gradient step on a batch; returns the loss, summed over images, in nats."""
@@ -88,52 +105,86 @@ class GraphedSVI(SVI):
                 raise CaptureError(
                     f"GraphedSVI takes CUDA tensors, got one on {where}: use pyro.infer.SVI there"
                 )
+        shapes = tuple((arg.shape, arg.dtype, arg.device) for arg in args)
         with pyro.validation_enabled(False):
-            if self._warm_up:
-                self._warm_up -= 1
-                return self._on_side_stream(args)
-            key = tuple((arg.shape, arg.dtype, arg.device) for arg in args)
-            if key not in self._graphs:
-                self._graphs[key] = self._capture(args)
-            graph, inputs, loss = self._graphs[key]
-            torch._foreach_copy_(inputs, list(args))
+            if self._warm.get(shapes, 0) < WARM_UP:
+                loss = self._eager_step(args)
+                self._warm[shapes] = self._warm.get(shapes, 0) + 1
+                return loss
+            key = (shapes, self.optim.generation)
+            if key not in self._captured:
+                # Graphs of an earlier generation write to tensors that are no longer in use.
+                self._captured = {k: v for k, v in self._captured.items() if k[1] == key[1]}
+                self._captured[key] = self._capture(args)
+            step = self._captured[key]
+            torch._foreach_copy_(step.inputs, list(args))
             self.optim.write_numbers()
-            graph.replay()
+            step.graph.replay()
             self.optim.count_step()
-        return float(loss)
+        for name, value in step.figures.items():
+            setattr(self.elbo, name, value)
+        self.optim.gradient_norm = step.gradient_norm
+        return float(step.loss)
 
-    def _on_side_stream(self, args: Sequence[Tensor]) -> float:
-        stream = torch.cuda.Stream(args[0].device)
-        stream.wait_stream(torch.cuda.current_stream(args[0].device))
-        with torch.cuda.stream(stream):
+    def _eager_step(self, args: Sequence[Tensor]) -> float:
+        device = args[0].device
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(device)
+        self._stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(self._stream):
             loss, params = self._gradients(args)
             self.optim(params)
-        torch.cuda.current_stream(args[0].device).wait_stream(stream)
+        torch.cuda.current_stream(device).wait_stream(self._stream)
         return float(loss)
 
-    def _capture(self, args: Sequence[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
+    def _capture(self, args: Sequence[Tensor]) -> _Captured:
         inputs = [arg.clone() for arg in args]
         graph = torch.cuda.CUDAGraph()
+        before = torch.cuda.current_stream(args[0].device)
+        generation = self.optim.generation
         self.optim.write_numbers()
+        self.optim.drop_gradients()  # one that is there would be added to, not set
         try:
-            with torch.cuda.graph(graph):
-                loss, _ = self._gradients(inputs)
+            with torch.cuda.graph(graph, stream=self._stream):
+                loss, params = self._gradients(inputs)
                 self.optim.captured_part()
         except RuntimeError as error:
+            torch.cuda.set_stream(before)
+            self.optim.drop_gradients()
+            # An invalid capture fails once more when it is ended; the first error tells why.
+            cause = error.__context__ or error
             raise CaptureError(
                 "this step cannot be captured in a CUDA graph: something in model, guide or loss "
-                "waits for the GPU (.item(), a decision on a tensor's value, a copy to the host) "
-                f"or allocates on the host. Use pyro.infer.SVI for it. The cause: {error}"
+                "waits for the GPU (.item(), a decision on a tensor's value, a copy to or from the "
+                "host). Start anew with pyro.infer.SVI: after a failed capture this process's "
+                f"random generator may not be usable. The cause: {cause}"
             ) from error
-        return graph, inputs, loss
+        if params != self.optim.current or generation != self.optim.generation:
+            raise CaptureError(
+                "model and guide registered other parameters than in the steps before: "
+                "GraphedSVI takes models whose parameters are always the same"
+            )
+        figures = {
+            name: value
+            for name in ("last_rate", "last_distortion", "last_gamma")
+            if (value := getattr(self.elbo, name, None)) is not None
+        }
+        return _Captured(graph, inputs, loss, figures, self.optim.gradient_norm)
 
     def _gradients(self, args: Sequence[Tensor]) -> tuple[Tensor, set[Tensor]]:
         """The loss as a detached scalar, and the parameters, whose gradients are set."""
+        # Autograd's nodes of the step before, kept alive by a memory, belong to another stream.
+        for program in (self.model, self.guide):
+            if isinstance(program, nn.Module):
+                forget(program.modules())
         if self.prepare is not None:
-            args = (self.prepare(*args),)
+            prepared = self.prepare(*args)
+            args = prepared if isinstance(prepared, tuple) else (prepared,)
         with poutine.trace(param_only=True) as captured:
             loss, surrogate = detached_loss(self.elbo, self.model, self.guide, *args)
             surrogate.backward()
+        if isinstance(self.elbo, SoftFreeBitsELBO):
+            self.elbo.adapt()
         params = {site["value"].unconstrained() for site in captured.trace.nodes.values()}
         return loss, params
 

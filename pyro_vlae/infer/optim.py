@@ -73,11 +73,17 @@ class JointOptim(PyroOptim):
         if accepts_foreach and not optim_args.get("fused"):
             optim_args.setdefault("foreach", True)
         if capturable:
+            if "capturable" not in inspect.signature(optim_constructor).parameters:
+                raise ValueError(
+                    f"{optim_constructor.__name__} cannot be captured; Adamax, Adam and AdamW can"
+                )
             optim_args["capturable"] = True
         super().__init__(optim_constructor, optim_args)
         self.capturable = capturable
         # What a captured step reads in place of Python numbers: learning rate, average's weight.
         self._numbers: Tensor | None = None
+        # Counts what makes captured steps stale: other tensors in use.
+        self.generation = 0
         self.clip_norm = clip_norm
         self.schedule = schedule
         self.gradient_norm: Tensor | None = None
@@ -101,11 +107,7 @@ class JointOptim(PyroOptim):
         Raises:
             RuntimeError: called inside :meth:`averaged`.
         """
-        if self._swapped:
-            raise RuntimeError(
-                "the parameters hold their averages: leave `with optimizer.averaged()` "
-                "before the next training step"
-            )
+        self._check_not_swapped()
         if self._current != params:
             self._select(frozenset(params))
         if self.capturable:
@@ -115,9 +117,24 @@ class JointOptim(PyroOptim):
             self._move(*args, **kwargs)
         self.count_step()
 
+    @property
+    def current(self) -> frozenset[Tensor]:
+        """The parameters that took part in the latest step."""
+        return self._current
+
     def write_numbers(self) -> None:
-        """Put what depends on the number of steps where the next captured step reads it."""
+        """Put what depends on the number of steps where the next captured step reads it.
+
+        Raises:
+            RuntimeError: called inside :meth:`averaged`, or the parameters are not on a GPU.
+        """
+        self._check_not_swapped()
         if self._numbers is None:
+            if not self._params[0].is_cuda:
+                raise RuntimeError(
+                    f"capturable=True is for CUDA, the parameters are on {self._params[0].device}: "
+                    "move model and guide there, or leave capturable out"
+                )
             self._numbers = torch.empty(2, device=self._params[0].device)
         weight = 0.0 if self._average is None else self._average.weight(self._steps + 1)
         numbers = torch.tensor([self.learning_rate * self._factor(), weight], pin_memory=True)
@@ -139,7 +156,14 @@ class JointOptim(PyroOptim):
             self._average.blend(self._params, self._numbers[1])
         elif self._average is not None:
             self._average.update(self._params, self._steps + 1)
-        self._drop_gradients()
+        self.drop_gradients()
+
+    def _check_not_swapped(self) -> None:
+        if self._swapped:
+            raise RuntimeError(
+                "the parameters hold their averages: leave `with optimizer.averaged()` "
+                "before the next training step"
+            )
 
     def count_step(self) -> None:
         """Note that a step was taken."""
@@ -155,7 +179,7 @@ class JointOptim(PyroOptim):
             self.learning_rate = base
         if self._average is not None:
             self._average.update(self._params, self._steps + 1)
-        self._drop_gradients()
+        self.drop_gradients()
 
     def _factor(self) -> float:
         return 1.0 if self.schedule is None else self.schedule(self._steps)
@@ -168,7 +192,8 @@ class JointOptim(PyroOptim):
         if self.clip_norm is not None:
             clip_grads_with_norm_(self._active, self.clip_norm, self.gradient_norm)
 
-    def _drop_gradients(self) -> None:
+    def drop_gradients(self) -> None:
+        """Forget the gradients of the parameters that took part in the latest step."""
         # Dropped, not zeroed: SVI would otherwise allocate and fill one tensor for each.
         for parameter in self._active:
             parameter.grad = None
@@ -272,6 +297,7 @@ class JointOptim(PyroOptim):
                 f"of {len(self._names)}): it belongs to another model"
             )
         _check_shapes(entries, self._names)
+        self.generation += 1
         self._steps = state_dict["steps"]
         self.learning_rate = state_dict["learning_rate"]
         if self._average is not None:
@@ -304,6 +330,7 @@ class JointOptim(PyroOptim):
             ordered = sorted(new.items(), key=lambda item: (place.get(item[1], math.inf), item[1]))
             self._adopt(dict(ordered))
         self._current = params
+        self.generation += 1
         self._seen |= params
         self._active = [p for p in self._params if p in params]
         self._idle = [p for p in self._params if p not in params]

@@ -81,13 +81,15 @@ class SoftFreeBitsELBO(RateELBO):
 
     def treat_kl(self, prior: Any, posterior: Any, rate: Tensor) -> None:
         """Weight the KL."""
-        self.gamma = self.last_gamma = self.gamma.to(rate.device)
-        scale_kl(prior, posterior, self.gamma)
+        self.gamma = self.gamma.to(rate.device)
+        # A copy: gamma itself changes in place, so that a captured step finds it where it was.
+        self.last_gamma = self.gamma.clone()
+        scale_kl(prior, posterior, self.last_gamma)
 
     def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """As in :class:`~pyro.infer.Trace_ELBO`; then adapt gamma."""
         loss = super().loss_and_grads(model, guide, *args, **kwargs)
-        self._adapt()
+        self.adapt()
         return loss
 
     def differentiable_loss(
@@ -95,7 +97,7 @@ class SoftFreeBitsELBO(RateELBO):
     ) -> Tensor:
         """As in :class:`~pyro.infer.Trace_ELBO`; then adapt gamma."""
         loss = super().differentiable_loss(model, guide, *args, **kwargs)
-        self._adapt()
+        self.adapt()
         return loss
 
     def get_state(self) -> dict[str, float]:
@@ -104,11 +106,14 @@ class SoftFreeBitsELBO(RateELBO):
 
     def set_state(self, state: dict[str, float]) -> None:
         """Go on from a state of `get_state`."""
-        self.gamma = torch.tensor(state["gamma"])
+        self.gamma.fill_(state["gamma"])
 
-    def _adapt(self) -> None:
+    def adapt(self) -> None:
+        """Raise or lower gamma after an evaluation; a target of 0 leaves it alone."""
+        if self.target_nats == 0:
+            return
         assert self.last_rate is not None
         rate, one = self.last_rate, torch.ones_like(self.gamma)
         raised = torch.where(rate > _TOLERANCE * self.target_nats, _RAISE * one, one)
         factor = torch.where(rate < self.target_nats, _LOWER * one, raised)
-        self.gamma = (self.gamma * factor).clamp(MIN_GAMMA, 1.0)
+        self.gamma.mul_(factor).clamp_(MIN_GAMMA, 1.0)

@@ -63,6 +63,7 @@ class ColourPixelCNN(nn.Module):
     support = pixel_levels
     image_channels = CHANNELS
     channel_autoregressive = True
+    spread: Tensor
 
     def __init__(
         self,
@@ -87,6 +88,8 @@ class ColourPixelCNN(nn.Module):
         self.mixtures = mixtures
         self.gray = window.endswith("-gray")
         self.horizontal_layers = horizontal
+        spread = (2 * torch.arange(mixtures) + 1) / mixtures - 1
+        self.register_buffer("spread", spread, persistent=False)
         seen = 2 if self.gray else CHANNELS + 1
         self.first_vertical = ShiftedConv2d(seen, filters, (2, 3), (1, 1, 2, 0))
         self.first_in_group = nn.ModuleList(
@@ -132,7 +135,8 @@ class ColourPixelCNN(nn.Module):
         The ones tell the image from the zeros around it, as in PixelCNN++.
         """
         if self.gray:
-            x = (x * x.new_tensor(GRAY).view(-1, 1, 1)).sum(1, keepdim=True)
+            # Numbers, not a tensor, which would have to be copied to the device in every pass.
+            x = sum(weight * x[:, c : c + 1] for c, weight in enumerate(GRAY))
         return _with_ones(x)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -168,9 +172,8 @@ class ColourPixelCNN(nn.Module):
             torch.stack([share[k] for share in by_channel], -2) for k in range(3)
         )
         coefficients = torch.stack([c for share in by_channel for c in share[3:]], -2)
-        spread = (2 * torch.arange(self.mixtures).to(means) + 1) / self.mixtures - 1
         return DiscretizedLogisticMixture(
-            logits, means + spread, log_scales + FIRST_LOG_SCALE, coefficients.tanh()
+            logits, means + self.spread, log_scales + FIRST_LOG_SCALE, coefficients.tanh()
         )
 
     def incremental(

@@ -212,3 +212,22 @@ def test_no_synchronisation_beyond_that_of_trace_elbo(pair, monkeypatch):
     stock = len(calls)
     SoftFreeBitsELBO().loss_and_grads(*pair, X)
     assert len(calls) - stock == stock > 0
+
+
+def test_a_target_of_zero_leaves_gamma_alone():
+    torch.manual_seed(0)
+    model, guide = Model(), Guide(width=0.999)
+    elbo = SoftFreeBitsELBO(0.0)
+    rates = []
+    for _ in range(20):
+        elbo.loss_and_grads(model, guide, X)
+        rates.append(elbo.last_rate.item())
+    # Estimates of a small KL are negative now and then.
+    with torch.no_grad():
+        model.loc.copy_(torch.zeros(2))
+        guide.encode.weight.zero_(), guide.encode.bias.zero_()
+    for _ in range(20):
+        elbo.loss_and_grads(model, guide, X)
+        rates.append(elbo.last_rate.item())
+    assert min(rates) < 0
+    assert elbo.gamma == 1

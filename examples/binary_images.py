@@ -3,7 +3,8 @@
     python examples/binary_images.py static-mnist
 
 Each row goes to its folder under results/; `python examples/results_page.py`
-then compares with the paper.
+then compares with the paper. A row whose results are there is skipped: give
+--results a folder of your own to run them all.
 """
 
 import argparse
@@ -53,6 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
     print(data.description)
     for name in options.rows or rows:
         out = options.results / name
+        if (out / "results.json").exists() and not has_checkpoint(out):
+            print(f"\n{name}: {out} holds its results already, skipped; move them away to run it")
+            continue
         resume = options.resume and has_checkpoint(out)
         if resume:
             config = read_config(out, given)

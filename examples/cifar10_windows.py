@@ -16,9 +16,10 @@ import torch
 from shared import exit_status, folder, make_parser, pick_device, positive
 
 from pyro_vlae.data import load_dataset
-from pyro_vlae.experiment import EVALUATION_SEED, as_picture, colour_error, decompress
+from pyro_vlae.experiment import EVALUATION_SEED, colour_error, decompress, shuffled
 from pyro_vlae.figures import plot_groups, save_figure
 from pyro_vlae.models import load_run
+from pyro_vlae.pictures import to_unit_range
 
 SHOWN = 32
 
@@ -35,9 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     device = pick_device(options.device)
     data = load_dataset("cifar10", options.data_dir, device)
-    generator = torch.Generator().manual_seed(EVALUATION_SEED)
-    x = data.test.draw(torch.randperm(len(data.test), generator=generator)[: options.images])
-    pictures = {"original": as_picture(x[:SHOWN])}
+    x = data.test.draw(shuffled(len(data.test), options.images))
+    pictures = {"original": to_unit_range(x[:SHOWN])}
     errors = {}
     for run in options.runs:
         model, guide = (module.to(device) for module in load_run(run))
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
             decompressed = decompress(model, guide, x)
         window = model.card["config"]["window"]
         head = window if window not in pictures else f"{window} ({run.name})"
-        pictures[head] = as_picture(decompressed[:SHOWN])
+        pictures[head] = to_unit_range(decompressed[:SHOWN])
         error = colour_error(x, decompressed)
         errors[head] = {
             "run": run.name,

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from shared import exit_status, folder, make_parser, pick_device, seed
 
 from pyro_vlae.code_figures import (
@@ -26,6 +27,7 @@ from pyro_vlae.figures import save_figure
 from pyro_vlae.infer import code_dimension_rates, code_marginals, pixel_influence
 from pyro_vlae.models import load_pretrained, load_run, pretrained_names
 from pyro_vlae.plots import plot_code_dimensions, plot_code_map, plot_pixel_influence
+from pyro_vlae.run_config import ConfigError
 
 PAIRS, COLUMNS, MANY = 8, 12, 1000
 
@@ -57,30 +59,43 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = data.test.take(torch.randperm(len(data.test), generator=generator)[:MANY])
     many = chosen.draw(slice(None))
     pairs, x = many[: 2 * PAIRS], many[2 * PAIRS : 2 * PAIRS + COLUMNS]
-    path = draw_interpolations(model, guide, pairs, seed=options.seed)
-    figure = plot_interpolations(pairs.cpu(), path.cpu(), f"Paths between codes: {data.name}")
-    save_figure(figure, out / "interpolations.png")
-    swap = swap_codes(model, guide, x, options.seed)
-    figure = plot_code_swap(swap, f"Images that lose their code: {data.name}")
-    save_figure(figure, out / "code_swap.png")
-    rates = code_dimension_rates(guide, many, model.prior())
-    save_figure(plot_code_dimensions(rates), out / "code_dimensions.png")
-    with torch.no_grad():
-        likelihood = model.likelihood(model.decoder(guide(x)))
-    influence = pixel_influence(likelihood, x, seed=options.seed)
-    save_figure(plot_pixel_influence(influence), out / "window_in_use.png")
-    if chosen.labels is not None:
-        means = code_marginals(guide, many).mean
-        save_figure(plot_code_map(means, chosen.labels.cpu()), out / "code_map.png")
-    upper = swap.lost[:, : x.shape[-2] // 2].sum((1, 2)).mean()
-    lost = swap.lost.sum((1, 2)).mean()
-    print(
-        f"with a code of the prior in place of its own an image costs {lost:.1f} nats more "
-        f"({upper:.1f} of them in its upper half)\n"
-        f"{(rates.rates > 0.1).sum()} of {len(rates.rates)} dimensions carry more than 0.1 nats "
-        f"(against the {rates.against}, {rates.num_images} images)\n"
-        f"the pictures are in {out}"
-    )
+    if not hasattr(model, "prior"):
+        raise ConfigError(f"{options.model} is a model without a code")
+
+    def interpolations() -> Figure:
+        path = draw_interpolations(model, guide, pairs, seed=options.seed)
+        return plot_interpolations(pairs, path, f"Paths between codes: {data.name}")
+
+    def code_swap() -> Figure:
+        swap = swap_codes(model, guide, x, options.seed)
+        lost = swap.lost.sum((1, 2)).mean()
+        print(f"with a code of the prior in place of its own an image costs {lost:.1f} nats more")
+        return plot_code_swap(swap, f"Images that lose their code: {data.name}")
+
+    def code_dimensions() -> Figure:
+        rates = code_dimension_rates(guide, many, model.prior())
+        print(
+            f"{(rates.rates > 0.1).sum()} of {len(rates.rates)} dimensions carry more than 0.1 "
+            f"nats (against the {rates.against}, {rates.num_images} images)"
+        )
+        return plot_code_dimensions(rates)
+
+    def window_in_use() -> Figure:
+        with torch.no_grad():
+            likelihood = model.likelihood(model.decoder(guide(x)))
+        return plot_pixel_influence(pixel_influence(likelihood, x, seed=options.seed))
+
+    def code_map() -> Figure:
+        if chosen.labels is None:
+            raise ValueError(f"{data.name} has no labels")
+        return plot_code_map(code_marginals(guide, many).mean, chosen.labels.cpu())
+
+    for draw in (interpolations, code_swap, code_dimensions, window_in_use, code_map):
+        try:
+            save_figure(draw(), out / f"{draw.__name__}.png")
+        except ValueError as error:  # not every figure fits every model
+            print(f"no {draw.__name__}.png: {error}")
+    print(f"the pictures are in {out}")
     return 0
 
 

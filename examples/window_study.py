@@ -15,6 +15,7 @@ import pyro
 from shared import exit_status, folder, make_parser, pick_device, positive, seed
 
 from pyro_vlae.data import load_dataset
+from pyro_vlae.experiment import shuffled
 from pyro_vlae.figures import save_figure
 from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.models import VLAE, binary_vlae
@@ -24,7 +25,6 @@ from pyro_vlae.window_study import (
     PICTURES,
     StudySettings,
     plot_window_study,
-    shuffled,
     study_window,
 )
 

@@ -16,7 +16,7 @@ from pyro_vlae.guides import GaussianGuide, IAFGuide, colour_guide
 from pyro_vlae.infer import JointOptim
 from pyro_vlae.models.colour_recipes import colour_vlae
 from pyro_vlae.models.recipes import binary_vlae, unconditional_pixelcnn
-from pyro_vlae.run_config import ConfigError, RunConfig, TrainingConfig, read_config
+from pyro_vlae.run_config import ConfigError, RunConfig, TrainingConfig
 from pyro_vlae.training import load_weights
 from pyro_vlae.training.checkpoint import load_checkpoint
 
@@ -79,7 +79,13 @@ def load_run(folder: str | Path) -> tuple[nn.Module, nn.Module]:
         stored = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"there is no run in {folder}: {error}") from error
-    config = read_config(folder, {}, _kind(stored))
+    try:
+        config = _kind(stored)(**stored)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"the configuration in {folder} is not one of this version's ({error}): load the run "
+            "with the version that made it"
+        ) from error
     model, guide = build_from_config(config)
     optimizer = JointOptim(
         torch.optim.Adamax, {"lr": config.learning_rate}, ema_decay=config.ema_decay

@@ -5,13 +5,67 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyro.distributions as dist
 import torch
 from matplotlib.figure import Figure
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vlae.codes import interpolate_codes
-from pyro_vlae.pictures import as_pictures, canvas, place
+from pyro_vlae.infer.particles import set_seed, undisturbed
+from pyro_vlae.pictures import as_pictures, canvas, place, to_unit_range
+
+
+@torch.no_grad()
+def interpolate_codes(
+    prior: dist.TorchDistribution, start: Tensor, end: Tensor, steps: int
+) -> Tensor:
+    """Codes between two codes, along the arc between the noise that a flow prior makes them of.
+
+    A straight line between two codes leaves where a prior puts its mass: in many dimensions
+    Gaussian noise lies near a sphere. So both codes are brought to noise, the noise is turned from
+    the one to the other, its length changed evenly, and brought back.
+
+    Args:
+        prior: a standard normal, or a flow of one, as `StandardNormalPrior` and `FlowPrior` give.
+        start: ``(*batch, code_dim)``.
+        end: likewise.
+        steps: number of codes, both ends included.
+
+    Returns:
+        ``(steps, *batch, code_dim)``.
+
+    Raises:
+        ValueError: the prior is not made of a standard normal.
+
+    References:
+        White, "Sampling Generative Networks", 2016, arXiv:1609.04468 (spherical interpolation).
+    """
+    transforms = getattr(prior, "transforms", [])
+    base = getattr(prior, "base_dist", prior) if transforms else prior
+    try:
+        standard = bool((base.mean == 0).all() and (base.variance == 1).all())
+    except (NotImplementedError, AttributeError):
+        standard = False
+    if not standard:
+        raise ValueError(
+            f"paths are for priors made of standard normal noise, got {type(base).__name__}: use "
+            "StandardNormalPrior or FlowPrior, or torch.lerp between the codes"
+        )
+    ends = []
+    for noise in (start, end):
+        for transform in reversed(transforms):
+            noise = transform.inv(noise)
+        ends.append(noise)
+    lengths = [noise.norm(dim=-1, keepdim=True) for noise in ends]
+    first, last = (noise / length for noise, length in zip(ends, lengths, strict=True))
+    angle = (first * last).sum(-1, keepdim=True).clamp(-1 + 1e-6, 1 - 1e-6).arccos()
+    share = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
+    share = share.view(-1, *[1] * start.dim())
+    path = (((1 - share) * angle).sin() * first + (share * angle).sin() * last) / angle.sin()
+    codes = path * (lengths[0] + share * (lengths[1] - lengths[0]))
+    for transform in transforms:
+        codes = transform(codes)
+    return codes
 
 
 @torch.no_grad()
@@ -31,14 +85,13 @@ def draw_interpolations(
     Returns:
         ``(steps, N, C, H, W)``.
     """
-    cuda = [x.device] if x.is_cuda else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(seed)
+    with undisturbed(x.device, model, guide):
+        set_seed(seed, x.device)
         z = poutine.trace(guide).get_trace(x).nodes["z"]["value"]
         path = interpolate_codes(model.prior(), *z.chunk(2), steps)
         images = []
         for codes in path:
-            torch.manual_seed(seed)
+            set_seed(seed, x.device)
             images.append(model.likelihood(model.decoder(codes)).sample())
     return torch.stack(images)
 
@@ -47,11 +100,12 @@ def plot_interpolations(x: Tensor, path: Tensor, title: str | None = None) -> Fi
     """Draw paths row by row, between the two images that they lead from and to.
 
     Args:
-        x: images ``(2 N, C, H, W)`` in [0, 1], as given to `draw_interpolations`.
+        x: images ``(2 N, C, H, W)``, as given to `draw_interpolations`.
         path: its result, ``(steps, N, C, H, W)``.
         title: heading of the figure.
     """
-    starts, ends = x.chunk(2)
+    path = to_unit_range(path)
+    starts, ends = to_unit_range(x).chunk(2)
     gap = 0.35
     rows, width = len(starts), len(path) + 2 + 2 * gap
     figure, axes = canvas(width, rows, as_pictures(starts, "x"), title, heads=0.25)
@@ -100,9 +154,8 @@ def swap_codes(model: Any, guide: Callable[..., Any], x: Tensor, seed: int = 0) 
     Raises:
         ValueError: the likelihood is not a `PixelCNN`.
     """
-    cuda = [x.device] if x.is_cuda else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(seed)
+    with undisturbed(x.device, model, guide):
+        set_seed(seed, x.device)
         z = poutine.trace(guide).get_trace(x).nodes["z"]["value"]
         own = model.likelihood(model.decoder(z))
         other = model.likelihood(model.decoder(model.prior().sample(x.shape[:1])))
@@ -130,7 +183,7 @@ def plot_code_swap(swap: CodeSwap, title: str | None = None) -> Figure:
         swap: what `swap_codes` returned.
         title: heading of the figure.
     """
-    x = as_pictures(swap.x, "x")
+    x = as_pictures(to_unit_range(swap.x), "x")
     lost = swap.lost.detach().cpu().double().numpy()
     # Red: the own code explains the pixel better; blue: the other does.
     shade = np.clip(lost / np.quantile(np.abs(lost), 0.995).clip(1e-12), -1, 1)[..., None]
@@ -139,9 +192,9 @@ def plot_code_swap(swap: CodeSwap, title: str | None = None) -> Figure:
     maps = 1 - np.abs(shade) * (1 - colour)
     rows = [
         ("image", x),
-        ("lower half redrawn, own code", as_pictures(swap.own, "own")),
-        ("lower half redrawn, a prior's code", as_pictures(swap.swapped, "swapped")),
-        ("all drawn, the same prior's code", as_pictures(swap.prior, "prior")),
+        ("lower half redrawn, own code", as_pictures(to_unit_range(swap.own), "own")),
+        ("lower half redrawn, a prior's code", as_pictures(to_unit_range(swap.swapped), "swapped")),
+        ("all drawn, the same prior's code", as_pictures(to_unit_range(swap.prior), "prior")),
         ("nats lost pixel by pixel (red)", maps),
     ]
     margin = 2.5

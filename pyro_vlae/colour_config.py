@@ -6,7 +6,15 @@ from pyro.infer import ELBO
 
 from pyro_vlae.infer import SoftFreeBitsELBO
 from pyro_vlae.nn import Architecture
-from pyro_vlae.run_config import TrainingConfig
+from pyro_vlae.run_config import ConfigError, TrainingConfig
+
+# What colour models can be built of; the other parts of the binary models do not fit them.
+CHOICES = {
+    "encoder": ("resnet", "densenet"),
+    "prior": ("flow", "normal"),
+    "guide": ("gaussian",),
+    "likelihood": ("pixelcnn",),
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,13 @@ class ColourConfig(TrainingConfig):
     flow_maps: int = 32
     target_nats: float = 100.0
     flips: bool = False
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(
+                    f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
+                )
 
     def architecture(self) -> Architecture:
         """Encoder and decoder."""

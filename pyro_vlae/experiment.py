@@ -24,6 +24,7 @@ from pyro_vlae.data import ImageDataset
 from pyro_vlae.figures import plot_reconstructions, plot_samples, plot_training, save_figure
 from pyro_vlae.infer import JointOptim, MarginalLikelihood, marginal_log_likelihood
 from pyro_vlae.infer.weights import PER_IMAGE
+from pyro_vlae.pictures import to_unit_range
 from pyro_vlae.run_config import ConfigError, TrainingConfig
 from pyro_vlae.training import TrainingInterrupted, TrainingResult, fit
 from pyro_vlae.training.tensor_files import write_atomically
@@ -129,8 +130,7 @@ def run(
         raise
     _write_json(out / "config.json", asdict(config))
     # The same images and the same draws whatever the seed: scores of two models can be paired.
-    generator = torch.Generator().manual_seed(EVALUATION_SEED)
-    index = torch.randperm(len(data.test), generator=generator)[: config.eval_images]
+    index = shuffled(len(data.test), config.eval_images)
     x = data.test.draw(index)
     with optimizer.averaged(), torch.no_grad(), pyro.validation_enabled(False):
         draw_figures(config, model, guide, x, result, out)
@@ -168,20 +168,21 @@ def draw_figures(
     named = f"{config.dataset}, {result.images_seen:,} training images seen"
     pyro.set_rng_seed(config.seed)
     samples = model(batch_size=64)
-    save_figure(plot_samples(as_picture(samples), f"Samples: {named}"), out / "samples.png")
+    save_figure(plot_samples(to_unit_range(samples), f"Samples: {named}"), out / "samples.png")
     if config.has_code:
         figure = plot_reconstructions(
-            as_picture(x[:32]),
-            as_picture(decompress(model, guide, x[:32])),
+            to_unit_range(x[:32]),
+            to_unit_range(decompress(model, guide, x[:32])),
             f"Test images and one decompression each: {named}",
         )
         save_figure(figure, out / "reconstructions.png")
     save_figure(plot_training(result.history, named), out / "training.png")
 
 
-def as_picture(x: Tensor) -> Tensor:
-    """Images as figures take them, in [0, 1] on the CPU; colour ones are in [-1, 1] in models."""
-    return (x.cpu() + 1) / 2 if x.shape[-3] == 3 else x.cpu()
+def shuffled(size: int, count: int | None) -> Tensor:
+    """The first so many (None: all) of the indices of a test set, in a fixed random order."""
+    generator = torch.Generator().manual_seed(EVALUATION_SEED)
+    return torch.randperm(size, generator=generator)[:count]
 
 
 def decompress(model: nn.Module, guide: nn.Module, x: Tensor) -> Tensor:

@@ -12,6 +12,11 @@ _FRAME = "0.7"
 _GAP = 0.04  # around an image, in its widths
 
 
+def to_unit_range(x: Tensor) -> Tensor:
+    """Images as figures take them, in [0, 1] on the CPU; colour ones are in [-1, 1] in models."""
+    return (x.cpu() + 1) / 2 if x.shape[-3] == 3 else x.cpu()
+
+
 def as_pictures(images: Tensor, name: str) -> np.ndarray:
     """Check images and turn them to ``(N, H, W, 3)`` for drawing, ink 1 as black."""
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.numel():

@@ -199,7 +199,8 @@ _ORDER_HEAD = (
 def _order(claim: Claim, folder: Path) -> list[str]:
     """A line on a pair of runs, if both were made."""
     runs = [_read(folder / claim.better), _read(folder / claim.worse)]
-    if runs[0] is None or runs[1] is None:
+    scored = [(folder / name / "scores.npz").exists() for name in (claim.better, claim.worse)]
+    if None in runs or not all(scored):
         return []
     names = (claim.better, claim.worse)
     compared = compare_models({name: folder / name for name in names}, reference=claim.better)
@@ -242,16 +243,20 @@ def _line(row: Row, results: dict[str, Any] | None) -> str:
         colour = results.get("dataset") == "cifar10"
         unit = results["nll_nats"] / results["bits_per_dim"] if colour else 1.0
         places = 3 if colour else 2
-        error = results.get("nll_monte_carlo_error", 0.0) / unit
+
+        def error(name: str, more: int = 0) -> str:
+            # None of one image, or of one sample.
+            value = results.get(name)
+            return "?" if value is None else f"{value / unit:.{places + more}f}"
+
         ours = [
-            f"{results['nll_nats'] / unit:.{places}f} ± "
-            f"{results['nll_standard_error'] / unit:.{places}f}",
+            f"{results['nll_nats'] / unit:.{places}f} ± {error('nll_standard_error')}",
             f"{-results['elbo_nats'] / unit:.{places}f}",
             f"{results['kl_nats'] / unit:.{places}f} ({results['kl_bits']:.1f} bits)",
             f"{results['train_images_seen']:,}",
             f"{results['train_seconds'] / 60:.0f}",
             f"{results['num_images']:,} images, {results['num_samples']} samples "
-            f"(± {error:.{places + 1}f})",
+            f"(± {error('nll_monte_carlo_error', 1)})",
             results["device"],
             f"{results['preset']}, {results['seed']}",
         ]

@@ -15,19 +15,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from pyro_vlae.codes import linear_probe
 from pyro_vlae.data import ImageDataset
-from pyro_vlae.experiment import decompress
+from pyro_vlae.experiment import EVALUATION_SEED, decompress, shuffled
 from pyro_vlae.infer import FreeBitsELBO, JointOptim, code_marginals, marginal_log_likelihood
 from pyro_vlae.pictures import as_pictures, place
 from pyro_vlae.plots import plot_rate_distortion
+from pyro_vlae.probe import linear_probe
 from pyro_vlae.training import DecaySchedule, TrainingResult, TrainingSettings, fit
-from pyro_vlae.training.checkpoint import STATE_FILE
+from pyro_vlae.training.checkpoint import STATE_FILE, read_state
 from pyro_vlae.training.tensor_files import write_atomically
 
-# Fixes the images that are decompressed, scored and probed, the same for every window.
-EVALUATION_SEED = 0
 PICTURES = 8
+BATCH_SIZE = 64
+LEARNING_RATE = 0.004  # peak, of Adamax
+# Floor under the KL in nats per image in the first half of the training; none in the second half,
+# so that a code that is not needed can collapse.
+FREE_NATS = 7.84
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,6 @@ class StudySettings:
 
     Args:
         images: training images to see, repetitions counted.
-        batch_size: images per step.
-        learning_rate: peak learning rate of Adamax.
-        free_nats: floor under the KL in nats per image in the first half of the training; none in
-            the second half, so that a code that is not needed can collapse.
         eval_images: test images to score.
         num_samples: importance samples per image.
         probe_images: training images whose codes the linear probe is fitted to; it is tested on
@@ -48,9 +47,6 @@ class StudySettings:
     """
 
     images: int = 100_000
-    batch_size: int = 64
-    learning_rate: float = 0.004
-    free_nats: float = 7.84
     eval_images: int = 500
     num_samples: int = 64
     probe_images: int = 5000
@@ -106,7 +102,7 @@ def study_window(
         The figures, and a decompression of each of the first test images ``(8, C, H, W)``.
 
     Raises:
-        ValueError: the data set has no labels.
+        ValueError: the data set has no labels, or the folder holds a study of another length.
     """
     if data.train.labels is None or data.test.labels is None:
         raise ValueError(f"{data.name} has no labels for the probe; use mnist or digits")
@@ -143,12 +139,6 @@ def study_window(
     return figures, pictures
 
 
-def shuffled(size: int, count: int) -> Tensor:
-    """The first of all indices in a fixed random order."""
-    generator = torch.Generator().manual_seed(EVALUATION_SEED)
-    return torch.randperm(size, generator=generator)[:count]
-
-
 def _train(
     model: nn.Module, guide: nn.Module, data: ImageDataset, settings: StudySettings, out: Path
 ) -> tuple[TrainingResult, JointOptim]:
@@ -156,15 +146,21 @@ def _train(
 
     A floor that stayed would hide that a decoder does without its code.
     """
-    steps = max(2, settings.images // settings.batch_size)
+    steps = max(2, settings.images // BATCH_SIZE)
+    begun = (out / "checkpoint" / STATE_FILE).exists()
+    if begun and (before := read_state(out / "checkpoint")["config"]) != {"steps": steps}:
+        raise ValueError(
+            f"{out} was begun with {before.get('steps')} steps, now it would be {steps}: resume "
+            "with as many --images, or choose another --out"
+        )
     for free_nats, until, decay_start in (
-        (settings.free_nats, steps // 2, 1.0),
+        (FREE_NATS, steps // 2, 1.0),
         (0.0, steps, 0.5),
     ):
         optimizer = JointOptim(
             torch.optim.Adamax,
-            {"lr": settings.learning_rate},
-            clip_norm=1000.0 * settings.batch_size,
+            {"lr": LEARNING_RATE},
+            clip_norm=1000.0 * BATCH_SIZE,
             ema_decay=0.998,
         )
         result = fit(
@@ -174,7 +170,7 @@ def _train(
             elbo=FreeBitsELBO(free_nats),
             optimizer=optimizer,
             settings=TrainingSettings(
-                batch_size=settings.batch_size,
+                batch_size=BATCH_SIZE,
                 max_steps=until,
                 seed=settings.seed,
                 schedule=DecaySchedule(start=decay_start),
@@ -184,6 +180,7 @@ def _train(
             validation=data.validation,
             out=out,
             resume=(out / "checkpoint" / STATE_FILE).exists(),
+            config={"steps": steps},
         )
     return result, optimizer
 

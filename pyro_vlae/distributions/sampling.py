@@ -23,7 +23,7 @@ class PixelRun(Protocol):
     """
 
     wavefronts: list[Front]
-    filters: float  # maps of a hidden layer: how much there is to compute at a pixel
+    # Optional: `filters`, maps of a hidden layer, tells how much there is to compute at a pixel.
 
     def parameters(self, rows: Tensor, columns: Tensor) -> Tensor:
         """The emission's parameters at P pixels, ``(N, channels, 1, P)``.
@@ -45,8 +45,6 @@ class FullPasses:
     (offsets of the pixels that are read) fronts are wavefronts; without, single pixels in raster
     order.
     """
-
-    filters = math.inf
 
     def __init__(self, network: nn.Module, context: Tensor | None, image: Tensor) -> None:
         self.network, self.context, self.image = network, context, image
@@ -84,7 +82,9 @@ def draw_pixels(
         blank = image.new_zeros(image.shape)
         run = FullPasses(network, context, blank)
     in_turn = getattr(network, "channel_autoregressive", False)
-    with single_threaded(len(image) * run.filters <= SMALL and not image.is_cuda):
+    with single_threaded(
+        len(image) * getattr(run, "filters", math.inf) <= SMALL and not image.is_cuda
+    ):
         for rows, columns in run.wavefronts:
             given = image[:, :, rows, columns].unsqueeze(2)
             pixels = torch.zeros_like(given)

@@ -1,5 +1,6 @@
 """What a guide's codes hold, dimension by dimension."""
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,7 +81,8 @@ def code_dimension_rates(
     r"""Say how much each code dimension tells about the images.
 
     With a factorised prior, :math:`\mathrm{KL}(q(z_d | x) \| p(z_d))`, exactly: a term of the rate.
-    With any other (a flow couples the dimensions, so that the rate is no sum over them) or none,
+    With any other (a flow couples the dimensions, so that the rate is no sum over them; not all
+    families have a closed form) or none,
     the KL from the *aggregate posterior* of these N images,
 
     .. math::
@@ -113,8 +115,9 @@ def code_dimension_rates(
     if isinstance(prior, Independent) and prior.base_dist.event_shape == ():
         device = images.device
         on_device = dist.Normal(q.loc.to(device), q.scale.to(device))
-        rates = kl_divergence(on_device, prior.base_dist).mean(0).cpu()
-        return CodeDimensionRates(rates, "prior", len(images))
+        with contextlib.suppress(NotImplementedError):  # families without a closed form
+            rates = kl_divergence(on_device, prior.base_dist).mean(0).cpu()
+            return CodeDimensionRates(rates, "prior", len(images))
     columns = zip(q.loc.T, q.scale.T, strict=True)
     rates = torch.stack([_information(d, loc, scale) for d, (loc, scale) in enumerate(columns)])
     return CodeDimensionRates(rates, "aggregate posterior", len(images))

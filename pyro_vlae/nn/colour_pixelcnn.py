@@ -12,9 +12,10 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
+from torch.distributions.constraints import Constraint
 from torch.nn import functional as F
 
-from pyro_vlae.distributions.discretized_logistic import DiscretizedLogisticMixture, pixel_levels
 from pyro_vlae.nn.colour_incremental import IncrementalColour
 from pyro_vlae.nn.gated import GatedBlock
 from pyro_vlae.nn.layout import image_layout
@@ -60,7 +61,6 @@ class ColourPixelCNN(nn.Module):
         ValueError: a window that the two stacks cannot have, or too few blocks for it.
     """
 
-    support = pixel_levels
     image_channels = CHANNELS
     channel_autoregressive = True
     spread: Tensor
@@ -158,13 +158,23 @@ class ColourPixelCNN(nn.Module):
                 known.append(F.elu(groups[channel]))
         return torch.cat([last(F.elu(h)) for last, h in zip(self.last, groups, strict=True)], 1)
 
-    def emission(self, parameters: Tensor) -> DiscretizedLogisticMixture:
+    @property
+    def support(self) -> Constraint:
+        """The levels that a pixel's values may have."""
+        from pyro_vlae.distributions.discretized_logistic import pixel_levels
+
+        return pixel_levels
+
+    def emission(self, parameters: Tensor) -> Distribution:
         """The distribution of the pixels, channels last, given ``(N, 12 mixtures, H, W)``.
 
         Each channel has its own components; those of green and blue also move linearly with the
         channels before, by coefficients in (-1, 1). Parameters of zero stand for components that
         are spread evenly over the levels, not for K times the same one: training starts faster.
         """
+        # Here, not above: the package of distributions builds on this one, and brings Pyro along.
+        from pyro_vlae.distributions.discretized_logistic import DiscretizedLogisticMixture
+
         shares = [3 + channel for channel in range(CHANNELS)]
         by_channel = parameters.movedim(1, -1).unflatten(-1, (-1, self.mixtures))
         by_channel = [share.unbind(-2) for share in by_channel.split(shares, -2)]

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from pyro_vlae.colour_config import COLOUR_PRESETS, ColourConfig
-from pyro_vlae.experiment import as_picture, colour_error
+from pyro_vlae.experiment import colour_error
 from pyro_vlae.infer import SoftFreeBitsELBO
 from pyro_vlae.models import build_from_config
+from pyro_vlae.pictures import to_unit_range
 from pyro_vlae.run_config import RunConfig, TrainingConfig, make_config, read_config
 from pyro_vlae.tables import COLOUR_ROWS
 
@@ -65,6 +66,6 @@ def test_colour_error_is_in_levels_and_blind_to_place():
 
 
 def test_pictures_are_in_the_unit_interval():
-    colour = as_picture(torch.tensor([-1.0, 0.0, 1.0]).view(3, 1, 1))
+    colour = to_unit_range(torch.tensor([-1.0, 0.0, 1.0]).view(3, 1, 1))
     assert colour.flatten().tolist() == [0, 0.5, 1]
-    assert as_picture(torch.ones(2, 1, 3, 3)).equal(torch.ones(2, 1, 3, 3))
+    assert to_unit_range(torch.ones(2, 1, 3, 3)).equal(torch.ones(2, 1, 3, 3))

@@ -59,6 +59,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         value = getattr(default, name)
         option = "--" + name.replace("_", "-")
         add(option, type=positive(int), metavar="N", default=value, help=f"{text}; {value}")
+    value = default.free_nats
+    text = f"floor under the rate, first half only; {value}"
+    add("--free-nats", type=float, metavar="N", default=value, help=text)
     add("--seed", type=seed, metavar="N", default=0, help="of everything random; 0")
     add("--device", metavar="NAME", help="cpu, cuda, ...; default: cuda if any")
     add("--out", type=folder, metavar="DIR", default=Path("runs/windows"), help="runs/windows")
@@ -82,6 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     data = load_dataset(options.dataset, options.data_dir, device)
     settings = StudySettings(
         images=options.images,
+        free_nats=options.free_nats,
         eval_images=options.eval_images,
         num_samples=options.num_samples,
         probe_images=options.probe_images,

@@ -28,9 +28,6 @@ from pyro_vlae.training.tensor_files import write_atomically
 PICTURES = 8
 BATCH_SIZE = 64
 LEARNING_RATE = 0.004  # peak, of Adamax
-# Floor under the KL in nats per image in the first half of the training; none in the second half,
-# so that a code that is not needed can collapse.
-FREE_NATS = 7.84
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,9 @@ class StudySettings:
 
     Args:
         images: training images to see, repetitions counted.
+        free_nats: floor under the KL in nats per image in the first half of the training; none in
+            the second half, so that a code that is not needed can collapse. With 0 it may do so
+            from the start.
         eval_images: test images to score.
         num_samples: importance samples per image.
         probe_images: training images whose codes the linear probe is fitted to; it is tested on
@@ -47,6 +47,7 @@ class StudySettings:
     """
 
     images: int = 100_000
+    free_nats: float = 7.84
     eval_images: int = 500
     num_samples: int = 64
     probe_images: int = 5000
@@ -148,13 +149,14 @@ def _train(
     """
     steps = max(2, settings.images // BATCH_SIZE)
     begun = (out / "checkpoint" / STATE_FILE).exists()
-    if begun and (before := read_state(out / "checkpoint")["config"]) != {"steps": steps}:
+    plan = {"steps": steps, "free_nats": settings.free_nats, "seed": settings.seed}
+    if begun and (before := read_state(out / "checkpoint")["config"]) != plan:
         raise ValueError(
-            f"{out} was begun with {before.get('steps')} steps, now it would be {steps}: resume "
-            "with as many --images, or choose another --out"
+            f"{out} was begun with {before}, now it would be {plan}: resume with the same options, "
+            "or choose another --out"
         )
     for free_nats, until, decay_start in (
-        (FREE_NATS, steps // 2, 1.0),
+        (settings.free_nats, steps // 2, 1.0),
         (0.0, steps, 0.5),
     ):
         optimizer = JointOptim(
@@ -180,7 +182,7 @@ def _train(
             validation=data.validation,
             out=out,
             resume=(out / "checkpoint" / STATE_FILE).exists(),
-            config={"steps": steps},
+            config=plan,
         )
     return result, optimizer
 

@@ -1,6 +1,7 @@
 """The house keeps its shape: arrows go one way, and no class exists twice."""
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -46,3 +47,8 @@ def test_models_and_guides_are_those_of_the_tree():
     assert "models" not in sys.modules and "guides" not in sys.modules
     assert set(pyro_vlae.models.__all__) >= {"VLAE", "FlowPrior", "StandardNormalPrior"}
     assert set(pyro_vlae.guides.__all__) >= {"GaussianGuide", "IAFGuide"}
+
+
+def test_networks_load_without_pyro():
+    code = "import sys, pyro_vlae.nn; sys.exit('pyro' in sys.modules)"
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code]).returncode == 0

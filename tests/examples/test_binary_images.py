@@ -1,6 +1,7 @@
 """The tables of the paper: every row can be built and run."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -44,5 +45,9 @@ def test_rows_run_and_resume(example, real_data_root, tmp_path):
     with pytest.raises(ConfigError, match="already holds a run"):
         example.main([*options, *rows])
     assert example.main([*options, *rows, "--resume"]) == 0
+    shutil.rmtree(tmp_path / "mnist-unconditional" / "checkpoint")
+    before = (tmp_path / "mnist-unconditional" / "results.json").stat().st_mtime_ns
+    assert example.main([*options, "--rows", "mnist-unconditional"]) == 0
+    assert (tmp_path / "mnist-unconditional" / "results.json").stat().st_mtime_ns == before
     with pytest.raises(ConfigError, match="no such row: mnist-nonsense"):
         example.main([*options, "--rows", "mnist-nonsense"])

@@ -40,6 +40,10 @@ def test_a_study_trains_scores_probes_draws_and_resumes(
     assert study.main([*options, "--resume"]) == 0
     again = json.loads((tmp_path / "study" / "3x2" / "window.json").read_text())
     assert again["nll"] == pytest.approx(figures["3x2"]["nll"])
+    with pytest.raises(
+        ValueError, match="was begun with .*'steps': 4.*now it would be .*'steps': 8"
+    ):
+        study.main([*options, "--images", "512", "--resume"])
     with pytest.raises(ValueError, match="window must be"):
         study.main([*TINY, "--windows", "9x2", "--out", str(tmp_path / "other")])
     capsys.readouterr()

@@ -9,7 +9,7 @@ from pyro_vlae.experiment import colour_error
 from pyro_vlae.infer import SoftFreeBitsELBO
 from pyro_vlae.models import build_from_config
 from pyro_vlae.pictures import to_unit_range
-from pyro_vlae.run_config import RunConfig, TrainingConfig, make_config, read_config
+from pyro_vlae.run_config import ConfigError, RunConfig, TrainingConfig, make_config, read_config
 from pyro_vlae.tables import COLOUR_ROWS
 
 
@@ -69,3 +69,11 @@ def test_pictures_are_in_the_unit_interval():
     colour = to_unit_range(torch.tensor([-1.0, 0.0, 1.0]).view(3, 1, 1))
     assert colour.flatten().tolist() == [0, 0.5, 1]
     assert to_unit_range(torch.ones(2, 1, 3, 3)).equal(torch.ones(2, 1, 3, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("encoder", "dense-net"), ("guide", "iaf"), ("likelihood", "bernoulli")]
+)
+def test_parts_that_colour_models_do_not_have_are_refused(name, value):
+    with pytest.raises(ConfigError, match=f"{name} must be one of .*, got '{value}'"):
+        ColourConfig(**{name: value})

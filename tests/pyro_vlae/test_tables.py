@@ -80,3 +80,19 @@ def test_orders_are_paired_image_by_image(tmp_path):
 def test_claims_are_about_runs_that_there_are():
     rows = {row.name for table in TABLES.values() for row in table} | {"static-mnist-quick"}
     assert {name for claim in CLAIMS for name in (claim.better, claim.worse)} <= rows
+
+
+def test_what_cannot_be_estimated_is_left_open(tmp_path):
+    for claim in CLAIMS:
+        for name in (claim.better, claim.worse):
+            (tmp_path / name).mkdir(exist_ok=True)
+            figures = {
+                "nll_nats": 80.0, "nll_standard_error": None, "elbo_nats": -82.0, "kl_nats": 12.0,
+                "kl_bits": 17.3, "train_images_seen": 1000, "train_seconds": 120.0, "num_images": 1,
+                "num_samples": 1, "device": "cpu", "preset": "quick", "seed": 0,
+                "nll_monte_carlo_error": None,
+            }  # fmt: skip
+            (tmp_path / name / "results.json").write_text(json.dumps(figures))
+    page = results_page(tmp_path)
+    assert "80.00 ± ?" in page and "1 images, 1 samples (± ?)" in page
+    assert "Orders" not in page  # there are no scores to pair

@@ -41,7 +41,7 @@ def test_a_study_trains_scores_probes_draws_and_resumes(
     again = json.loads((tmp_path / "study" / "3x2" / "window.json").read_text())
     assert again["nll"] == pytest.approx(figures["3x2"]["nll"])
     with pytest.raises(
-        ValueError, match="was begun with .*'steps': 4.*now it would be .*'steps': 8"
+        ValueError, match=r"was begun with .*'steps': 4.*now it would be .*'steps': 8"
     ):
         study.main([*options, "--images", "512", "--resume"])
     with pytest.raises(ValueError, match="window must be"):

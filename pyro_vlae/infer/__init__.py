@@ -1,5 +1,6 @@
 """How a model and a guide are fitted and scored: bounds, optimisers, log-likelihoods."""
 
+from pyro_vlae.infer.capturable import CapturableOptim
 from pyro_vlae.infer.codes import CodeDimensionRates, code_dimension_rates, code_marginals
 from pyro_vlae.infer.elbo import FreeBitsELBO
 from pyro_vlae.infer.graphed import CaptureError, GraphedSVI
@@ -10,6 +11,7 @@ from pyro_vlae.infer.soft_free_bits import SoftFreeBitsELBO
 from pyro_vlae.infer.weights import MarginalLikelihood
 
 __all__ = [
+    "CapturableOptim",
     "CaptureError",
     "CodeDimensionRates",
     "FreeBitsELBO",

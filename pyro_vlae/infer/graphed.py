@@ -17,8 +17,8 @@ from pyro.distributions.util import is_identically_zero
 from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor, nn
 
+from pyro_vlae.infer.capturable import CapturableOptim
 from pyro_vlae.infer.elbo import FreeBitsELBO
-from pyro_vlae.infer.optim import JointOptim
 from pyro_vlae.infer.soft_free_bits import SoftFreeBitsELBO
 from pyro_vlae.transforms.memory import forget
 
@@ -53,7 +53,7 @@ class GraphedSVI(SVI):
         model: its sites are reparameterised or observed, its control flow does not depend on
             values.
         guide: likewise.
-        optim: a `JointOptim` with ``capturable=True``.
+        optim: a `CapturableOptim`.
         loss: a `Trace_ELBO`, `FreeBitsELBO` or `SoftFreeBitsELBO`.
         prepare: applied to the arguments of a step within the graph, for example
             ``torch.bernoulli`` to binarise grey images anew; returns the argument, or a tuple of
@@ -66,7 +66,7 @@ class GraphedSVI(SVI):
 
     Example::
 
-        optimizer = JointOptim(torch.optim.Adamax, {"lr": 2e-3}, ema_decay=0.998, capturable=True)
+        optimizer = CapturableOptim(torch.optim.Adamax, {"lr": 2e-3}, ema_decay=0.998)
         svi = GraphedSVI(model, guide, optimizer, FreeBitsELBO(7.84))
         for x in batches:
             svi.step(x)
@@ -76,14 +76,14 @@ class GraphedSVI(SVI):
         self,
         model: Callable[..., Any],
         guide: Callable[..., Any],
-        optim: JointOptim,
+        optim: CapturableOptim,
         loss: Trace_ELBO,
         prepare: Callable[..., Any] | None = None,
     ) -> None:
-        if not isinstance(optim, JointOptim) or not optim.capturable:
+        if not isinstance(optim, CapturableOptim):
             raise ValueError(
-                "GraphedSVI needs a JointOptim(..., capturable=True): other optimisers read "
-                f"Python numbers, which a graph would freeze; got {type(optim).__name__}"
+                "GraphedSVI needs a CapturableOptim: other optimisers read Python numbers, which a "
+                f"graph would freeze; got {type(optim).__name__}"
             )
         if type(loss) not in (Trace_ELBO, FreeBitsELBO, SoftFreeBitsELBO):
             raise ValueError(

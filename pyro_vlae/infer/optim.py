@@ -36,8 +36,6 @@ class JointOptim(PyroOptim):
         ema_decay: decay of the :class:`RunningAverage`, ``None`` for no average.
         schedule: factor on the learning rate as a function of the steps taken so far, ``None`` for
             a constant rate.
-        capturable: learning rate and the average's weight are read from tensors on the device, so
-            that a step can be captured in a CUDA graph (see :class:`GraphedSVI`). CUDA only.
 
     Attributes:
         gradient_norm: norm of all gradients at the last step, before clipping, as a scalar
@@ -64,7 +62,6 @@ class JointOptim(PyroOptim):
         clip_norm: float | None = None,
         ema_decay: float | None = None,
         schedule: Callable[[int], float] | None = None,
-        capturable: bool = False,
     ) -> None:
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm must be positive or None, got {clip_norm}")
@@ -72,17 +69,8 @@ class JointOptim(PyroOptim):
         accepts_foreach = "foreach" in inspect.signature(optim_constructor).parameters
         if accepts_foreach and not optim_args.get("fused"):
             optim_args.setdefault("foreach", True)
-        if capturable:
-            if "capturable" not in inspect.signature(optim_constructor).parameters:
-                raise ValueError(
-                    f"{optim_constructor.__name__} cannot be captured; Adamax, Adam and AdamW can"
-                )
-            optim_args["capturable"] = True
         super().__init__(optim_constructor, optim_args)
-        self.capturable = capturable
-        # What a captured step reads in place of Python numbers: learning rate, average's weight.
-        self._numbers: Tensor | None = None
-        # Counts what makes captured steps stale: other tensors in use.
+        # Counts when other tensors came into use: what was captured of them is stale.
         self.generation = 0
         self.clip_norm = clip_norm
         self.schedule = schedule
@@ -110,53 +98,13 @@ class JointOptim(PyroOptim):
         self._check_not_swapped()
         if self._current != params:
             self._select(frozenset(params))
-        if self.capturable:
-            self.write_numbers()
-            self.captured_part()
-        else:
-            self._move(*args, **kwargs)
-        self.count_step()
+        self._move(*args, **kwargs)
+        self._steps += 1
 
     @property
     def current(self) -> frozenset[Tensor]:
         """The parameters that took part in the latest step."""
         return self._current
-
-    def write_numbers(self) -> None:
-        """Put what depends on the number of steps where the next captured step reads it.
-
-        Raises:
-            RuntimeError: called inside :meth:`averaged`, or the parameters are not on a GPU.
-        """
-        self._check_not_swapped()
-        if self._numbers is None:
-            if not self._params[0].is_cuda:
-                raise RuntimeError(
-                    f"capturable=True is for CUDA, the parameters are on {self._params[0].device}: "
-                    "move model and guide there, or leave capturable out"
-                )
-            self._numbers = torch.empty(2, device=self._params[0].device)
-        weight = 0.0 if self._average is None else self._average.weight(self._steps + 1)
-        numbers = torch.tensor([self.learning_rate * self._factor(), weight], pin_memory=True)
-        self._numbers.copy_(numbers, non_blocking=True)
-
-    def captured_part(self) -> None:
-        """All that a step does on the device; with ``capturable`` the same kernels every time."""
-        if self._numbers is None:
-            raise RuntimeError("call write_numbers() first")
-        base = self.learning_rate
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._numbers[0]
-        try:
-            self._clip()
-            self._optimizer.step()
-        finally:
-            self.learning_rate = base
-        if self._average is not None and len(self._average.values) == len(self._params):
-            self._average.blend(self._params, self._numbers[1])
-        elif self._average is not None:
-            self._average.update(self._params, self._steps + 1)
-        self.drop_gradients()
 
     def _check_not_swapped(self) -> None:
         if self._swapped:
@@ -164,10 +112,6 @@ class JointOptim(PyroOptim):
                 "the parameters hold their averages: leave `with optimizer.averaged()` "
                 "before the next training step"
             )
-
-    def count_step(self) -> None:
-        """Note that a step was taken."""
-        self._steps += 1
 
     def _move(self, *args: Any, **kwargs: Any) -> None:
         self._clip()

@@ -15,7 +15,7 @@ from pyro.infer import SVI, Trace_ELBO
 from timing import interleaved, print_table
 
 from pyro_vlae.guides import GaussianGuide
-from pyro_vlae.infer import FreeBitsELBO, GraphedSVI, JointOptim
+from pyro_vlae.infer import CapturableOptim, FreeBitsELBO, GraphedSVI, JointOptim
 from pyro_vlae.models import VLAE, binary_vlae
 
 
@@ -74,8 +74,9 @@ def main() -> None:
         "SVI, pyro.optim.Adamax": svi_step(copy.deepcopy(model), copy.deepcopy(guide), x, stock),
     }
     if device.type == "cuda":
-        settings = {"clip_norm": 1000.0 * len(x), "ema_decay": 0.998, "capturable": True}
-        captured = JointOptim(torch.optim.Adamax, {"lr": 0.002}, **settings)
+        captured = CapturableOptim(
+            torch.optim.Adamax, {"lr": 0.002}, clip_norm=1000.0 * len(x), ema_decay=0.998
+        )
         parts = copy.deepcopy(model), copy.deepcopy(guide)
         graphed = GraphedSVI(*parts, captured, FreeBitsELBO(7.84))
         steps["GraphedSVI"] = lambda: graphed.step(x)

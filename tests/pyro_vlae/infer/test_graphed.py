@@ -11,7 +11,14 @@ import torch
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 
 from pyro_vlae.guides import GaussianGuide
-from pyro_vlae.infer import CaptureError, FreeBitsELBO, GraphedSVI, JointOptim, SoftFreeBitsELBO
+from pyro_vlae.infer import (
+    CapturableOptim,
+    CaptureError,
+    FreeBitsELBO,
+    GraphedSVI,
+    JointOptim,
+    SoftFreeBitsELBO,
+)
 from pyro_vlae.infer.graphed import detached_loss
 from pyro_vlae.models import binary_vlae
 from pyro_vlae.registration import register_parameters
@@ -62,9 +69,9 @@ def test_a_score_function_is_refused():
 def test_what_cannot_be_graphed_is_refused():
     model, guide, x = parts()
     plain = JointOptim(torch.optim.Adamax, {"lr": 1e-3})
-    with pytest.raises(ValueError, match="capturable=True"):
+    with pytest.raises(ValueError, match="needs a CapturableOptim"):
         GraphedSVI(model, guide, plain, Trace_ELBO())
-    optimizer = JointOptim(torch.optim.Adamax, {"lr": 1e-3}, capturable=True)
+    optimizer = CapturableOptim(torch.optim.Adamax, {"lr": 1e-3})
     for loss in (RenyiELBO(num_particles=2), TraceMeanField_ELBO()):
         with pytest.raises(ValueError, match=r"use pyro\.infer\.SVI for other"):
             GraphedSVI(model, guide, optimizer, loss)
@@ -85,6 +92,15 @@ def test_nothing_of_the_last_step_is_kept_alive():
         assert step._cached_x_y == (None, None)
 
 
+def test_capturable_steps_are_for_cuda():
+    with pytest.raises(ValueError, match="Adagrad cannot be captured; Adamax"):
+        CapturableOptim(torch.optim.Adagrad, {"lr": 1e-2})
+    model, guide, x = parts()
+    optimizer = CapturableOptim(torch.optim.Adamax, {"lr": 1e-2})
+    with pytest.raises(RuntimeError, match="the parameters are on cpu"):
+        SVI(model, guide, optimizer, Trace_ELBO()).step(x)
+
+
 def mean_guide(guide):
     """Codes without noise, so that two runs can be compared step by step."""
 
@@ -102,13 +118,12 @@ def test_graphed_steps_are_eager_steps():
     for graphed in (False, True):
         pyro.clear_param_store()
         model, guide, x = parts("cuda")
-        optimizer = JointOptim(
+        optimizer = (CapturableOptim if graphed else JointOptim)(
             torch.optim.Adamax,
             {"lr": 1e-2},
             clip_norm=100.0,
             ema_decay=0.9,
             schedule=lambda step: 1 / (1 + step),
-            capturable=graphed,
         )
         kind = GraphedSVI if graphed else SVI
         svi = kind(model, mean_guide(guide), optimizer, Trace_ELBO())
@@ -126,7 +141,7 @@ def test_graphed_steps_are_eager_steps():
 def test_every_replay_has_noise_of_its_own_and_every_parameter_moves():
     model, guide, x = parts("cuda")
     before = [p.detach().clone() for p in (*model.parameters(), *guide.parameters())]
-    optimizer = JointOptim(torch.optim.Adamax, {"lr": 1e-3}, capturable=True)
+    optimizer = CapturableOptim(torch.optim.Adamax, {"lr": 1e-3})
     svi = GraphedSVI(model, guide, optimizer, Trace_ELBO(), prepare=torch.bernoulli)
     losses = [svi.step(torch.full_like(x, 0.5)) for _ in range(10)]
     assert len(set(losses)) == 10
@@ -137,7 +152,7 @@ def test_every_replay_has_noise_of_its_own_and_every_parameter_moves():
 @NEEDS_CUDA
 def test_soft_free_bits_adapt_in_replays():
     model, guide, x = parts("cuda")
-    optimizer = JointOptim(torch.optim.Adamax, {"lr": 1e-3}, capturable=True)
+    optimizer = CapturableOptim(torch.optim.Adamax, {"lr": 1e-3})
     elbo = SoftFreeBitsELBO(1e6)  # the rate is below it
     svi = GraphedSVI(model, guide, optimizer, elbo)
     gammas = []
@@ -150,7 +165,7 @@ def test_soft_free_bits_adapt_in_replays():
 @NEEDS_CUDA
 def test_a_loaded_state_is_trained_on():
     model, guide, x = parts("cuda")
-    optimizer = JointOptim(torch.optim.Adamax, {"lr": 1e-3}, ema_decay=0.9, capturable=True)
+    optimizer = CapturableOptim(torch.optim.Adamax, {"lr": 1e-3}, ema_decay=0.9)
     svi = GraphedSVI(model, guide, optimizer, Trace_ELBO())
     for _ in range(5):
         svi.step(x)
@@ -167,7 +182,7 @@ WAITING = """
 import torch
 from pyro.infer import Trace_ELBO
 from pyro_vlae.guides import GaussianGuide
-from pyro_vlae.infer import GraphedSVI, JointOptim
+from pyro_vlae.infer import CapturableOptim, GraphedSVI
 from pyro_vlae.models import binary_vlae
 
 model, guide = binary_vlae().cuda(), GaussianGuide().cuda()
@@ -177,7 +192,7 @@ def waiting(x):
     x.sum().item()
     return model(x)
 
-optimizer = JointOptim(torch.optim.Adamax, {"lr": 1e-3}, capturable=True)
+optimizer = CapturableOptim(torch.optim.Adamax, {"lr": 1e-3})
 svi = GraphedSVI(waiting, guide, optimizer, Trace_ELBO())
 for _ in range(5):
     svi.step(x)

@@ -266,14 +266,6 @@ def test_schedule_scales_the_learning_rate_as_torch_schedulers_do_and_survives_a
     assert_same(run(second, 1, restart=False)[0], expected)
 
 
-def test_capturable_steps_are_for_cuda():
-    with pytest.raises(ValueError, match="Adagrad cannot be captured; Adamax"):
-        JointOptim(torch.optim.Adagrad, {"lr": 1e-2}, capturable=True)
-    optimizer = JointOptim(torch.optim.Adamax, {"lr": 1e-2}, capturable=True)
-    with pytest.raises(RuntimeError, match="the parameters are on cpu"):
-        run(optimizer, 1)
-
-
 def test_loaded_state_is_a_new_generation():
     optimizer = JointOptim(torch.optim.Adamax, {"lr": 1e-2}, ema_decay=0.9)
     run(optimizer, 2)

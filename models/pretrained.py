@@ -98,7 +98,7 @@ def load_run(folder: str | Path) -> tuple[nn.Module, nn.Module]:
         module.load_state_dict(averages[name])
     scored = folder / "results.json"
     results = json.loads(scored.read_text()) if scored.exists() else None
-    model.card = {"config": asdict(config), "results": results}
+    model.card = {"config": asdict(config), "results": results}  # type: ignore[assignment]
     return model.eval(), guide.eval()
 
 

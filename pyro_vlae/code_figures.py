@@ -40,8 +40,9 @@ def interpolate_codes(
     References:
         White, "Sampling Generative Networks", 2016, arXiv:1609.04468 (spherical interpolation).
     """
-    transforms = getattr(prior, "transforms", [])
-    base = getattr(prior, "base_dist", prior) if transforms else prior
+    flow = isinstance(prior, dist.TransformedDistribution)
+    transforms = prior.transforms if flow else []
+    base: Any = prior.base_dist if flow else prior
     try:
         standard = bool((base.mean == 0).all() and (base.variance == 1).all())
     except (NotImplementedError, AttributeError):
@@ -87,8 +88,9 @@ def draw_interpolations(
     """
     with undisturbed(x.device, model, guide):
         set_seed(seed, x.device)
-        z = poutine.trace(guide).get_trace(x).nodes["z"]["value"]
-        path = interpolate_codes(model.prior(), *z.chunk(2), steps)
+        z: Any = poutine.trace(guide).get_trace(x).nodes["z"]["value"]
+        start, end = z.chunk(2)
+        path = interpolate_codes(model.prior(), start, end, steps)
         images = []
         for codes in path:
             set_seed(seed, x.device)

@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pyro
 import torch
@@ -214,7 +215,8 @@ def plot_window_study(
     names = ["original", *(result.window for result in results)]
     rows = [as_pictures(images, "images") for images in (originals, *decompressions)]
     figure = Figure(figsize=(12, 0.62 * len(rows) + 4.4), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[0.62 * len(rows) + 0.3, 4.1])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[0.62 * len(rows) + 0.3, 4.1])
+    top, bottom = parts
     axes = top.subplots()
     axes.axis("off")
     for k, (name, row) in enumerate(zip(names, rows, strict=True)):

@@ -185,7 +185,8 @@ class GraphedSVI(SVI):
             surrogate.backward()
         if isinstance(self.elbo, SoftFreeBitsELBO):
             self.elbo.adapt()
-        params = {site["value"].unconstrained() for site in captured.trace.nodes.values()}
+        sites: Any = captured.trace.nodes.values()
+        params = {site["value"].unconstrained() for site in sites}
         return loss, params
 
 

@@ -136,7 +136,8 @@ class ColourPixelCNN(nn.Module):
         """
         if self.gray:
             # Numbers, not a tensor, which would have to be copied to the device in every pass.
-            x = sum(weight * x[:, c : c + 1] for c, weight in enumerate(GRAY))
+            red, green, blue = x.split(1, 1)
+            x = GRAY[0] * red + GRAY[1] * green + GRAY[2] * blue
         return _with_ones(x)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:

@@ -178,8 +178,8 @@ class IncrementalMaskedResNet:
                 h.addmm_(cache.read(self.time, self.rows, self.step_taps), weight).add_(bias)
             if k < len(self.pointwise):
                 add_pointwise(h, *self.pointwise[k])
-        weight, bias = self.last
-        out = torch.addmm(bias, F.elu_(h), weight).view(-1, size, len(bias))
+        weight, last_bias = self.last
+        out = torch.addmm(last_bias, F.elu_(h), weight).view(-1, size, len(last_bias))
         return out.permute(1, 2, 0).unsqueeze(2).contiguous()
 
     def write(self, rows: Tensor, columns: Tensor, pixels: Tensor) -> None:

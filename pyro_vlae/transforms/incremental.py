@@ -76,7 +76,8 @@ def _invert(
     targets = [*(s.order for s in stages[1:]), outputs]
     weights, biases = [], []
     for layer, source, target in zip(layers, stages, targets, strict=True):
-        weight, bias = layer.weight * layer.mask, layer.bias
+        weight: Tensor = layer.weight * layer.mask
+        bias: Tensor = layer.bias
         if target is not None:
             weight, bias = weight.index_select(0, target), bias[target]
         weights.append((weight if source.order is None else weight[:, source.order]).T)

@@ -22,9 +22,10 @@ Weights of a VLAE for {dataset_description}; load them by `load_pretrained("{nam
   {device}, seed {seed}; Polyak average {ema_decay:g}. {converged}
 - Test NLL {nll_nats:.2f} ± {nll_standard_error:.2f} nats per image (standard error over
   {num_images:,} test images, {num_samples} importance samples each, median effective sample size
-  {median_effective_sample_size:.1f}), bound {bound:.2f}, rate {kl_nats:.2f} nats.
+  {median_effective_sample_size:.1f}), {bits_per_dim:.4f} bits/dim; bound {bound:.2f}, rate
+  {kl_nats:.2f} nats.
 - `{command}`
-- For research on generative models of small binary images; it knows nothing else.
+- For research on generative models of small images; it knows nothing else.
 """
 
 
@@ -37,7 +38,10 @@ def main() -> int:
     model, guide = load_run(options.run)
     config, results = model.card["config"], model.card["results"]
     if results is None:
-        raise ConfigError(f"{options.run} has no results.json: let the run score its model first")
+        raise ConfigError(
+            f"{options.run} has no results of its latest weights: let the run (--resume) come to "
+            "its end and score them first"
+        )
     WEIGHTS.mkdir(exist_ok=True)
     save_weights(
         WEIGHTS / f"{options.name}.safetensors",
@@ -49,6 +53,7 @@ def main() -> int:
     figures = {**config, **results, "name": options.name, "bound": -results["elbo_nats"]}
     text = CARD.format(**figures, converged=converged)
     (WEIGHTS / f"{options.name}.md").write_text(text)
+    print(f"wrote {WEIGHTS / options.name}.safetensors and its card, {options.name}.md")
     return 0
 
 

@@ -6,8 +6,9 @@ python examples/results_page.py
 import sys
 from pathlib import Path
 
-from shared import exit_status, make_parser
+from shared import exit_status, folder, make_parser
 
+from pyro_vlae.run_config import ConfigError
 from pyro_vlae.tables import results_page
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -15,8 +16,14 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the page; returns the exit status."""
-    make_parser(__doc__).parse_args(arguments)
-    (RESULTS / "README.md").write_text(results_page(RESULTS))
+    parser = make_parser(__doc__)
+    text = "folder of the runs; default: the repository's results"
+    parser.add_argument("--results", type=folder, metavar="DIR", default=RESULTS, help=text)
+    results = parser.parse_args(arguments).results
+    if not results.is_dir():
+        raise ConfigError(f"there is no folder {results}: name the one that holds the runs")
+    (results / "README.md").write_text(results_page(results))
+    print(f"wrote {results / 'README.md'}")
     return 0
 
 

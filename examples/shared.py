@@ -147,7 +147,8 @@ def report(results: dict[str, Any], out: Path) -> None:
         print(f"bound {-bits * results['elbo_nats']:.3f}, rate {bits * results['kl_nats']:.4f}")
     print(
         f"test NLL {results['nll_nats']:.2f} +- {error:.2f} nats "
-        f"({results['num_samples']} importance samples, {results['num_images']} images), "
+        f"({results['num_samples']} importance sample{'s' * (results['num_samples'] > 1)}, "
+        f"{results['num_images']} images), "
         f"bound {-results['elbo_nats']:.2f}, rate {results['kl_nats']:.2f} nats = "
         f"{results['kl_bits']:.1f} bits\n"
         f"pictures, metrics and results are in {out}"
@@ -157,7 +158,7 @@ def report(results: dict[str, Any], out: Path) -> None:
         print(
             f"importance sampling is strained: median effective sample size "
             f"{results['median_effective_sample_size']:.1f} of {results['num_samples']}, Pareto k "
-            f"above 0.7 for {share:.0%} of the images; more --num-samples would lower the NLL a bit"
+            f"above 0.7 for {share:.0%} of the images; more --num-samples would lower the NLL"
         )
 
 

@@ -18,7 +18,7 @@ from pyro_vlae.models.colour_recipes import colour_vlae
 from pyro_vlae.models.recipes import binary_vlae, unconditional_pixelcnn
 from pyro_vlae.run_config import ConfigError, RunConfig, TrainingConfig
 from pyro_vlae.training import load_weights
-from pyro_vlae.training.checkpoint import load_checkpoint
+from pyro_vlae.training.checkpoint import STATE_FILE, load_checkpoint, read_state
 
 GUIDES = {"gaussian": GaussianGuide, "iaf": IAFGuide}
 
@@ -65,7 +65,8 @@ def build_from_config(config: TrainingConfig) -> tuple[nn.Module, nn.Module]:
 def load_run(folder: str | Path) -> tuple[nn.Module, nn.Module]:
     """The model and guide of a run, with its averaged weights, in evaluation mode, on the CPU.
 
-    ``model.card`` is a dict with the run's configuration and, if it was scored, its results.
+    ``model.card`` is a dict with the run's configuration and, if these weights were scored, its
+    results, else None.
 
     Args:
         folder: what the run was told by ``--out``.
@@ -86,6 +87,11 @@ def load_run(folder: str | Path) -> tuple[nn.Module, nn.Module]:
             f"the configuration in {folder} is not one of this version's ({error}): load the run "
             "with the version that made it"
         ) from error
+    if not (folder / "checkpoint" / STATE_FILE).exists():
+        raise ConfigError(
+            f"{folder} holds no checkpoint, hence no weights: name the folder of a run that was "
+            f"made here, or weights that come with the package ({', '.join(pretrained_names())})"
+        )
     model, guide = build_from_config(config)
     optimizer = JointOptim(
         torch.optim.Adamax, {"lr": config.learning_rate}, ema_decay=config.ema_decay
@@ -98,6 +104,8 @@ def load_run(folder: str | Path) -> tuple[nn.Module, nn.Module]:
         module.load_state_dict(averages[name])
     scored = folder / "results.json"
     results = json.loads(scored.read_text()) if scored.exists() else None
+    if results and results["train_images_seen"] != read_state(folder / "checkpoint")["images_seen"]:
+        results = None  # of earlier weights: training went on and was interrupted before scoring
     model.card = {"config": asdict(config), "results": results}  # type: ignore[assignment]
     return model.eval(), guide.eval()
 

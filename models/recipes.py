@@ -108,6 +108,11 @@ def _network(
 ) -> nn.Module:
     """The PixelCNN's network."""
     if window is not None:
+        if (masked_layers, kernel_size) != (6, 3):
+            raise ValueError(
+                f"window={window!r} alone decides what a two-stack network sees: leave out "
+                f"masked_layers={masked_layers} and kernel_size={kernel_size}, or the window"
+            )
         return TwoStackNet(image_channels, context_channels, filters, window)
     return MaskedResNet(
         image_channels,

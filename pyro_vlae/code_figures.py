@@ -197,9 +197,9 @@ def plot_code_swap(swap: CodeSwap, title: str | None = None) -> Figure:
         ("lower half redrawn, own code", as_pictures(to_unit_range(swap.own), "own")),
         ("lower half redrawn, a prior's code", as_pictures(to_unit_range(swap.swapped), "swapped")),
         ("all drawn, the same prior's code", as_pictures(to_unit_range(swap.prior), "prior")),
-        ("nats lost pixel by pixel (red)", maps),
+        ("nats lost (red) or won (blue)", maps),
     ]
-    margin = 2.5
+    margin = 2.9
     figure, axes = canvas(len(x) + margin, len(rows), x, title)
     ratio = x.shape[1] / x.shape[2]
     for row, (name, pictures) in enumerate(rows):
@@ -207,5 +207,12 @@ def plot_code_swap(swap: CodeSwap, title: str | None = None) -> Figure:
         axes.text(margin - 0.15, (row + 0.5) * ratio, name, ha="right", va="center", fontsize=8)
     for n, nats in enumerate(lost.sum((1, 2))):
         y = len(rows) * ratio
-        axes.text(margin + n + 0.5, y, f"{nats:.0f} nats", ha="center", va="top", fontsize=7)
+        axes.text(
+            margin + n + 0.5,
+            y,
+            f"{nats:.0f} nats".replace("-", "−"),
+            ha="center",
+            va="top",
+            fontsize=7,
+        )
     return figure

@@ -9,7 +9,7 @@ import json
 import platform
 import shlex
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from pyro_vlae.infer.weights import PER_IMAGE
 from pyro_vlae.pictures import to_unit_range
 from pyro_vlae.run_config import ConfigError, TrainingConfig
 from pyro_vlae.training import TrainingInterrupted, TrainingResult, fit
+from pyro_vlae.training.checkpoint import read_state
 from pyro_vlae.training.tensor_files import write_atomically
 
 # Fixes which test images are scored when not all are, and the importance samples of each.
@@ -112,6 +113,10 @@ def run(
         ema_decay=config.ema_decay,
     )
     validated = config.train_on == "train"
+    trained, kept = None, None
+    if resume and has_checkpoint(out):
+        state = read_state(out / "checkpoint")
+        trained, kept = state["step"], state["config"]
     try:
         result = fit(
             model,
@@ -128,6 +133,10 @@ def run(
     except TrainingInterrupted:
         _write_json(out / "config.json", asdict(config))  # a new budget holds from here on
         raise
+    if kept is not None and result.step == trained:
+        # Nothing was left to train: the record keeps the budget that was used.
+        print(f"already trained for {trained:,} steps, {result.seconds / 60:.1f} minutes")
+        config = replace(config, epochs=kept["epochs"], max_minutes=kept["max_minutes"])
     _write_json(out / "config.json", asdict(config))
     # The same images and the same draws whatever the seed: scores of two models can be paired.
     index = shuffled(len(data.test), config.eval_images)

@@ -113,17 +113,17 @@ def plot_training(records: Sequence[Mapping[str, Any]], title: str | None = None
             f"expected at least one record, each with 'images_seen', got {len(records)} records; "
             "train for at least one logged step"
         )
-    figure = Figure(figsize=(12, 3.9), layout=ConstrainedLayoutEngine(wspace=0.06))
-    panels = figure.subplots(1, 3)
-    for axes, (key, head) in zip(
-        panels,
-        (
-            ("elbo", "ELBO (higher is better)"),
-            ("kl_nats", "Rate: KL(q(z|x) || p(z))"),
-            ("distortion_nats", "Distortion: −log p(x|z)"),
-        ),
-        strict=True,
-    ):
+    heads = {
+        "elbo": "ELBO (higher is better)",
+        "kl_nats": "Rate: KL(q(z|x) || p(z))",
+        "distortion_nats": "Distortion: −log p(x|z)",
+    }
+    if not any("kl_nats" in record for record in records):  # a model without a code
+        heads = {"elbo": "log p(x) (higher is better)"}
+    layout = ConstrainedLayoutEngine(wspace=0.06)
+    figure = Figure(figsize=(12 if len(heads) > 1 else 5, 4.0), layout=layout)
+    panels = figure.subplots(1, len(heads), squeeze=False)[0]
+    for axes, (key, head) in zip(panels, heads.items(), strict=True):
         curves = [_curve(records, key), _curve(records, f"validation_{key}")]
         if len(curves[0][0]):
             x, y = curves[0]
@@ -145,10 +145,11 @@ def plot_training(records: Sequence[Mapping[str, Any]], title: str | None = None
         axes.grid(color="0.9", lw=0.7)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    bits = panels[1].secondary_yaxis(
-        "right", functions=(lambda nats: nats / math.log(2), lambda bits: bits * math.log(2))
-    )
-    bits.set_ylabel("bits per image")
+    if "kl_nats" in heads:
+        bits = panels[1].secondary_yaxis(
+            "right", functions=(lambda nats: nats / math.log(2), lambda bits: bits * math.log(2))
+        )
+        bits.set_ylabel("bits per image")
     handles, labels = panels[0].get_legend_handles_labels()
     if handles:
         panels[0].legend(handles, labels, frameon=False, loc="lower right")

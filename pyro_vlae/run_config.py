@@ -195,6 +195,11 @@ def read_config(
         stored = json.loads(path.read_text())
         stored = asdict(kind(**stored))
     except (OSError, ValueError, TypeError) as error:
+        if isinstance(error, TypeError) and isinstance(stored, dict) and "dataset" in stored:
+            raise ConfigError(
+                f"the run in {out} was made by another script or version (its data set is "
+                f"{stored['dataset']}): resume it with the one that made it"
+            ) from error
         raise ConfigError(
             f"no run to resume in {out}: {path.name} is missing or unreadable ({error}); "
             "start one without --resume"

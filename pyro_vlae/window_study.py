@@ -244,7 +244,6 @@ def plot_window_study(
         panel.set_xlabel("window of the decoder")
         panel.margins(x=0.1)
         _tidy(panel)
-    probe.set_ylim(0, 100)
     if title:
         figure.suptitle(title)
     return figure

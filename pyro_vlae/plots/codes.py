@@ -23,7 +23,9 @@ def plot_code_dimensions(rates: CodeDimensionRates, ax: Axes | None = None) -> F
     figure, ax = canvas(ax, 8.0, 3.6)
     values = rates.rates.numpy()
     order = np.argsort(-values, kind="stable")
-    ax.bar(np.arange(len(values)), values[order], width=0.8, color=DARK)
+    # Hundreds of bars with gaps would be a pattern of their own.
+    width = 0.8 if len(values) <= _NAMED_DIMENSIONS else 1.0
+    ax.bar(np.arange(len(values)), values[order], width=width, color=DARK, lw=0)
     if len(values) <= _NAMED_DIMENSIONS:
         ax.set_xticks(np.arange(len(values)), order, rotation=90, fontsize=6.5)
     else:

@@ -136,6 +136,22 @@ def contents(folder):
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+def test_a_smaller_budget_trains_nothing_and_leaves_the_record(example, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert example.main([*DIGITS, "--epochs", "1", "--out", str(out)]) == 0
+    before = json.loads((out / "results.json").read_text())
+    assert example.main(["--resume", "--out", str(out), "--max-minutes", "0.0001"]) == 0
+    assert "already trained for 18 steps" in capsys.readouterr().out
+    after = json.loads((out / "results.json").read_text())
+    assert (after["epochs"], after["max_minutes"]) == (before["epochs"], before["max_minutes"])
+
+
+def test_a_run_of_another_script_is_named(example, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"dataset": "cifar10", "encoder": "resnet"}))
+    with pytest.raises(ConfigError, match=r"another script.*its data set is cifar10"):
+        example.main(["--resume", "--out", str(tmp_path)])
+
+
 def test_results_without_a_checkpoint_are_not_overwritten(example, tmp_path):
     out = folder_with_a_run(example, tmp_path)
     shutil.rmtree(out / "checkpoint")

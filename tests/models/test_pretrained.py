@@ -7,8 +7,8 @@ from safetensors.torch import load_file
 
 from pyro_vlae.data import load_dataset
 from pyro_vlae.infer import marginal_log_likelihood
-from pyro_vlae.models import build_from_config, load_pretrained, pretrained_names
-from pyro_vlae.run_config import PRESETS, RunConfig
+from pyro_vlae.models import build_from_config, load_pretrained, load_run, pretrained_names
+from pyro_vlae.run_config import PRESETS, ConfigError, RunConfig
 
 
 @pytest.mark.parametrize("name", pretrained_names())
@@ -62,3 +62,24 @@ def test_an_exported_run_holds_the_averages(load_example, tmp_path, monkeypatch)
     assert averages and all(torch.equal(exported[name], averages[name]) for name in averages)
     seen = json.loads((run / "results.json").read_text())["train_images_seen"]
     assert f"{seen:,} images seen" in (tmp_path / "weights" / "mine.md").read_text()
+
+
+def test_results_of_earlier_weights_do_not_count(load_example, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    options = ["--dataset", "digits", "--device", "cpu", "--epochs", "1"]
+    options += ["--num-samples", "2", "--eval-images", "2"]
+    assert load_example("mnist_vlae").main([*options, "--out", str(run)]) == 0
+    assert load_run(run)[0].card["results"]["train_images_seen"] == 18 * 64
+    state = run / "checkpoint" / "state.json"
+    results = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps({**results, "train_images_seen": 64}))
+    assert load_run(run)[0].card["results"] is None
+    export = load_example("export_weights")
+    monkeypatch.setattr("sys.argv", ["export_weights.py", str(run), "mine"])
+    with pytest.raises(ConfigError, match="no results of its latest weights"):
+        export.main()
+    state.unlink()
+    with pytest.raises(ConfigError, match=r"holds no checkpoint.*static-mnist"):
+        load_run(run)
+    with pytest.raises(ConfigError, match="there is no run in"):
+        load_run(tmp_path / "nowhere")

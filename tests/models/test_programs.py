@@ -214,9 +214,9 @@ def test_frozen_parameters_stay():
     assert_all_moved(free)
 
 
-@pytest.mark.parametrize("window", [None, "5x3"])
-def test_unconditional_model_trains_and_generates(window):
-    model = unconditional_pixelcnn(image_shape=SHAPE, filters=4, masked_layers=3, window=window)
+@pytest.mark.parametrize("seen", [{"masked_layers": 3}, {"window": "5x3"}])
+def test_unconditional_model_trains_and_generates(seen):
+    model = unconditional_pixelcnn(image_shape=SHAPE, filters=4, **seen)
     svi = SVI(model, lambda x: None, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
     x = images()
     losses = [svi.step(x) for _ in range(30)]
@@ -268,6 +268,8 @@ def test_wrong_choices_are_refused_readably():
         binary_vlae(prior="flwo")
     with pytest.raises(ValueError, match=r"bernoulli.*got 'gauss'"):
         binary_vlae(likelihood="gauss")
+    with pytest.raises(ValueError, match="leave out masked_layers=3 and kernel_size=3, or the"):
+        binary_vlae(window="7x4", masked_layers=3)
 
     class NoEvent(nn.Module):
         def forward(self):

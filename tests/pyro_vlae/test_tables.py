@@ -2,7 +2,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from pyro_vlae.run_config import ConfigError
 from pyro_vlae.tables import CLAIMS, COLOUR_ROWS, TABLES, results_page
 
 ROOT = Path(__file__).parents[2]
@@ -96,3 +98,12 @@ def test_what_cannot_be_estimated_is_left_open(tmp_path):
     page = results_page(tmp_path)
     assert "80.00 ± ?" in page and "1 images, 1 samples (± ?)" in page
     assert "Orders" not in page  # there are no scores to pair
+
+
+def test_the_page_of_another_folder(load_example, tmp_path, capsys):
+    page = load_example("results_page")
+    assert page.main(["--results", str(tmp_path)]) == 0
+    assert (tmp_path / "README.md").read_text() == results_page(tmp_path)
+    assert str(tmp_path / "README.md") in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="there is no folder"):
+        page.main(["--results", str(tmp_path / "nowhere")])

@@ -38,7 +38,7 @@ def test_a_run_is_resumed_as_what_it_was(tmp_path):
     assert isinstance(again, ColourConfig) and again.epochs == 9 and again.window == "5x3"
     with pytest.raises(ValueError, match="--window 5x3, got 4x2"):
         read_config(tmp_path, {"window": "4x2"}, ColourConfig)
-    with pytest.raises(ValueError, match="no run to resume"):
+    with pytest.raises(ValueError, match="made by another script"):
         read_config(tmp_path, {}, RunConfig)
 
 

@@ -1,5 +1,6 @@
 """Names of this package that pages and notebooks mention exist."""
 
+import ast
 import importlib
 import re
 from pathlib import Path
@@ -51,3 +52,18 @@ def test_every_notebook_can_be_read_as_a_script_and_links_to_existing_ones():
         compile(text, path.name, "exec")
         for target in re.findall(r"\]\((\d\d_\w+)\)", text):
             assert (folder / f"{target}.py").exists(), target
+
+
+def test_code_that_pages_include_by_name_is_there():
+    included = []
+    for page in (ROOT / "docs").glob("*.md"):
+        pattern = r"\{literalinclude\} (\S+)\n(?::[^\n]*\n)*?:pyobject: (\S+)"
+        included += [
+            (page.parent / path, name) for path, name in re.findall(pattern, page.read_text())
+        ]
+    assert len(included) > 5
+    for path, name in included:
+        body = ast.parse(path.read_text()).body
+        for part in name.split("."):
+            (found,) = [node for node in body if getattr(node, "name", None) == part]
+            body = getattr(found, "body", [])

@@ -40,18 +40,6 @@ def wavefronts(height: int, width: int, slope: int) -> list[tuple[Tensor, Tensor
     return [(rows[step == t], columns[step == t]) for t in step.unique().tolist()]
 
 
-def rows_at(time: int, height: int, width: int, slope: int) -> range:
-    """The rows that have a pixel in the wavefront ``column + slope * row == time``."""
-    return range(max(0, -((width - 1 - time) // slope)), min(height - 1, time // slope) + 1)
-
-
-def front_pixels(maps: Tensor, time: int, rows: range, width: int, slope: int) -> Tensor:
-    """The pixels of one wavefront, a view ``(P, ...)`` of maps ``(height * width, ...)``."""
-    first = rows.start * width + time - slope * rows.start
-    step = max(1, width - slope)  # narrower images have one pixel in a wavefront
-    return maps[first : first + (len(rows) - 1) * step + 1 : step]
-
-
 class FrontCache:
     """Features of the latest wavefronts, all that later pixels can still read.
 
@@ -103,6 +91,64 @@ class FrontCache:
         self.times[k] = time
         slot = self.slots[k].zero_()  # pixels outside the image read as zero
         return slot[rows.start + self.above : rows.stop + self.above]
+
+
+class FrontRun:
+    """What runs over wavefronts share: the wavefront at hand, and caches of those before it.
+
+    A wavefront's features are matrices ``(P * N, channels)``, P pixels of N images.
+
+    Args:
+        like: a tensor of the wanted dtype and device.
+        size: number of images N.
+        height: rows of the images.
+        width: their columns.
+        slope: the wavefront of pixel (i, j) is ``j + slope * i``.
+    """
+
+    def __init__(self, like: Tensor, size: int, height: int, width: int, slope: int) -> None:
+        self.like, self.size, self.height, self.width = like, size, height, width
+        self.slope = slope
+        fronts = wavefronts(height, width, slope)
+        self.wavefronts = [(r.to(like.device), c.to(like.device)) for r, c in fronts]
+        self._times = iter([int(c[0] + slope * r[0]) for r, c in fronts])
+        self.time, self.rows = -1, range(0)
+
+    def next_front(self) -> None:
+        """Go on to the next wavefront: its time, and the rows that have a pixel in it."""
+        self.time = next(self._times)
+        self.rows = self.rows_at(self.time)
+
+    def rows_at(self, time: int) -> range:
+        """The rows that have a pixel in the wavefront of this time."""
+        first = max(0, -((self.width - 1 - time) // self.slope))
+        return range(first, min(self.height - 1, time // self.slope) + 1)
+
+    def cache(self, channels: int, taps: Iterable[Tap], lead: int = 0) -> FrontCache:
+        """An empty `FrontCache` for this run."""
+        return FrontCache(self.like, self.size, channels, self.height, self.slope, taps, lead)
+
+    def pixels(self, maps: Tensor, time: int, rows: range) -> Tensor:
+        """A wavefront's pixels of maps ``(height * width, N, channels)``, as `by_pixel` lays them.
+
+        A strided slice: the next pixel is a row down and ``slope`` columns to the left.
+        """
+        first = rows.start * self.width + time - self.slope * rows.start
+        step = max(1, self.width - self.slope)  # narrower images have one pixel in a wavefront
+        return maps[first : first + (len(rows) - 1) * step + 1 : step].flatten(0, 1)
+
+    def by_image(self, features: Tensor) -> Tensor:
+        """Features as ``(P, N, channels)``."""
+        return features.view(-1, self.size, features.shape[-1])
+
+    def as_parameters(self, features: Tensor) -> Tensor:
+        """Features as ``(N, channels, 1, P)``."""
+        return self.by_image(features).permute(1, 2, 0).unsqueeze(2).contiguous()
+
+
+def by_pixel(maps: Tensor) -> Tensor:
+    """Maps ``(N, C, H, W)`` as ``(H * W, N, C)``."""
+    return maps.permute(2, 3, 0, 1).flatten(0, 1).contiguous()
 
 
 class PixelCache:

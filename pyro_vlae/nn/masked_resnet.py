@@ -11,13 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vlae.nn.bernoulli import BernoulliNetwork
-from pyro_vlae.nn.incremental import (
-    FrontCache,
-    front_pixels,
-    rows_at,
-    wavefront_slope,
-    wavefronts,
-)
+from pyro_vlae.nn.incremental import FrontRun, by_pixel, wavefront_slope
 from pyro_vlae.nn.layout import image_layout
 from pyro_vlae.nn.masked import MaskedConv2d, Tap
 from pyro_vlae.nn.resnet import BRANCH_INIT_SCALE
@@ -118,7 +112,7 @@ class MaskedResNet(BernoulliNetwork):
         return IncrementalMaskedResNet(self, context, size, height, width)
 
 
-class IncrementalMaskedResNet:
+class IncrementalMaskedResNet(FrontRun):
     """One run of a `MaskedResNet` over a batch of images whose pixels become known in wavefronts.
 
     Plain weights are used for layers not yet initialised, and nothing is initialised.
@@ -132,17 +126,13 @@ class IncrementalMaskedResNet:
         steps = [network.step(k) for k in range(network.steps_after_first)]
         self.image_taps = first.taps(image)
         self.step_taps = steps[0].taps() if steps else []
-        self.slope = wavefront_slope(self.image_taps, self.step_taps)
-        self.shape = size, height, width
-        self.wavefronts = wavefronts(height, width, self.slope)
-        self.times = iter([int(c[0] + self.slope * r[0]) for r, c in self.wavefronts])
         weight, bias = first.weight(), first.bias
-        self.filters = filters = len(bias)
-        device = bias.device
-        self.wavefronts = [(r.to(device), c.to(device)) for r, c in self.wavefronts]
+        slope = wavefront_slope(self.image_taps, self.step_taps)
+        super().__init__(bias, size, height, width, slope)
+        self.filters = len(bias)
         # The context is known beforehand: its share of the first layer is one convolution.
         if context is None:
-            self.share = bias.expand(height * width, size, filters)
+            self.share = bias.expand(height * width, size, self.filters)
         else:
             maps = F.conv2d(
                 context, weight[:, network.image_channels :], bias, padding=first.padding
@@ -155,41 +145,31 @@ class IncrementalMaskedResNet:
             (*pointwise_matrix(block.first), *pointwise_matrix(block.second)) for block in blocks
         ]
         self.last = pointwise_matrix(network.last)
-
-        def cache(channels: int, taps: list[Tap]) -> FrontCache:
-            return FrontCache(bias, size, channels, height, self.slope, taps)
-
-        self.image = cache(network.image_channels, self.image_taps)
-        self.features = [cache(filters, self.step_taps) for _ in steps]  # as the steps read them
+        self.image = self.cache(network.image_channels, self.image_taps)
+        # As the steps read them.
+        self.features = [self.cache(self.filters, self.step_taps) for _ in steps]
 
     @torch.no_grad()
     def parameters(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Parameters of P pixels whose predecessors are known: ``(N, channels, 1, P)``."""
-        size, height, width = self.shape
-        self.time = next(self.times)
-        self.rows = rows_at(self.time, height, width, self.slope)
-        share = front_pixels(self.share, self.time, self.rows, width, self.slope).flatten(0, 1)
-        h = torch.addmm(share, self.image.read(self.time, self.rows, self.image_taps), self.first)
+        self.next_front()
+        at = self.time, self.rows
+        share = self.pixels(self.share, *at)
+        h = torch.addmm(share, self.image.read(*at, self.image_taps), self.first)
         for k in range(len(self.steps) + 1):
             if k:
                 weight, bias = self.steps[k - 1]
                 cache = self.features[k - 1]
-                F.elu_(cache.write(self.time, self.rows).copy_(h.view(-1, size, h.shape[-1])))
-                h.addmm_(cache.read(self.time, self.rows, self.step_taps), weight).add_(bias)
+                F.elu_(cache.write(*at).copy_(self.by_image(h)))
+                h.addmm_(cache.read(*at, self.step_taps), weight).add_(bias)
             if k < len(self.pointwise):
                 add_pointwise(h, *self.pointwise[k])
         weight, last_bias = self.last
-        out = torch.addmm(last_bias, F.elu_(h), weight).view(-1, size, len(last_bias))
-        return out.permute(1, 2, 0).unsqueeze(2).contiguous()
+        return self.as_parameters(torch.addmm(last_bias, F.elu_(h), weight))
 
     def write(self, rows: Tensor, columns: Tensor, pixels: Tensor) -> None:
         """Make the values ``(N, channels, 1, P)`` of P pixels known."""
         self.image.write(self.time, self.rows).copy_(pixels.squeeze(2).permute(2, 0, 1))
-
-
-def by_pixel(maps: Tensor) -> Tensor:
-    """Maps ``(N, C, H, W)`` as ``(H * W, N, C)``."""
-    return maps.permute(2, 3, 0, 1).flatten(0, 1).contiguous()
 
 
 def pointwise_matrix(layer: WeightNormConv2d) -> tuple[Tensor, Tensor]:

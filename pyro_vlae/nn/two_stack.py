@@ -8,7 +8,7 @@ References:
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable
 from itertools import chain
 from typing import cast
 
@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vlae.nn.bernoulli import BernoulliNetwork
-from pyro_vlae.nn.incremental import FrontCache, front_pixels, rows_at, wavefronts
+from pyro_vlae.nn.incremental import FrontRun, by_pixel
 from pyro_vlae.nn.layout import image_layout
 from pyro_vlae.nn.masked import Tap
 from pyro_vlae.nn.masked_resnet import (
     PointwiseBlock,
     add_pointwise,
-    by_pixel,
     pointwise_matrix,
 )
 from pyro_vlae.nn.resnet import BRANCH_INIT_SCALE
@@ -188,21 +187,61 @@ class TwoStackNet(BernoulliNetwork):
         return IncrementalTwoStack(self, context, size, height, width)
 
 
-class IncrementalTwoStack:
-    """One run of a `TwoStackNet` over images whose pixels become known in wavefronts.
+class VerticalFeatures:
+    """Vertical features of V levels in a run over wavefronts: they run ahead of the pixel.
 
-    Vertical features of V levels run ahead of the pixel: level l is needed V - l columns to its
-    right, so it is computed that much earlier, at the wavefront where all that it reads is known.
+    Level l is needed V - l columns to the pixel's right, so it is computed that much earlier, at
+    the wavefront where all that it reads is known.
+
+    Args:
+        run: the run; its slope is V + 1, since the last level reads V columns to the right, one
+            row up.
+        levels: number of levels V.
+        compute: gives the features ``(P * N, filters)`` of a level at the pixels of a wavefront,
+            from its number, the wavefront's time and rows.
     """
+
+    def __init__(
+        self, run: FrontRun, levels: int, filters: int, compute: Callable[[int, int, range], Tensor]
+    ) -> None:
+        self.run, self.compute = run, compute
+        # A level is read by the next one a wavefront later, and at the pixel itself.
+        self.raw = [run.cache(filters, VERTICAL_TAPS, levels) for _ in range(levels)]
+        self.active = [run.cache(filters, VERTICAL_TAPS, levels) for _ in range(levels)]
+        self.done = -levels  # the last time that was advanced to
+
+    def advance(self) -> None:
+        """Compute all that the run's present wavefront needs."""
+        for time in range(self.done + 1, self.run.time + 1):
+            for level in range(len(self.raw)):
+                ahead = time + len(self.raw) - 1 - level
+                if rows := self.run.rows_at(ahead):
+                    v = self.run.by_image(self.compute(level, ahead, rows))
+                    self.raw[level].write(ahead, rows).copy_(v)
+                    F.elu_(self.active[level].write(ahead, rows).copy_(v))
+        self.done = self.run.time
+
+    def below(self, level: int, time: int, rows: range) -> tuple[Tensor, Tensor]:
+        """What a level reads of the one below: its features, and their taps after the ELU."""
+        raw, active = self.raw[level - 1], self.active[level - 1]
+        return raw.read(time, rows, [(0, 0)]), active.read(time, rows, VERTICAL_TAPS)
+
+    def at_pixel(self) -> list[Tensor]:
+        """Every level after the ELU at the pixels of the run's wavefront."""
+        return [cache.read(self.run.time, self.run.rows, [(0, 0)]) for cache in self.active]
+
+
+class IncrementalTwoStack(FrontRun):
+    """One run of a `TwoStackNet` over images whose pixels become known in wavefronts."""
 
     @torch.no_grad()
     def __init__(
         self, network: TwoStackNet, context: Tensor | None, size: int, height: int, width: int
     ) -> None:
         bias = network.last.bias
+        levels = len(network.vertical) + 1
+        super().__init__(bias, size, height, width, slope=levels + 1)
         self.filters = filters = len(network.first_vertical.bias)
-        self.shape = size, height, width
-        self.levels = len(network.vertical) + 1
         shares = [network.first_vertical.bias, network.first_horizontal.bias]
         if network.context is None or context is None:
             self.shares = [s.expand(height * width, size, filters) for s in shares]
@@ -222,75 +261,46 @@ class IncrementalTwoStack:
         blocks = [cast(PointwiseBlock, block) for block in network.pointwise]
         self.pointwise = [(*pointwise_matrix(b.first), *pointwise_matrix(b.second)) for b in blocks]
         self.last = pointwise_matrix(network.last)
-
-        # The last vertical level reads up to `levels` columns to the right, one row up.
-        self.slope = self.levels + 1
-
-        def cache(channels: int, taps: Iterable[Tap], lead: int = 0) -> FrontCache:
-            return FrontCache(bias, size, channels, height, self.slope, taps, lead)
-
-        self.image = cache(network.image_channels, chain(*self.first_taps))
-        # A level is read by the next one a wavefront later, and by its link at the pixel itself.
-        self.raw = [cache(filters, VERTICAL_TAPS, self.levels) for _ in range(self.levels)]
-        self.active = [cache(filters, VERTICAL_TAPS, self.levels) for _ in range(self.levels)]
-        self.left = [cache(filters, HORIZONTAL_TAPS) for _ in self.horizontal]
-        fronts = wavefronts(height, width, self.slope)
-        self.wavefronts = [(r.to(bias.device), c.to(bias.device)) for r, c in fronts]
-        self.times = iter([int(c[0] + self.slope * r[0]) for r, c in fronts])
-        self.time = -self.levels  # the last time at which vertical features were computed
+        self.image = self.cache(network.image_channels, chain(*self.first_taps))
+        self.above = VerticalFeatures(self, levels, filters, self._vertical)
+        self.left = [self.cache(filters, HORIZONTAL_TAPS) for _ in self.horizontal]
 
     @torch.no_grad()
     def parameters(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Parameters of P pixels whose predecessors are known: ``(N, channels, 1, P)``."""
-        size, height, width = self.shape
-        before, now = self.time, next(self.times)
-        for time in range(before + 1, now + 1):
-            for level in range(self.levels):
-                self._advance(level, time + self.levels - 1 - level)
-        self.time = now
-        self.rows = rows_at(now, height, width, self.slope)
-        h = self._share(1, now, self.rows)
-        h = torch.addmm(h, self.image.read(now, self.rows, self.first_taps[1]), self.first[1])
+        self.next_front()
+        self.above.advance()
+        at, levels = (self.time, self.rows), self.above.at_pixel()
+        h = self._first(1, *at)
         for k, ((link, link_bias), block) in enumerate(
             zip(self.links, self.pointwise, strict=True)
         ):
             if k:
                 weight, bias = self.horizontal[k - 1]
                 left = self.left[k - 1]
-                F.elu_(left.write(now, self.rows).copy_(h.view(-1, size, h.shape[-1])))
-                h.addmm_(left.read(now, self.rows, HORIZONTAL_TAPS), weight).add_(bias)
-            vertical = self.active[min(k, self.levels - 1)]
-            h.addmm_(vertical.read(now, self.rows, [(0, 0)]), link).add_(link_bias)
+                F.elu_(left.write(*at).copy_(self.by_image(h)))
+                h.addmm_(left.read(*at, HORIZONTAL_TAPS), weight).add_(bias)
+            h.addmm_(levels[min(k, len(levels) - 1)], link).add_(link_bias)
             add_pointwise(h, *block)
         weight, bias = self.last
-        out = torch.addmm(bias, F.elu_(h), weight).view(-1, size, len(bias))
-        return out.permute(1, 2, 0).unsqueeze(2).contiguous()
+        return self.as_parameters(torch.addmm(bias, F.elu_(h), weight))
 
     def write(self, rows: Tensor, columns: Tensor, pixels: Tensor) -> None:
         """Make the values ``(N, channels, 1, P)`` of P pixels known."""
         self.image.write(self.time, self.rows).copy_(pixels.squeeze(2).permute(2, 0, 1))
 
-    def _share(self, stack: int, time: int, rows: range) -> Tensor:
-        pixels = front_pixels(self.shares[stack], time, rows, self.shape[2], self.slope)
-        return pixels.flatten(0, 1)
+    def _first(self, stack: int, time: int, rows: range) -> Tensor:
+        """The first layer of the vertical (0) or the horizontal (1) stack."""
+        share = self.pixels(self.shares[stack], time, rows)
+        seen = self.image.read(time, rows, self.first_taps[stack])
+        return torch.addmm(share, seen, self.first[stack])
 
-    def _advance(self, level: int, time: int) -> None:
-        """Compute a level's vertical features at the pixels of a wavefront ahead."""
-        size, height, width = self.shape
-        rows = rows_at(time, height, width, self.slope)
-        if not rows:
-            return
+    def _vertical(self, level: int, time: int, rows: range) -> Tensor:
         if level == 0:
-            v = self._share(0, time, rows)
-            v = torch.addmm(v, self.image.read(time, rows, self.first_taps[0]), self.first[0])
-        else:
-            weight, bias = self.vertical[level - 1]
-            below = self.active[level - 1].read(time, rows, VERTICAL_TAPS)
-            v = torch.addmm(self.raw[level - 1].read(time, rows, [(0, 0)]), below, weight)
-            v += bias
-        v = v.view(-1, size, v.shape[-1])
-        self.raw[level].write(time, rows).copy_(v)
-        F.elu_(self.active[level].write(time, rows).copy_(v))
+            return self._first(0, time, rows)
+        weight, bias = self.vertical[level - 1]
+        raw, taps = self.above.below(level, time, rows)
+        return torch.addmm(raw, taps, weight).add_(bias)
 
 
 def _tap_matrix(layer: nn.Module) -> tuple[Tensor, Tensor]:

@@ -13,18 +13,17 @@ from pathlib import Path
 
 from shared import (
     add_run_options,
-    build,
+    carry_out,
     exit_status,
     make_parser,
     pick_device,
     pick_preset,
-    report,
 )
 
 from pyro_vlae.data import load_dataset
-from pyro_vlae.experiment import has_checkpoint, prepare_folder, run
 from pyro_vlae.run_config import ConfigError, make_config, read_config
 from pyro_vlae.tables import TABLES
+from pyro_vlae.training.checkpoint import has_checkpoint
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -63,10 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             chosen = {**given, **rows[name].options, "preset": preset, "dataset": options.table}
             config = make_config(chosen)
-        prepare_folder(config, out, resume)
-        print(f"\n{name}: {config.describe()}", flush=True)
-        model, guide = build(config, device)
-        report(run(config, data, model, guide, out, resume), out)
+        print(f"\n{name}")
+        carry_out(config, data, device, out, resume)
     return 0
 
 

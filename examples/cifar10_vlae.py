@@ -14,7 +14,7 @@ import sys
 from shared import (
     add_folder_options,
     add_run_options,
-    build,
+    carry_out,
     exit_status,
     folder_to_resume,
     given_options,
@@ -23,13 +23,10 @@ from shared import (
     pick_device,
     pick_preset,
     positive,
-    report,
-    say_where_it_stands,
 )
 
 from pyro_vlae.colour_config import COLOUR_PRESETS, ColourConfig
 from pyro_vlae.data import load_dataset
-from pyro_vlae.experiment import prepare_folder, run
 from pyro_vlae.run_config import make_config, read_config
 
 
@@ -67,13 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
     data = load_dataset(config.dataset, options.data_dir, device)
     if config.flips:
         data = data.with_flips()
-    prepare_folder(config, out, options.resume)
-    if options.resume:
-        say_where_it_stands(out)
-    model, guide = build(config, device)
     print(data.description)
-    print(config.describe(), f"device {device}; writing to {out}", sep="\n", flush=True)
-    report(run(config, data, model, guide, out, options.resume), out)
+    carry_out(config, data, device, out, options.resume)
     return 0
 
 

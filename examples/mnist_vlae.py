@@ -12,7 +12,7 @@ import sys
 from shared import (
     add_folder_options,
     add_run_options,
-    build,
+    carry_out,
     exit_status,
     folder_to_resume,
     given_options,
@@ -21,12 +21,9 @@ from shared import (
     pick_device,
     pick_preset,
     positive,
-    report,
-    say_where_it_stands,
 )
 
 from pyro_vlae.data import DATASET_NAMES, DatasetNotFoundError, load_dataset
-from pyro_vlae.experiment import prepare_folder, run
 from pyro_vlae.run_config import make_config, read_config
 
 
@@ -67,15 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
             config = make_config({**given, "dataset": "digits"})
             data = load_dataset("digits", device=device)
         out = options.out or new_folder(config)
-    prepare_folder(config, out, options.resume)
-    if options.resume:
-        say_where_it_stands(out)
-
-    model, guide = build(config, device)
     print(data.description)
-    print(config.describe(), f"device {device}; writing to {out}", sep="\n", flush=True)
-    results = run(config, data, model, guide, out, options.resume)
-    report(results, out)
+    carry_out(config, data, device, out, options.resume)
     return 0
 
 

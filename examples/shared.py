@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from pyro_vlae import __version__
-from pyro_vlae.experiment import has_checkpoint
+from pyro_vlae.data import ImageDataset
+from pyro_vlae.experiment import prepare_folder, run
 from pyro_vlae.models import build_from_config
 from pyro_vlae.run_config import PRESETS, ConfigError, TrainingConfig
 from pyro_vlae.training import TrainingInterrupted
-from pyro_vlae.training.checkpoint import read_state
+from pyro_vlae.training.checkpoint import has_checkpoint, read_state
 
 
 def build(config: TrainingConfig, device: torch.device) -> tuple[nn.Module, nn.Module]:
@@ -131,11 +132,17 @@ def new_folder(config: TrainingConfig) -> Path:
     return out
 
 
-def say_where_it_stands(out: Path) -> None:
-    """Say how far the run to be resumed got."""
-    if has_checkpoint(out):
+def carry_out(
+    config: TrainingConfig, data: ImageDataset, device: torch.device, out: Path, resume: bool
+) -> None:
+    """Train, draw and score as configured, or go on with it, and say what came out."""
+    prepare_folder(config, out, resume)
+    print(config.describe(), f"device {device}; writing to {out}", sep="\n", flush=True)
+    if resume and has_checkpoint(out):
         state = read_state(out / "checkpoint")
         print(f"going on at step {state['step']}, {state['images_seen']:,} images seen")
+    model, guide = build(config, device)
+    report(run(config, data, model, guide, out, resume), out)
 
 
 def report(results: dict[str, Any], out: Path) -> None:

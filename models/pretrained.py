@@ -18,7 +18,7 @@ from pyro_vlae.models.colour_recipes import colour_vlae
 from pyro_vlae.models.recipes import binary_vlae, unconditional_pixelcnn
 from pyro_vlae.run_config import ConfigError, RunConfig, TrainingConfig
 from pyro_vlae.training import load_weights
-from pyro_vlae.training.checkpoint import STATE_FILE, load_checkpoint, read_state
+from pyro_vlae.training.checkpoint import has_checkpoint, load_checkpoint, read_state
 
 GUIDES = {"gaussian": GaussianGuide, "iaf": IAFGuide}
 
@@ -87,7 +87,7 @@ def load_run(folder: str | Path) -> tuple[nn.Module, nn.Module]:
             f"the configuration in {folder} is not one of this version's ({error}): load the run "
             "with the version that made it"
         ) from error
-    if not (folder / "checkpoint" / STATE_FILE).exists():
+    if not has_checkpoint(folder):
         raise ConfigError(
             f"{folder} holds no checkpoint, hence no weights: name the folder of a run that was "
             f"made here, or weights that come with the package ({', '.join(pretrained_names())})"

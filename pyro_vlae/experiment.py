@@ -27,7 +27,7 @@ from pyro_vlae.infer.weights import PER_IMAGE
 from pyro_vlae.pictures import to_unit_range
 from pyro_vlae.run_config import ConfigError, TrainingConfig
 from pyro_vlae.training import TrainingInterrupted, TrainingResult, fit
-from pyro_vlae.training.checkpoint import read_state
+from pyro_vlae.training.checkpoint import has_checkpoint, read_state
 from pyro_vlae.training.tensor_files import write_atomically
 
 # Fixes which test images are scored when not all are, and the importance samples of each.
@@ -52,13 +52,17 @@ def device_name(device: torch.device) -> str:
     return f"{device.type} ({torch.get_num_threads()} threads)"
 
 
+def provenance(device: torch.device) -> dict[str, Any]:
+    """What a file of results says about where its numbers come from."""
+    return {
+        "device": device_name(device),
+        "versions": versions(),
+        "command": shlex.join(["python", *sys.argv]),
+    }
+
+
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def has_checkpoint(out: Path) -> bool:
-    """Whether a run in `out` got as far as its first checkpoint."""
-    return (out / "checkpoint" / "state.json").exists()
 
 
 def prepare_folder(config: TrainingConfig, out: Path, resume: bool) -> None:
@@ -114,7 +118,8 @@ def run(
     )
     validated = config.train_on == "train"
     trained, kept = None, None
-    if resume and has_checkpoint(out):
+    resume = resume and has_checkpoint(out)
+    if resume:
         state = read_state(out / "checkpoint")
         trained, kept = state["step"], state["config"]
     try:
@@ -127,7 +132,7 @@ def run(
             settings=config.training_settings(),
             validation=data.validation if validated else None,
             out=out,
-            resume=resume and has_checkpoint(out),
+            resume=resume,
             config=asdict(config),
         )
     except TrainingInterrupted:
@@ -227,7 +232,5 @@ def summarise(
         **score.summary(),
         "train_images_seen": result.images_seen,
         "train_seconds": round(result.seconds, 1),
-        "device": device_name(device),
-        "versions": versions(),
-        "command": shlex.join(["python", *sys.argv]),
+        **provenance(device),
     }

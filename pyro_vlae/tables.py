@@ -160,15 +160,11 @@ def results_page(folder: Path) -> str:
         "ran the full recipe; `quick` rows ran only as long as stated, and are far from converged.",
     ]
     known = set()
-    for dataset, rows in TABLES.items():
-        lines += ["", f"## {dataset}", "", *_HEAD]
+    for table, rows in {**TABLES, "cifar10 (bits/dim)": COLOUR_ROWS}.items():
+        lines += ["", f"## {table}", "", *_HEAD]
         for row in rows:
             known.add(row.name)
             lines.append(_line(row, _read(folder / row.name)))
-    lines += ["", "## cifar10 (bits/dim)", "", *_HEAD]
-    for row in COLOUR_ROWS:
-        known.add(row.name)
-        lines.append(_line(row, _read(folder / row.name)))
     lines += ["", "```", *(_command(row) for row in COLOUR_ROWS), "```"]
     others = [
         (path.parent.name, _read(path.parent))
@@ -198,11 +194,10 @@ _ORDER_HEAD = (
 
 def _order(claim: Claim, folder: Path) -> list[str]:
     """A line on a pair of runs, if both were made."""
-    runs = [_read(folder / claim.better), _read(folder / claim.worse)]
-    scored = [(folder / name / "scores.npz").exists() for name in (claim.better, claim.worse)]
-    if None in runs or not all(scored):
-        return []
     names = (claim.better, claim.worse)
+    runs = [_read(folder / name) for name in names]
+    if None in runs or not all((folder / name / "scores.npz").exists() for name in names):
+        return []
     compared = compare_models({name: folder / name for name in names}, reference=claim.better)
     (worse,) = [model for model in compared.models if model.name == claim.worse]
     told = [

@@ -17,13 +17,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from pyro_vlae.data import ImageDataset
-from pyro_vlae.experiment import EVALUATION_SEED, decompress, shuffled
+from pyro_vlae.experiment import EVALUATION_SEED, decompress, provenance, shuffled
 from pyro_vlae.infer import FreeBitsELBO, JointOptim, code_marginals, marginal_log_likelihood
 from pyro_vlae.pictures import as_pictures, place
 from pyro_vlae.plots import plot_rate_distortion
 from pyro_vlae.probe import linear_probe
 from pyro_vlae.training import DecaySchedule, TrainingResult, TrainingSettings, fit
-from pyro_vlae.training.checkpoint import STATE_FILE, read_state
+from pyro_vlae.training.checkpoint import has_checkpoint, read_state
 from pyro_vlae.training.tensor_files import write_atomically
 
 PICTURES = 8
@@ -136,7 +136,14 @@ def study_window(
         images_seen=result.images_seen,
         seconds=result.seconds,
     )
-    content = {**asdict(settings), **asdict(figures), "dataset": data.description}
+    content = {
+        **asdict(settings),
+        "batch_size": BATCH_SIZE,
+        "learning_rate": LEARNING_RATE,
+        **asdict(figures),
+        "dataset": data.description,
+        **provenance(x.device),
+    }
     write_atomically(out / "window.json", (json.dumps(content, indent=2) + "\n").encode())
     return figures, pictures
 
@@ -149,9 +156,8 @@ def _train(
     A floor that stayed would hide that a decoder does without its code.
     """
     steps = max(2, settings.images // BATCH_SIZE)
-    begun = (out / "checkpoint" / STATE_FILE).exists()
     plan = {"steps": steps, "free_nats": settings.free_nats, "seed": settings.seed}
-    if begun and (before := read_state(out / "checkpoint")["config"]) != plan:
+    if has_checkpoint(out) and (before := read_state(out / "checkpoint")["config"]) != plan:
         raise ValueError(
             f"{out} was begun with {before}, now it would be {plan}: resume with the same options, "
             "or choose another --out"
@@ -182,7 +188,7 @@ def _train(
             ),
             validation=data.validation,
             out=out,
-            resume=(out / "checkpoint" / STATE_FILE).exists(),
+            resume=has_checkpoint(out),
             config=plan,
         )
     return result, optimizer

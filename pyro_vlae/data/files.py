@@ -124,12 +124,9 @@ class FileStore:
         Raises:
             DatasetNotFoundError: None is on disk, and none could be downloaded.
         """
-        for root in [*(path for _, path in self._own_roots), self._cache]:
-            for choice in choices:
-                path = choice.inside(root)
-                if path is not None:
-                    self._tell_what_was_passed_over(choices, path)
-                    return path, choice
+        if (found := self._on_disk(choices)) is not None:
+            self._tell_what_was_passed_over(choices, found[0])
+            return found
         failures = []
         for choice in choices:
             if self._download and choice.served_name is not None:
@@ -164,10 +161,16 @@ class FileStore:
         self, file: PublishedFile, decode: Callable[[bytes], _Decoded]
     ) -> _Decoded | None:
         """Likewise for a file that can be done without: None if no folder has it, no download."""
+        found = self._on_disk([file])
+        return None if found is None else read_verified(found[0], file, decode)
+
+    def _on_disk(self, choices: Sequence[PublishedFile]) -> tuple[Path, PublishedFile] | None:
+        """The first of the choices that the first folder to have any of them has."""
         for root in [*(path for _, path in self._own_roots), self._cache]:
-            path = file.inside(root)
-            if path is not None:
-                return read_verified(path, file, decode)
+            for choice in choices:
+                path = choice.inside(root)
+                if path is not None:
+                    return path, choice
         return None
 
     def _tell_what_was_passed_over(self, choices: Sequence[PublishedFile], path: Path) -> None:

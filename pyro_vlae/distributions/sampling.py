@@ -86,12 +86,12 @@ def draw_pixels(
         len(image) * getattr(run, "filters", math.inf) <= SMALL and not image.is_cuda
     ):
         for rows, columns in run.wavefronts:
-            given = image[:, :, rows, columns].unsqueeze(2)
-            pixels = torch.zeros_like(given)
+            pixels = image.new_zeros(*image.shape[:2], 1, len(rows))
             for channels in range(image.shape[1]) if in_turn else [slice(None)]:
                 emission = network.emission(run.parameters(rows, columns))
                 drawn = _draw(emission, pixels, channels)
                 if known is not None:
+                    given = image[:, :, rows, columns].unsqueeze(2)
                     keep = known[:, None, None, rows, columns].expand_as(given)
                     drawn = torch.where(keep[:, channels], given[:, channels], drawn)
                 pixels[:, channels] = drawn

@@ -82,8 +82,7 @@ def code_dimension_rates(
 
     With a factorised prior, :math:`\mathrm{KL}(q(z_d | x) \| p(z_d))`, exactly: a term of the rate.
     With any other (a flow couples the dimensions, so that the rate is no sum over them; not all
-    families have a closed form) or none,
-    the KL from the *aggregate posterior* of these N images,
+    families have a closed form) or none, the KL from the *aggregate posterior* of these N images,
 
     .. math::
 

@@ -201,15 +201,12 @@ def detached_loss(
     Raises:
         CaptureError: a site of the guide is not reparameterised.
     """
-    loss, surrogate = torch.zeros(()), torch.zeros(())
-    first = True
+    losses, surrogates = [], []
     for model_trace, guide_trace in elbo._get_traces(model, guide, args, {}):
         for site in model_trace.nodes.values():
             if site["type"] == "sample":
-                term = -site["log_prob_sum"] / elbo.num_particles
-                loss = term.detach() if first else loss + term.detach()
-                surrogate = term if first else surrogate + term
-                first = False
+                losses.append(-site["log_prob_sum"])
+                surrogates.append(-site["log_prob_sum"])
         for name, site in guide_trace.nodes.items():
             if site["type"] == "sample":
                 _, score_function_term, entropy_term = site["score_parts"]
@@ -218,7 +215,8 @@ def detached_loss(
                         f"the guide's site {name!r} is not reparameterised: its gradient needs the "
                         "score function, which GraphedSVI does not estimate. Use pyro.infer.SVI"
                     )
-                loss = loss + site["log_prob_sum"].detach() / elbo.num_particles
+                losses.append(site["log_prob_sum"])
                 if not is_identically_zero(entropy_term):
-                    surrogate = surrogate + entropy_term.sum() / elbo.num_particles
-    return loss, surrogate
+                    surrogates.append(entropy_term.sum())
+    loss, surrogate = (torch.stack(terms).sum() for terms in (losses, surrogates))
+    return loss.detach() / elbo.num_particles, surrogate / elbo.num_particles

@@ -170,6 +170,11 @@ def load_checkpoint(
     return content["state"]
 
 
+def has_checkpoint(out: Path) -> bool:
+    """Whether the run in a folder got as far as its first checkpoint."""
+    return (out / "checkpoint" / STATE_FILE).exists()
+
+
 def read_state(folder: str | Path) -> dict[str, Any]:
     """The training state in a checkpoint folder, e.g. to rebuild a model from its ``config``.
 

@@ -7,7 +7,7 @@ from typing import Any
 from pyro.infer import ELBO
 
 from pyro_vlae.infer.optim import JointOptim
-from pyro_vlae.training.checkpoint import STATE_FILE, CheckpointError, read_state
+from pyro_vlae.training.checkpoint import CheckpointError, has_checkpoint, read_state
 from pyro_vlae.training.loop import Run
 from pyro_vlae.training.settings import TrainingResult, TrainingSettings
 from pyro_vlae.training.validation import ImageSource
@@ -86,10 +86,9 @@ def fit(
 
 def _prepared(out: Path, resume: bool) -> Path:
     """The output folder, known to be writable and to hold a checkpoint only if resuming."""
-    state = out / "checkpoint" / STATE_FILE
     if resume:
-        read_state(state.parent)
-    elif state.exists():
+        read_state(out / "checkpoint")
+    elif has_checkpoint(out):
         raise CheckpointError(
             f"{out} already holds a checkpoint: resume it (--resume) or choose another folder"
         )

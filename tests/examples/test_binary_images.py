@@ -18,9 +18,9 @@ def example(load_example):
 
 
 @pytest.mark.parametrize(("table", "row"), ROWS, ids=[row.name for _, row in ROWS])
-def test_every_row_builds_the_model_that_its_options_name(example, table, row):
+def test_every_row_builds_the_model_that_its_options_name(load_example, table, row):
     config = make_config({**row.options, "preset": "paper", "dataset": table})
-    model, guide = example.build(config, torch.device("cpu"))
+    model, guide = load_example("shared").build(config, torch.device("cpu"))
     for name, value in row.options.items():
         assert getattr(config, name) == value
     assert type(model).__name__ == ("VLAE" if config.model == "vlae" else "UnconditionalModel")

@@ -75,8 +75,7 @@ def test_a_finished_run_is_loaded_as_it_was_scored(example, tmp_path):
 
 def test_flips_mirror_training_images_only(example, monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(example, "run", lambda config, data, *_: seen.append(data))
-    monkeypatch.setattr(example, "report", lambda *_: None)
+    monkeypatch.setattr(example, "carry_out", lambda config, data, *_: seen.append(data))
     for options in ([], ["--flips"]):
         out = tmp_path / f"run{len(options)}"
         assert example.main([*TINY, *SHORT, *options, "--out", str(out)]) == 0
@@ -105,8 +104,6 @@ def test_runs_of_several_windows_make_one_page(example, load_example, tmp_path, 
 
 def test_without_options_a_cpu_gets_the_reduced_model(example, monkeypatch):
     seen = {}
-    monkeypatch.setattr(example, "prepare_folder", lambda config, *_: seen.update(config=config))
-    monkeypatch.setattr(example, "run", lambda *_: {})
-    monkeypatch.setattr(example, "report", lambda *_: None)
+    monkeypatch.setattr(example, "carry_out", lambda config, *_: seen.update(config=config))
     assert example.main(["--device", "cpu"]) == 0
     assert seen["config"].preset == "quick" and seen["config"].width == 16

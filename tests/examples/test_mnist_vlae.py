@@ -181,8 +181,10 @@ def test_wrong_uses_of_a_folder_are_refused_and_lose_nothing(example, tmp_path):
 def test_a_checkpoint_of_another_architecture_is_refused_and_kept(example, tmp_path, monkeypatch):
     out = folder_with_a_run(example, tmp_path)
     before = contents(out)
-    build = example.build
-    monkeypatch.setattr(example, "build", lambda config, d: build(replace(config, filters=10), d))
+    carry_out = example.carry_out
+    monkeypatch.setattr(
+        example, "carry_out", lambda config, *rest: carry_out(replace(config, filters=10), *rest)
+    )
     with pytest.raises(CheckpointError, match=r"likelihood.*\(12,.*\(10,|\(10,.*\(12,"):
         example.main(["--resume", "--out", str(out), "--epochs", "1"])
     assert contents(out) == before
@@ -208,7 +210,7 @@ def test_a_run_that_died_before_its_first_checkpoint_can_start_again(
     for name, again in (("resumed", ["--resume"]), ("anew", options[:-1])):
         out = str(tmp_path / name)
         with monkeypatch.context() as broken:
-            broken.setattr(example, "run", fail)
+            broken.setattr("shared.run", fail)
             with pytest.raises(RuntimeError, match="out of memory"):
                 example.main([*options, out])
         assert example.main([*again, "--out", out]) == 0

@@ -51,8 +51,7 @@ class FullPasses:
         height, width = image.shape[-2:]
         window: Any = getattr(network, "window", None)
         slope = width if window is None else wavefront_slope(window())
-        fronts = wavefronts(height, width, slope)
-        self.wavefronts = [(r.to(image.device), c.to(image.device)) for r, c in fronts]
+        self.wavefronts = wavefronts(height, width, slope, image.device)
 
     def parameters(self, rows: Tensor, columns: Tensor) -> Tensor:
         """See `PixelRun`."""

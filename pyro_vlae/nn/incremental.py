@@ -10,6 +10,7 @@ References:
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -33,11 +34,21 @@ def wavefront_slope(image_taps: Iterable[Tap], feature_taps: Iterable[Tap] = ())
     return slope
 
 
-def wavefronts(height: int, width: int, slope: int) -> list[tuple[Tensor, Tensor]]:
-    """The pixels of an image as ``(rows, columns)`` per step, in the order they can be drawn."""
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    step = columns + slope * rows
-    return [(rows[step == t], columns[step == t]) for t in step.unique().tolist()]
+@lru_cache(maxsize=32)
+def wavefronts(
+    height: int, width: int, slope: int, device: torch.device | str = "cpu"
+) -> tuple[tuple[Tensor, Tensor], ...]:
+    """The pixels of an image as ``(rows, columns)`` per step, in the order they can be drawn.
+
+    Kept from call to call: on a GPU every copy from the host is waited for.
+    """
+    with torch.inference_mode(False):
+        rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        step = (columns + slope * rows).flatten()
+        order = step.argsort(stable=True)
+        counts = step.unique(return_counts=True)[1].tolist()
+        parts = [part.flatten()[order].to(device).split(counts) for part in (rows, columns)]
+    return tuple(zip(*parts, strict=True))
 
 
 class FrontCache:
@@ -109,9 +120,8 @@ class FrontRun:
     def __init__(self, like: Tensor, size: int, height: int, width: int, slope: int) -> None:
         self.like, self.size, self.height, self.width = like, size, height, width
         self.slope = slope
-        fronts = wavefronts(height, width, slope)
-        self.wavefronts = [(r.to(like.device), c.to(like.device)) for r, c in fronts]
-        self._times = iter([int(c[0] + slope * r[0]) for r, c in fronts])
+        self.wavefronts = wavefronts(height, width, slope, like.device)
+        self._times = iter(sorted({j + slope * i for i in range(height) for j in range(width)}))
         self.time, self.rows = -1, range(0)
 
     def next_front(self) -> None:

@@ -4,6 +4,8 @@ References:
     van den Oord et al., "Pixel Recurrent Neural Networks", 2016, arXiv:1601.06759 (masks A and B).
 """
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -38,6 +40,7 @@ class MaskedConv2d(WeightNormConv2d):
                 f"pixels before it), got {kernel_size}"
             )
         super().__init__(in_channels, out_channels, kernel_size, init_scale=init_scale)
+        self.in_channels, self.image_channels = in_channels, image_channels
         centre = kernel_size // 2
         mask = torch.zeros(1, in_channels, kernel_size, kernel_size)
         mask[:, :, :centre] = 1
@@ -53,11 +56,13 @@ class MaskedConv2d(WeightNormConv2d):
 
     def taps(self, channels: slice = slice(None)) -> list[Tap]:
         """The offsets that the given input channels are read at, in raster order."""
-        seen = self.mask[0, channels].amax(0) > 0
-        return [(int(i) - self.padding, int(j) - self.padding) for i, j in seen.nonzero()]
+        reach = self.padding
+        square = itertools.product(range(-reach, 1), range(-reach, reach + 1))
+        last = any(c >= self.image_channels for c in range(self.in_channels)[channels])
+        return [tap for tap in square if tap < (0, 0) or (last and tap == (0, 0))]
 
     def tap_weight(self, channels: slice = slice(None)) -> Tensor:
         """The weight as a matrix ``(taps * channels, out_channels)``, taps as `taps` lists them."""
-        rows, columns = (torch.tensor(self.taps(channels)) + self.padding).unbind(1)
-        weight = self.weight()[:, channels][:, :, rows, columns]  # (out, in, taps)
+        # In raster order, the taps are the first places of the kernel.
+        weight = self.weight()[:, channels].flatten(2)[:, :, : len(self.taps(channels))]
         return weight.permute(2, 1, 0).flatten(0, 1)

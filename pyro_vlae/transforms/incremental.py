@@ -9,6 +9,7 @@ blocks in one matrix product for all of a block.
 
 from collections.abc import Callable
 from typing import cast
+from weakref import WeakKeyDictionary
 
 import torch
 from pyro.nn import AutoRegressiveNN, MaskedLinear
@@ -42,6 +43,43 @@ class _Stages:
         return slice(self.ends[first], self.ends[last])
 
 
+class _Schedule:
+    """The order in which a network's units are computed: all that follows from its masks."""
+
+    def __init__(self, network: AutoRegressiveNN) -> None:
+        dims, self.order = network.input_dim, network.permutation
+        self.rank = self.order.argsort()
+        self.stages = [_Stages(self.rank + 1, dims)]
+        for layer in network.layers[:-1]:
+            self.stages.append(self.stages[-1].reading(cast(MaskedLinear, layer).mask, dims))
+        # Outputs are stored parameter by parameter; sorted here by dimension, then parameter.
+        parameters = torch.arange(network.output_multiplier, device=self.order.device)
+        self.outputs = (self.order[:, None] + dims * parameters).flatten()
+        self._made_from = self._sources(network)
+
+    @staticmethod
+    def _sources(network: AutoRegressiveNN) -> list[tuple[Tensor, int]]:
+        masks = [cast(MaskedLinear, layer).mask for layer in network.layers]
+        return [(t, -1 if t.is_inference() else t._version) for t in (network.permutation, *masks)]
+
+    def fits(self, network: AutoRegressiveNN) -> bool:
+        """Whether the network still has the masks that this was made from."""
+        now = self._sources(network)
+        return all(a is b and u == v for (a, u), (b, v) in zip(now, self._made_from, strict=True))
+
+
+# Made once for each network: on a GPU the host would wait for every number it reads of the masks.
+_schedules: WeakKeyDictionary[AutoRegressiveNN, _Schedule] = WeakKeyDictionary()
+
+
+def _schedule(network: AutoRegressiveNN) -> _Schedule:
+    schedule = _schedules.get(network)
+    if schedule is None or not schedule.fits(network):
+        with torch.inference_mode(False):
+            schedule = _schedules[network] = _Schedule(network)
+    return schedule
+
+
 def invert_autoregressive(
     network: AutoRegressiveNN, solve: Callable[[Tensor, Tensor], Tensor], y: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -65,14 +103,15 @@ def invert_autoregressive(
 def _invert(
     network: AutoRegressiveNN, solve: Callable[[Tensor, Tensor], Tensor], y: Tensor
 ) -> tuple[Tensor, Tensor]:
-    dims, order, groups = network.input_dim, network.permutation, network.output_multiplier
-    rank = order.argsort()
+    dims, groups = network.input_dim, network.output_multiplier
     layers = [cast(MaskedLinear, layer) for layer in network.layers]
-    stages = [_Stages(rank + 1, dims)]
-    for layer in layers[:-1]:
-        stages.append(stages[-1].reading(layer.mask, dims))
-    # Outputs are stored parameter by parameter; sorted here by dimension, then parameter.
-    outputs = (order[:, None] + dims * torch.arange(groups, device=order.device)).flatten()
+    schedule = _schedule(network)
+    order, rank, stages, outputs = (
+        schedule.order,
+        schedule.rank,
+        schedule.stages,
+        schedule.outputs,
+    )
     targets = [*(s.order for s in stages[1:]), outputs]
     weights, biases = [], []
     for layer, source, target in zip(layers, stages, targets, strict=True):

@@ -106,8 +106,7 @@ def invert_mean_only(network: MaskedMapNet, y: Tensor) -> Tensor:
     ]
     offsets = caches[0].offsets(EARLIER_TAPS)
     flat = y.flatten(2).transpose(1, 2)  # (N, H * W, C)
-    for rows, columns in wavefronts(height, width, wavefront_slope(EARLIER_TAPS)):
-        rows, columns = rows.to(y.device), columns.to(y.device)
+    for rows, columns in wavefronts(height, width, wavefront_slope(EARLIER_TAPS), y.device):
         at = caches[0].positions(rows, columns)
         # What earlier positions say to all units of this front; then value by value within.
         sums = [

@@ -26,10 +26,7 @@ def full_passes(network: ColourPixelCNN, context: torch.Tensor, count: int) -> C
     def draw() -> None:
         image = torch.zeros(len(context), 3, SIZE, SIZE, device=context.device)
         run = FullPasses(network, context, image)
-        pixels = [
-            (rows.to(context.device), columns.to(context.device))
-            for rows, columns in wavefronts(SIZE, SIZE, SIZE)
-        ]
+        pixels = wavefronts(SIZE, SIZE, SIZE, context.device)
         for step in range(count):
             (rows, columns), channel = pixels[step // 3], step % 3
             emission = network.emission(run.parameters(rows, columns))

@@ -1,0 +1,102 @@
+"""No step and no draw waits for the device: checked on the CPU, where it would cost nothing.
+
+On a GPU a number read by the host stops the queue of kernels, and a CUDA graph forbids it.
+"""
+
+import pyro
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyro_vlae.guides import GaussianGuide, IAFGuide, colour_guide
+from pyro_vlae.infer import FreeBitsELBO, SoftFreeBitsELBO
+from pyro_vlae.infer.graphed import detached_loss
+from pyro_vlae.models import binary_vlae, colour_vlae, unconditional_pixelcnn
+from pyro_vlae.nn import Architecture
+
+SMALL = Architecture((3, 8, 8), 2, (4, 6), (1, 1))
+BINARY = {"code_dim": 4, "image_shape": (1, 8, 8), "flow_hidden_dims": (8,), "filters": 4}
+
+
+class HostReads(TorchDispatchMode):
+    """Refuses operations whose result the host has to wait for."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "unique", "masked_select")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.__name__.split(".")[0]
+        masked = name in ("index", "index_put", "index_put_") and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        if masked or name.lstrip("_").startswith(self.WAITING) or name in self.WAITING:
+            raise AssertionError(f"the host would wait for {func}")
+        return func(*args, **(kwargs or {}))
+
+
+class ListReads(TorchFunctionMode):
+    """Refuses methods that read memory directly."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") in ("tolist", "numpy", "item", "cpu"):
+            raise AssertionError(f"the host would wait for {func.__name__}")
+        return func(*args, **(kwargs or {}))
+
+
+def programs(kind):
+    """A model, its guide and images, initialised."""
+    pyro.set_rng_seed(0)
+    x, guide = torch.rand(3, 1, 8, 8).round(), GaussianGuide(code_dim=4, image_shape=(1, 8, 8))
+    if kind == "unconditional":
+        model, guide = unconditional_pixelcnn(image_shape=(1, 8, 8), filters=4), lambda x: None
+    elif kind == "colour":
+        x = torch.randint(256, (3, 3, 8, 8)) / 127.5 - 1
+        model = colour_vlae(SMALL, "5x3", flow_steps=2, flow_maps=(6,), filters=4)
+        guide = colour_guide(SMALL)
+    elif kind == "iaf":
+        model = binary_vlae(prior="normal", likelihood="bernoulli", **BINARY)
+        guide = IAFGuide(code_dim=4, image_shape=(1, 8, 8), hidden_dims=(8,))
+    else:
+        model = binary_vlae(window=None if kind == "stacked" else "7x4", **BINARY)
+    model(x), guide(x)
+    return model, guide, x
+
+
+KINDS = ("stacked", "two-stack", "unconditional", "iaf", "colour")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_draws_read_nothing_after_the_first(kind):
+    model, _, _ = programs(kind)
+    with torch.no_grad(), pyro.validation_enabled(False):
+        model(batch_size=2)
+        with HostReads(), ListReads():
+            model(batch_size=2)
+
+
+@pytest.mark.parametrize("elbo", [FreeBitsELBO(7.84), SoftFreeBitsELBO(10.0), Trace_ELBO()])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_of_a_graphed_step_stays_on_its_device(kind, elbo):
+    """Tensors on the meta device have no numbers to read, and cannot meet others."""
+    if kind == "unconditional" and type(elbo) is not Trace_ELBO:
+        pytest.skip("free bits are for models with a code")
+    model, guide, x = programs(kind)
+    for program in (model, guide):
+        if isinstance(program, torch.nn.Module):
+            program.to("meta")
+    pyro.clear_param_store()  # it holds the parameters on the CPU
+    with pyro.validation_enabled(False):
+        loss, surrogate = detached_loss(elbo, model, guide, x.to("meta"))
+        surrogate.backward()
+    assert loss.is_meta
+    assert all(p.grad is not None and p.grad.is_meta for p in model.parameters())
+
+
+def test_a_read_is_noticed():
+    """Else the tests above could not fail."""
+    x = torch.ones(3)
+    reads = (lambda: x.sum().item(), lambda: bool(x[0]), lambda: x[x > 0], x.nonzero, x.tolist)
+    for read in reads:
+        with pytest.raises(AssertionError, match="the host would wait"), HostReads(), ListReads():
+            read()

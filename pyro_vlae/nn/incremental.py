@@ -11,6 +11,7 @@ References:
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -42,13 +43,12 @@ def wavefronts(
 
     Kept from call to call: on a GPU every copy from the host is waited for.
     """
+    pixels: dict[int, list[Tap]] = {}
+    for i, j in product(range(height), range(width)):
+        pixels.setdefault(j + slope * i, []).append((i, j))
     with torch.inference_mode(False):
-        rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-        step = (columns + slope * rows).flatten()
-        order = step.argsort(stable=True)
-        counts = step.unique(return_counts=True)[1].tolist()
-        parts = [part.flatten()[order].to(device).split(counts) for part in (rows, columns)]
-    return tuple(zip(*parts, strict=True))
+        fronts = [torch.tensor(pixels[t], device=device).T.contiguous() for t in sorted(pixels)]
+    return tuple((rows, columns) for rows, columns in fronts)
 
 
 class FrontCache:

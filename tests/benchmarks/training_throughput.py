@@ -1,11 +1,12 @@
-"""Images per second of an SVI step: the layout of activations, and the batch size.
+"""Images per second of an SVI step: the layout of activations, the batch size, compilation.
 
-OMP_NUM_THREADS=2 python tests/benchmarks/training_throughput.py [--threads 2]
+OMP_NUM_THREADS=2 python tests/benchmarks/training_throughput.py [--threads 2] [--compiled]
 """
 
 import argparse
 import copy
 import statistics
+import time
 from unittest import mock
 
 import pyro
@@ -26,6 +27,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compiled", action="store_true", help="also under torch.compile")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -34,9 +36,13 @@ def main() -> None:
     model, guide = binary_vlae().to(device), GaussianGuide().to(device)
     model(x), guide(x)
 
-    def svi() -> SVI:
+    def svi(compiled: bool = False) -> SVI:
         optimizer = JointOptim(torch.optim.Adamax, {"lr": 0.002}, ema_decay=0.998)
-        return SVI(copy.deepcopy(model), copy.deepcopy(guide), optimizer, FreeBitsELBO(7.84))
+        own_model, own_guide = copy.deepcopy(model), copy.deepcopy(guide)
+        if compiled:
+            for network in (own_guide.encoder, own_model.decoder, own_model.likelihood.network):
+                network.compile()
+        return SVI(own_model, own_guide, optimizer, FreeBitsELBO(7.84))
 
     plain, ours = svi(), svi()
 
@@ -49,6 +55,12 @@ def main() -> None:
 
     with pyro.validation_enabled(False):
         calls = {"contiguous activations": plain_step, "ours": lambda: ours.step(x)}
+        if options.compiled:
+            compiled = svi(compiled=True)
+            start = time.perf_counter()
+            compiled.step(x)
+            print(f"compilation and the first step: {time.perf_counter() - start:.0f} s")
+            calls["ours, compiled"] = lambda: compiled.step(x)
         times = interleaved(calls, options.repeats, device)
     print_table(f"One SVI step, batch {options.batch_size}, {device}", times)
     for name, values in times.items():

@@ -88,13 +88,19 @@ def unconditional_pixelcnn(
     kernel_size: int = 3,
     window: str | None = None,
     filters: int = 12,
+    feature_maps: int = 4,
 ) -> UnconditionalModel:
     """The decoder's PixelCNN alone, without a code: the paper's "unconditional decoder".
 
+    The paper does not say what it reads in place of the decoder's maps; here, as many learned ones
+    that are the same for all images, as a decoder makes them whose code has collapsed.
+
     Arguments as in `binary_vlae`.
     """
-    network = _network(image_shape[0], 0, filters, masked_layers, kernel_size, tied, window)
-    return UnconditionalModel(network, image_shape)
+    network = _network(
+        image_shape[0], feature_maps, filters, masked_layers, kernel_size, tied, window
+    )
+    return UnconditionalModel(network, image_shape, feature_maps)
 
 
 def _network(

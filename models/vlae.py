@@ -5,6 +5,7 @@ from contextlib import nullcontext
 
 import pyro
 import pyro.distributions as dist
+import torch
 from torch import Tensor, nn
 
 from pyro_vlae.distributions import PixelCNN
@@ -85,18 +86,31 @@ class UnconditionalModel(nn.Module):
     Fit it by SVI with a guide that samples nothing (``lambda x: None``).
 
     Args:
-        network: see `pyro_vlae.distributions.PixelCNN`; it reads no context.
+        network: see `pyro_vlae.distributions.PixelCNN`.
         image_shape: ``(C, H, W)``.
+        context_maps: learned maps, the same for all images, in place of a decoder's. Without them
+            convolutions hardly know where in the image they are: on MNIST that costs several nats.
     """
 
-    def __init__(self, network: nn.Module, image_shape: tuple[int, int, int] = (1, 28, 28)) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        image_shape: tuple[int, int, int] = (1, 28, 28),
+        context_maps: int = 0,
+    ) -> None:
         super().__init__()
         self.network = network
         self.image_shape = image_shape
+        maps = 0.1 * torch.randn(context_maps, *image_shape[1:])
+        self.maps = nn.Parameter(maps) if context_maps else None
 
     def forward(self, x: Tensor | None = None, batch_size: int = 1) -> Tensor:
         """The generative program; arguments and result as in `VLAE.forward`."""
         register_parameters(self)
         size = batch_size if x is None else len(x)
         with pyro.plate("images", size, dim=-1):
-            return pyro.sample("x", PixelCNN(self.network, None, self.image_shape), obs=x)
+            if self.maps is None:
+                likelihood = PixelCNN(self.network, None, self.image_shape)
+            else:
+                likelihood = PixelCNN(self.network, self.maps.expand(size, -1, -1, -1))
+            return pyro.sample("x", likelihood, obs=x)

@@ -214,7 +214,9 @@ def test_frozen_parameters_stay():
     assert_all_moved(free)
 
 
-@pytest.mark.parametrize("seen", [{"masked_layers": 3}, {"window": "5x3"}])
+@pytest.mark.parametrize(
+    "seen", [{"masked_layers": 3}, {"window": "5x3"}, {"masked_layers": 2, "feature_maps": 0}]
+)
 def test_unconditional_model_trains_and_generates(seen):
     model = unconditional_pixelcnn(image_shape=SHAPE, filters=4, **seen)
     svi = SVI(model, lambda x: None, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
@@ -225,6 +227,21 @@ def test_unconditional_model_trains_and_generates(seen):
     assert_all_moved(before)
     assert losses[-1] < losses[0]
     assert Predictive(model, num_samples=1)(batch_size=2)["x"].shape == (1, 2, *SHAPE)
+
+
+def test_without_a_code_learned_maps_tell_pixels_where_they_are():
+    """A blank image looks the same from all pixels far from its border."""
+    shape, spread = (1, 9, 9), []
+    for maps in (0, 4):
+        model = unconditional_pixelcnn(
+            image_shape=shape, filters=4, masked_layers=2, feature_maps=maps
+        )
+        model(torch.rand(6, *shape).round())
+        blank = torch.zeros(1, *shape)
+        with torch.no_grad():
+            likelihood = poutine.trace(model).get_trace(blank).nodes["x"]["fn"]
+            spread.append(likelihood.parameters(blank)[..., 2:-2, 2:-2].std().item())
+    assert spread[0] < 1e-6 < spread[1]
 
 
 def test_own_prior_decoder_and_likelihood_are_accepted():

@@ -34,6 +34,8 @@ class Row:
 
 NORMAL = {"prior": "normal"}
 FACTORISED = {"likelihood": "bernoulli"}
+# Alone it learns with larger steps, by the validation images of dynamic MNIST.
+UNCONDITIONAL = {"model": "unconditional", "learning_rate": 0.03}
 TABLES: dict[str, tuple[Row, ...]] = {
     "static-mnist": (
         Row("static-mnist-vlae", "VLAE", {}, 79.03, 13.3),
@@ -56,19 +58,17 @@ TABLES: dict[str, tuple[Row, ...]] = {
         ),
     ),
     "mnist": (
-        Row("mnist-unconditional", "Unconditional PixelCNN", {"model": "unconditional"}, 87.55, 0),
+        Row("mnist-unconditional", "Unconditional PixelCNN", UNCONDITIONAL, 87.55, 0),
         Row("mnist-normal-prior", "PixelCNN decoder, normal prior", NORMAL, 79.48, 10.60),
         Row("mnist-vlae", "VLAE (the paper has 78.94 in its ablation)", {}, 78.53, 11.73),
     ),
     "omniglot": (
-        Row("omniglot-unconditional", "Unconditional PixelCNN", {"model": "unconditional"}, 95.02),
+        Row("omniglot-unconditional", "Unconditional PixelCNN", UNCONDITIONAL, 95.02),
         Row("omniglot-vlae", "VLAE, hyperparameters of static MNIST", {"tied": True}, 90.98),
         Row("omniglot-fine-tuned", "VLAE, fine-tuned (ours: untied)", {}, 89.83),
     ),
     "caltech101": (
-        Row(
-            "caltech101-unconditional", "Unconditional PixelCNN", {"model": "unconditional"}, 89.26
-        ),
+        Row("caltech101-unconditional", "Unconditional PixelCNN", UNCONDITIONAL, 89.26),
         Row("caltech101-vlae", "VLAE", {}, 77.36),
     ),
 }

@@ -39,6 +39,7 @@ class ColourConfig(TrainingConfig):
     dataset: str = "cifar10"
     max_minutes: float | None = 12.0
     batch_size: int = 16
+    learning_rate: float = 0.004
     clip_norm: float = 50_000.0
     num_samples: int = 16
     eval_images: int | None = 200

@@ -47,7 +47,7 @@ class TrainingConfig:
     epochs: int | None = None
     max_minutes: float | None = 5.0
     batch_size: int = 64
-    learning_rate: float = 0.004
+    learning_rate: float = 0.008
     decay_start: float = 0.5
     ema_decay: float = 0.998
     clip_norm: float = 1000.0

@@ -215,7 +215,7 @@ def _order(claim: Claim, folder: Path) -> list[str]:
 
 _HEAD = (
     "| row | paper: NLL | paper: rate | NLL | bound | rate | images seen | minutes | scored "
-    "| device | preset, seed |",
+    "| device | preset, learning rate, seed |",
     "|---|---|---|---|---|---|---|---|---|---|---|",
 )
 
@@ -253,7 +253,7 @@ def _line(row: Row, results: dict[str, Any] | None) -> str:
             f"{results['num_images']:,} images, {results['num_samples']} samples "
             f"(± {error('nll_monte_carlo_error', 1)})",
             results["device"],
-            f"{results['preset']}, {results['seed']}",
+            f"{results['preset']}, {results.get('learning_rate', '?')}, {results['seed']}",
         ]
     return "| " + " | ".join([f"{row.title} (`{row.name}`)", *paper, *ours]) + " |"
 

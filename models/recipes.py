@@ -92,15 +92,16 @@ def unconditional_pixelcnn(
 ) -> UnconditionalModel:
     """The decoder's PixelCNN alone, without a code: the paper's "unconditional decoder".
 
-    The paper does not say what it reads in place of the decoder's maps; here, as many learned ones
-    that are the same for all images, as a decoder makes them whose code has collapsed.
+    The paper does not say what it reads in place of the decoder's maps. Here these are learned and
+    the same for all images, what a decoder that ignores its code would give; none with
+    ``feature_maps=0``.
 
     Arguments as in `binary_vlae`.
     """
     network = _network(
         image_shape[0], feature_maps, filters, masked_layers, kernel_size, tied, window
     )
-    return UnconditionalModel(network, image_shape, feature_maps)
+    return UnconditionalModel(network, image_shape)
 
 
 def _network(

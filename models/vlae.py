@@ -86,31 +86,35 @@ class UnconditionalModel(nn.Module):
     Fit it by SVI with a guide that samples nothing (``lambda x: None``).
 
     Args:
-        network: see `pyro_vlae.distributions.PixelCNN`.
+        network: see `pyro_vlae.distributions.PixelCNN`. If it reads a context, learned maps take
+            the place of a decoder's, the same for all images: without any, convolutions do not
+            know where in the image they are, but for a few pixels along its border.
         image_shape: ``(C, H, W)``.
-        context_maps: learned maps, the same for all images, in place of a decoder's. Without them
-            convolutions hardly know where in the image they are: on MNIST that costs several nats.
+
+    Raises:
+        ValueError: the network is for images of another number of channels.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        image_shape: tuple[int, int, int] = (1, 28, 28),
-        context_maps: int = 0,
-    ) -> None:
+    def __init__(self, network: nn.Module, image_shape: tuple[int, int, int] = (1, 28, 28)) -> None:
         super().__init__()
+        if image_shape[0] != network.image_channels:
+            raise ValueError(
+                f"the network is for images of {network.image_channels} channels, got "
+                f"image_shape {tuple(image_shape)}"
+            )
         self.network = network
         self.image_shape = image_shape
-        maps = 0.1 * torch.randn(context_maps, *image_shape[1:])
-        self.maps = nn.Parameter(maps) if context_maps else None
+        channels = getattr(network, "context_channels", 0)
+        maps = 0.1 * torch.randn(channels, *image_shape[1:])
+        self.context = nn.Parameter(maps) if channels else None
 
     def forward(self, x: Tensor | None = None, batch_size: int = 1) -> Tensor:
         """The generative program; arguments and result as in `VLAE.forward`."""
         register_parameters(self)
         size = batch_size if x is None else len(x)
         with pyro.plate("images", size, dim=-1):
-            if self.maps is None:
+            if self.context is None:
                 likelihood = PixelCNN(self.network, None, self.image_shape)
             else:
-                likelihood = PixelCNN(self.network, self.maps.expand(size, -1, -1, -1))
+                likelihood = PixelCNN(self.network, self.context.expand(size, -1, -1, -1))
             return pyro.sample("x", likelihood, obs=x)

@@ -118,8 +118,8 @@ def run(
     )
     validated = config.train_on == "train"
     trained, kept = None, None
-    resume = resume and has_checkpoint(out)
-    if resume:
+    begun = resume and has_checkpoint(out)
+    if begun:
         state = read_state(out / "checkpoint")
         trained, kept = state["step"], state["config"]
     try:
@@ -132,7 +132,7 @@ def run(
             settings=config.training_settings(),
             validation=data.validation if validated else None,
             out=out,
-            resume=resume,
+            resume=begun,
             config=asdict(config),
         )
     except TrainingInterrupted:

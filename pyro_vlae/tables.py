@@ -34,7 +34,7 @@ class Row:
 
 NORMAL = {"prior": "normal"}
 FACTORISED = {"likelihood": "bernoulli"}
-# Alone it learns with larger steps, by the validation images of dynamic MNIST.
+# Alone it learns faster with larger steps: ours, chosen on dynamic MNIST's validation images.
 UNCONDITIONAL = {"model": "unconditional", "learning_rate": 0.03}
 TABLES: dict[str, tuple[Row, ...]] = {
     "static-mnist": (

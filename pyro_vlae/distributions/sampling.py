@@ -1,6 +1,7 @@
 """Drawing images from an autoregressive network, all of them or the unknown part of them."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -22,8 +23,11 @@ class PixelRun(Protocol):
     channel, in turn.
     """
 
-    wavefronts: list[Front]
     # Optional: `filters`, maps of a hidden layer, tells how much there is to compute at a pixel.
+
+    @property
+    def wavefronts(self) -> Sequence[Front]:
+        """The fronts, in the order in which they can be drawn."""
 
     def parameters(self, rows: Tensor, columns: Tensor) -> Tensor:
         """The emission's parameters at P pixels, ``(N, channels, 1, P)``.
@@ -86,12 +90,13 @@ def draw_pixels(
     ):
         for rows, columns in run.wavefronts:
             pixels = image.new_zeros(*image.shape[:2], 1, len(rows))
+            if known is not None:
+                given = image[:, :, rows, columns].unsqueeze(2)
+                keep = known[:, None, None, rows, columns].expand_as(given)
             for channels in range(image.shape[1]) if in_turn else [slice(None)]:
                 emission = network.emission(run.parameters(rows, columns))
                 drawn = _draw(emission, pixels, channels)
                 if known is not None:
-                    given = image[:, :, rows, columns].unsqueeze(2)
-                    keep = known[:, None, None, rows, columns].expand_as(given)
                     drawn = torch.where(keep[:, channels], given[:, channels], drawn)
                 pixels[:, channels] = drawn
                 run.write(rows, columns, pixels)

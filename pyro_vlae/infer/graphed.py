@@ -206,7 +206,7 @@ def detached_loss(
         for site in model_trace.nodes.values():
             if site["type"] == "sample":
                 losses.append(-site["log_prob_sum"])
-                surrogates.append(-site["log_prob_sum"])
+                surrogates.append(losses[-1])
         for name, site in guide_trace.nodes.items():
             if site["type"] == "sample":
                 _, score_function_term, entropy_term = site["score_parts"]
@@ -218,5 +218,4 @@ def detached_loss(
                 losses.append(site["log_prob_sum"])
                 if not is_identically_zero(entropy_term):
                     surrogates.append(entropy_term.sum())
-    loss, surrogate = (torch.stack(terms).sum() for terms in (losses, surrogates))
-    return loss.detach() / elbo.num_particles, surrogate / elbo.num_particles
+    return sum(losses).detach() / elbo.num_particles, sum(surrogates) / elbo.num_particles

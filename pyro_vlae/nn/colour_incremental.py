@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vlae.nn.gated import GatedBlock
-from pyro_vlae.nn.incremental import FrontRun, by_pixel
-from pyro_vlae.nn.two_stack import HORIZONTAL_TAPS, ShiftedConv2d, VerticalFeatures
+from pyro_vlae.nn.incremental import by_pixel
+from pyro_vlae.nn.two_stack import HORIZONTAL_TAPS, ShiftedConv2d, VerticalRun
 from pyro_vlae.nn.weight_norm import WeightNormConv2d
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Matrix = tuple[Tensor, Tensor]  # weight (out, in) and bias, for features in the last dimension
 
 
-class IncrementalColour(FrontRun):
+class IncrementalColour(VerticalRun):
     """One run of a `ColourPixelCNN` over images whose pixels become known in wavefronts.
 
     For every wavefront `parameters` and `write` are called once per channel: red first, then, its
@@ -37,7 +37,7 @@ class IncrementalColour(FrontRun):
         width: int,
     ) -> None:
         like, levels = network.first_vertical.bias, len(network.vertical) + 1
-        super().__init__(like, size, height, width, slope=levels + 1)
+        super().__init__(like, size, height, width, levels, filters=len(like))
         self.network = network
         self.context = [] if context is None else [by_pixel(context)]  # (H * W, N, K), if any
         self.first_vertical = _matrix(network.first_vertical)
@@ -46,12 +46,10 @@ class IncrementalColour(FrontRun):
         groups = cast("list[nn.ModuleList]", network.groups)
         self.groups = [[_BlockMatrices(block) for block in group] for group in groups]
         self.last = [_matrix(layer) for layer in network.last]
-        self.filters = len(like)
         self.vertical_taps = network.first_vertical.taps()
         self.horizontal_taps = cast(ShiftedConv2d, network.first_in_group[0]).taps()
         seen = network.first_vertical.direction.shape[1]
         self.image = self.cache(seen, self.vertical_taps + self.horizontal_taps)
-        self.above = VerticalFeatures(self, levels, self.filters, self._vertical)
         self.left = [
             self.cache(self.filters, HORIZONTAL_TAPS) for _ in range(1, network.horizontal_layers)
         ]
@@ -97,16 +95,16 @@ class IncrementalColour(FrontRun):
     def _begin(self) -> None:
         """Go on to a new wavefront."""
         self.next_front()
-        self.above.advance()
-        maps, levels = self._context_at(self.time, self.rows), self.above.at_pixel()
+        maps, levels = self._context_at(self.time, self.rows), self.vertical_at_pixel()
         last = len(levels) - 1
         self.known = [[*maps, levels[min(k, last)]] for k in range(len(self.groups[0]))]
         self.shares = [bias.new_zeros(len(levels[0]), len(bias)) for _, bias in self.last]
 
-    def _vertical(self, level: int, time: int, rows: range) -> Tensor:
+    def vertical_features(self, level: int, time: int, rows: range) -> Tensor:
+        """See `VerticalRun`."""
         if level == 0:
             return F.linear(self.image.read(time, rows, self.vertical_taps), *self.first_vertical)
-        raw, taps = self.above.below(level, time, rows)
+        raw, taps = self.vertical_inputs(level, time, rows)
         return self.vertical[level - 1](raw, taps, self._context_at(time, rows))
 
     def _context_at(self, time: int, rows: range) -> list[Tensor]:

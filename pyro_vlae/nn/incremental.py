@@ -36,18 +36,34 @@ def wavefront_slope(image_taps: Iterable[Tap], feature_taps: Iterable[Tap] = ())
 
 
 @lru_cache(maxsize=32)
+def front_pixels(height: int, width: int, slope: int) -> dict[int, list[tuple[int, int]]]:
+    """The pixels (row, column) of each wavefront by its time ``column + slope * row``, in order."""
+    pixels: dict[int, list[tuple[int, int]]] = {}
+    for i, j in product(range(height), range(width)):
+        pixels.setdefault(j + slope * i, []).append((i, j))
+    return dict(sorted(pixels.items()))
+
+
+@lru_cache(maxsize=32)
 def wavefronts(
-    height: int, width: int, slope: int, device: torch.device | str = "cpu"
+    height: int, width: int, slope: int, device: torch.device | None = None
 ) -> tuple[tuple[Tensor, Tensor], ...]:
     """The pixels of an image as ``(rows, columns)`` per step, in the order they can be drawn.
 
-    Kept from call to call: on a GPU every copy from the host is waited for.
+    The tensors are kept for later calls, since a GPU would be waited for at each copy from the
+    host: nobody may write to them.
+
+    Args:
+        height: rows of the image.
+        width: its columns.
+        slope: pixels with equal ``column + slope * row`` make a step.
+        device: where the indices are wanted; None for the CPU.
     """
-    pixels: dict[int, list[Tap]] = {}
-    for i, j in product(range(height), range(width)):
-        pixels.setdefault(j + slope * i, []).append((i, j))
     with torch.inference_mode(False):
-        fronts = [torch.tensor(pixels[t], device=device).T.contiguous() for t in sorted(pixels)]
+        fronts = [
+            torch.tensor(pixels, device=device).T.contiguous()
+            for pixels in front_pixels(height, width, slope).values()
+        ]
     return tuple((rows, columns) for rows, columns in fronts)
 
 
@@ -121,7 +137,7 @@ class FrontRun:
         self.like, self.size, self.height, self.width = like, size, height, width
         self.slope = slope
         self.wavefronts = wavefronts(height, width, slope, like.device)
-        self._times = iter(sorted({j + slope * i for i in range(height) for j in range(width)}))
+        self._times = iter(front_pixels(height, width, slope))
         self.time, self.rows = -1, range(0)
 
     def next_front(self) -> None:
@@ -181,12 +197,11 @@ class PixelCache:
         """Indices of pixels in the padded layout."""
         return (rows + self.pad) * self.stride + columns + self.pad
 
-    def offsets(self, taps: Sequence[Tap]) -> Tensor:
-        """What to add to a pixel's position to reach its taps."""
-        return torch.tensor([i * self.stride + j for i, j in taps], device=self.values.device)
+    def around(self, positions: Tensor, taps: Iterable[Tap]) -> Tensor:
+        """The positions of the taps of P pixels, ``(P, taps)``."""
+        return torch.stack([positions + (i * self.stride + j) for i, j in taps], 1)
 
-    def read(self, positions: Tensor, offsets: Tensor) -> Tensor:
-        """The taps of P pixels: ``(N, P, taps * channels)``."""
-        index = (positions[:, None] + offsets).flatten()
-        taken = self.values.index_select(1, index)
-        return taken.view(len(taken), len(positions), -1)
+    def read(self, around: Tensor) -> Tensor:
+        """The features at the taps of P pixels: ``(N, P, taps * channels)``."""
+        taken = self.values.index_select(1, around.flatten())
+        return taken.view(len(taken), len(around), -1)

@@ -57,9 +57,9 @@ class MaskedConv2d(WeightNormConv2d):
     def taps(self, channels: slice = slice(None)) -> list[Tap]:
         """The offsets that the given input channels are read at, in raster order."""
         reach = self.padding
-        square = itertools.product(range(-reach, 1), range(-reach, reach + 1))
-        last = any(c >= self.image_channels for c in range(self.in_channels)[channels])
-        return [tap for tap in square if tap < (0, 0) or (last and tap == (0, 0))]
+        offsets = itertools.product(range(-reach, 1), range(-reach, reach + 1))
+        centre = any(c >= self.image_channels for c in range(self.in_channels)[channels])
+        return [tap for tap in offsets if tap < (0, 0) or (centre and tap == (0, 0))]
 
     def tap_weight(self, channels: slice = slice(None)) -> Tensor:
         """The weight as a matrix ``(taps * channels, out_channels)``, taps as `taps` lists them."""

@@ -59,8 +59,8 @@ class MapOrderedConv2d(WeightNormConv2d):
         Taken from the weight as it is: nothing is initialised.
         """
         weight = self.weight()
-        rows, columns = (torch.tensor(EARLIER_TAPS) + 1).unbind(1)
-        earlier = weight[:, :, rows, columns].permute(2, 1, 0).flatten(0, 1)
+        # They are the first places of the kernel.
+        earlier = weight.flatten(2)[:, :, : len(EARLIER_TAPS)].permute(2, 1, 0).flatten(0, 1)
         return earlier, weight[:, :, 1, 1].T
 
 

@@ -8,7 +8,6 @@ References:
 """
 
 import re
-from collections.abc import Callable
 from itertools import chain
 from typing import cast
 
@@ -187,51 +186,56 @@ class TwoStackNet(BernoulliNetwork):
         return IncrementalTwoStack(self, context, size, height, width)
 
 
-class VerticalFeatures:
-    """Vertical features of V levels in a run over wavefronts: they run ahead of the pixel.
+class VerticalRun(FrontRun):
+    """A run over wavefronts whose vertical features run ahead of the pixel.
 
-    Level l is needed V - l columns to the pixel's right, so it is computed that much earlier, at
-    the wavefront where all that it reads is known.
+    Of V levels, level l is needed V - l columns to the pixel's right, so it is computed that much
+    earlier, at the wavefront where all that it reads is known. The last level reads V columns to
+    the right, one row up: the slope is V + 1.
 
     Args:
-        run: the run; its slope is V + 1, since the last level reads V columns to the right, one
-            row up.
+        like: as for `FrontRun`, and so are the sizes of the images.
         levels: number of levels V.
-        compute: gives the features ``(P * N, filters)`` of a level at the pixels of a wavefront,
-            from its number, the wavefront's time and rows.
+        filters: their maps.
     """
 
     def __init__(
-        self, run: FrontRun, levels: int, filters: int, compute: Callable[[int, int, range], Tensor]
+        self, like: Tensor, size: int, height: int, width: int, levels: int, filters: int
     ) -> None:
-        self.run, self.compute = run, compute
+        super().__init__(like, size, height, width, slope=levels + 1)
+        self.filters = filters
         # A level is read by the next one a wavefront later, and at the pixel itself.
-        self.raw = [run.cache(filters, VERTICAL_TAPS, levels) for _ in range(levels)]
-        self.active = [run.cache(filters, VERTICAL_TAPS, levels) for _ in range(levels)]
-        self.done = -levels  # the last time that was advanced to
+        self._raw = [self.cache(filters, VERTICAL_TAPS, levels) for _ in range(levels)]
+        self._active = [self.cache(filters, VERTICAL_TAPS, levels) for _ in range(levels)]
+        self._ready = -levels  # the last time that vertical features were computed for
 
-    def advance(self) -> None:
-        """Compute all that the run's present wavefront needs."""
-        for time in range(self.done + 1, self.run.time + 1):
-            for level in range(len(self.raw)):
-                ahead = time + len(self.raw) - 1 - level
-                if rows := self.run.rows_at(ahead):
-                    v = self.run.by_image(self.compute(level, ahead, rows))
-                    self.raw[level].write(ahead, rows).copy_(v)
-                    F.elu_(self.active[level].write(ahead, rows).copy_(v))
-        self.done = self.run.time
+    def vertical_features(self, level: int, time: int, rows: range) -> Tensor:
+        """Features ``(P * N, filters)`` of a level at a wavefront ahead."""
+        raise NotImplementedError
 
-    def below(self, level: int, time: int, rows: range) -> tuple[Tensor, Tensor]:
-        """What a level reads of the one below: its features, and their taps after the ELU."""
-        raw, active = self.raw[level - 1], self.active[level - 1]
+    def next_front(self) -> None:
+        """Go on to the next wavefront, and compute the vertical features that it needs."""
+        super().next_front()
+        for time in range(self._ready + 1, self.time + 1):
+            for level, (raw, active) in enumerate(zip(self._raw, self._active, strict=True)):
+                ahead = time + len(self._raw) - 1 - level
+                if rows := self.rows_at(ahead):
+                    v = self.by_image(self.vertical_features(level, ahead, rows))
+                    raw.write(ahead, rows).copy_(v)
+                    F.elu_(active.write(ahead, rows).copy_(v))
+        self._ready = self.time
+
+    def vertical_inputs(self, level: int, time: int, rows: range) -> tuple[Tensor, Tensor]:
+        """What a level reads of the one before: its features, and their taps after the ELU."""
+        raw, active = self._raw[level - 1], self._active[level - 1]
         return raw.read(time, rows, [(0, 0)]), active.read(time, rows, VERTICAL_TAPS)
 
-    def at_pixel(self) -> list[Tensor]:
-        """Every level after the ELU at the pixels of the run's wavefront."""
-        return [cache.read(self.run.time, self.run.rows, [(0, 0)]) for cache in self.active]
+    def vertical_at_pixel(self) -> list[Tensor]:
+        """Every level after the ELU at the pixels of the present wavefront."""
+        return [cache.read(self.time, self.rows, [(0, 0)]) for cache in self._active]
 
 
-class IncrementalTwoStack(FrontRun):
+class IncrementalTwoStack(VerticalRun):
     """One run of a `TwoStackNet` over images whose pixels become known in wavefronts."""
 
     @torch.no_grad()
@@ -239,9 +243,8 @@ class IncrementalTwoStack(FrontRun):
         self, network: TwoStackNet, context: Tensor | None, size: int, height: int, width: int
     ) -> None:
         bias = network.last.bias
-        levels = len(network.vertical) + 1
-        super().__init__(bias, size, height, width, slope=levels + 1)
-        self.filters = filters = len(network.first_vertical.bias)
+        levels, filters = len(network.vertical) + 1, len(network.first_vertical.bias)
+        super().__init__(bias, size, height, width, levels, filters)
         shares = [network.first_vertical.bias, network.first_horizontal.bias]
         if network.context is None or context is None:
             self.shares = [s.expand(height * width, size, filters) for s in shares]
@@ -262,15 +265,13 @@ class IncrementalTwoStack(FrontRun):
         self.pointwise = [(*pointwise_matrix(b.first), *pointwise_matrix(b.second)) for b in blocks]
         self.last = pointwise_matrix(network.last)
         self.image = self.cache(network.image_channels, chain(*self.first_taps))
-        self.above = VerticalFeatures(self, levels, filters, self._vertical)
         self.left = [self.cache(filters, HORIZONTAL_TAPS) for _ in self.horizontal]
 
     @torch.no_grad()
     def parameters(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Parameters of P pixels whose predecessors are known: ``(N, channels, 1, P)``."""
         self.next_front()
-        self.above.advance()
-        at, levels = (self.time, self.rows), self.above.at_pixel()
+        at, levels = (self.time, self.rows), self.vertical_at_pixel()
         h = self._first(1, *at)
         for k, ((link, link_bias), block) in enumerate(
             zip(self.links, self.pointwise, strict=True)
@@ -295,11 +296,12 @@ class IncrementalTwoStack(FrontRun):
         seen = self.image.read(time, rows, self.first_taps[stack])
         return torch.addmm(share, seen, self.first[stack])
 
-    def _vertical(self, level: int, time: int, rows: range) -> Tensor:
+    def vertical_features(self, level: int, time: int, rows: range) -> Tensor:
+        """See `VerticalRun`."""
         if level == 0:
             return self._first(0, time, rows)
         weight, bias = self.vertical[level - 1]
-        raw, taps = self.above.below(level, time, rows)
+        raw, taps = self.vertical_inputs(level, time, rows)
         return torch.addmm(raw, taps, weight).add_(bias)
 
 

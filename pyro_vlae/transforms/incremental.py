@@ -63,9 +63,13 @@ class _Schedule:
         return [(t, -1 if t.is_inference() else t._version) for t in (network.permutation, *masks)]
 
     def fits(self, network: AutoRegressiveNN) -> bool:
-        """Whether the network still has the masks that this was made from."""
+        """Whether the network still has the masks that this was made from.
+
+        Edits through ``.data``, which bypass PyTorch's record of edits, are not noticed.
+        """
         now = self._sources(network)
-        return all(a is b and u == v for (a, u), (b, v) in zip(now, self._made_from, strict=True))
+        same = (a is b and u == v for (a, u), (b, v) in zip(now, self._made_from, strict=False))
+        return len(now) == len(self._made_from) and all(same)
 
 
 # Made once for each network: on a GPU the host would wait for every number it reads of the masks.

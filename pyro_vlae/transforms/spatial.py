@@ -104,13 +104,13 @@ def invert_mean_only(network: MaskedMapNet, y: Tensor) -> Tensor:
     caches = [
         PixelCache(y, size, weight.shape[0], (height, width), pad=1) for _, weight in matrices
     ]
-    offsets = caches[0].offsets(EARLIER_TAPS)
     flat = y.flatten(2).transpose(1, 2)  # (N, H * W, C)
     for rows, columns in wavefronts(height, width, wavefront_slope(EARLIER_TAPS), y.device):
         at = caches[0].positions(rows, columns)
+        around = caches[0].around(at, EARLIER_TAPS)
         # What earlier positions say to all units of this front; then value by value within.
         sums = [
-            torch.addmm(layer.bias, cache.read(at, offsets).flatten(0, 1), earlier)
+            torch.addmm(layer.bias, cache.read(around).flatten(0, 1), earlier)
             for layer, cache, (earlier, _) in zip(layers, caches, matrices, strict=True)
         ]
         target = flat.index_select(1, rows * width + columns).flatten(0, 1)

@@ -1,10 +1,13 @@
+import gc
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyro_vlae.nn import MaskedResNet, wavefronts
-from pyro_vlae.nn.incremental import wavefront_slope
+from pyro_vlae.nn import ColourPixelCNN, MaskedResNet, TwoStackNet, wavefronts
+from pyro_vlae.nn.incremental import FrontCache, wavefront_slope
 from pyro_vlae.nn.masked import MaskedConv2d
 
 
@@ -24,6 +27,35 @@ def test_82_steps_for_28x28_with_3x3_kernels():
     slope = wavefront_slope(conv.taps(slice(1)), conv.taps(slice(1, None)))
     assert slope == 2
     assert len(wavefronts(28, 28, slope)) == 82
+
+
+@pytest.mark.parametrize("channels", [slice(2), slice(2, None), slice(None), slice(1, 3)])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_taps_are_where_the_mask_is(kernel, channels):
+    conv = MaskedConv2d(4, 2, kernel, image_channels=2)
+    places = (conv.mask[0, channels].amax(0) > 0).nonzero() - kernel // 2
+    assert conv.taps(channels) == [tuple(place) for place in places.tolist()]
+    used = conv.tap_weight(channels).reshape(len(places), -1, 2).permute(2, 1, 0)
+    for (i, j), weight in zip(places.tolist(), used.unbind(-1), strict=True):
+        full = conv.weight()[:, channels, i + kernel // 2, j + kernel // 2]
+        torch.testing.assert_close(weight, full)
+
+
+@pytest.mark.parametrize(
+    "network", [MaskedResNet(1, 0), TwoStackNet(1, 0, 4, "5x3"), ColourPixelCNN(0, 4, "5x3")]
+)
+def test_what_was_computed_dies_with_the_run(network):
+    """Cycles of references would keep the memory until Python looks for garbage."""
+    gc.disable()
+    try:
+        run = network.incremental(None, 2, 6, 6)
+        run.parameters(*run.wavefronts[0])
+        caches = [weakref.ref(o) for o in gc.get_objects() if type(o) is FrontCache]
+        del run
+        assert len(caches) > 2
+        assert not any(cache() for cache in caches)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("kernel", [3, 5, 7])

@@ -40,6 +40,19 @@ def test_inverse_and_log_det_equal_stock(dims, hidden, batch, skip, stable, seed
     torch.testing.assert_close(ours.log_abs_det_jacobian(got, y), expected, atol=1e-8, rtol=1e-8)
 
 
+def test_another_order_that_is_loaded_is_noticed():
+    """What follows from the masks is kept from call to call."""
+    torch.manual_seed(0)
+    network, other = (
+        scaled(AutoRegressiveNN(6, [12, 14], permutation=torch.randperm(6))) for _ in range(2)
+    )
+    step, x = IncrementalAffineAutoregressive(network), torch.randn(3, 6, dtype=torch.float64)
+    for _ in range(2):
+        y = AffineAutoregressive(network)(x).detach().clone()
+        torch.testing.assert_close(step.inv(y), x, atol=1e-8, rtol=1e-8)
+        network.load_state_dict(other.state_dict())
+
+
 @given(dims=st.integers(2, 9), seed=st.integers(0, 1000), skip=st.booleans())
 @settings(max_examples=20, deadline=None)
 def test_mean_only_inverse(dims, seed, skip):

@@ -1,4 +1,4 @@
-"""What the scripts in this folder share: building, options, the last line, exit statuses."""
+"""What the scripts in this folder share: options, carrying a run out, exit statuses."""
 
 import argparse
 import sys
@@ -135,7 +135,7 @@ def new_folder(config: TrainingConfig) -> Path:
 def carry_out(
     config: TrainingConfig, data: ImageDataset, device: torch.device, out: Path, resume: bool
 ) -> None:
-    """Train, draw and score as configured, or go on with it, and say what came out."""
+    """Do a run as configured (train, draw, score), or go on with it, and say what came out."""
     prepare_folder(config, out, resume)
     print(config.describe(), f"device {device}; writing to {out}", sep="\n", flush=True)
     if resume and has_checkpoint(out):

@@ -82,6 +82,26 @@ def test_draws_read_nothing_after_the_first(kind):
             model(batch_size=2), decompress(model, guide, x)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("kind", KINDS)
+def test_draws_can_be_captured_in_a_cuda_graph(kind):
+    model, _, _ = programs(kind)
+    model.cuda()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    with torch.no_grad(), pyro.validation_enabled(False):
+        with torch.cuda.stream(stream):
+            expected = torch.cat([model(batch_size=500) for _ in range(2)])
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph):
+            drawn = model(batch_size=500)
+    replays = []
+    for _ in range(2):
+        graph.replay()
+        replays.append(drawn.clone())
+    assert not torch.equal(*replays)
+    torch.testing.assert_close(torch.cat(replays).mean(0), expected.mean(0), atol=0.15, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("kind", "objective"),
     [*itertools.product(KINDS[1:], ("free bits", "soft", "plain")), ("unconditional", "plain")],

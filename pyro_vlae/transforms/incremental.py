@@ -110,13 +110,8 @@ def _invert(
     dims, groups = network.input_dim, network.output_multiplier
     layers = [cast(MaskedLinear, layer) for layer in network.layers]
     schedule = _schedule(network)
-    order, rank, stages, outputs = (
-        schedule.order,
-        schedule.rank,
-        schedule.stages,
-        schedule.outputs,
-    )
-    targets = [*(s.order for s in stages[1:]), outputs]
+    order, rank, stages = schedule.order, schedule.rank, schedule.stages
+    targets = [*(s.order for s in stages[1:]), schedule.outputs]
     weights, biases = [], []
     for layer, source, target in zip(layers, stages, targets, strict=True):
         weight: Tensor = layer.weight * layer.mask
@@ -127,7 +122,7 @@ def _invert(
         biases.append(bias)
     skip = network.skip_layer
     if skip is not None:
-        skip_weight = (skip.weight * skip.mask)[outputs][:, order].T
+        skip_weight = (skip.weight * skip.mask)[schedule.outputs][:, order].T
 
     # In place is cheaper, but would disturb what autograd has saved.
     grad = torch.is_grad_enabled() and (

@@ -15,7 +15,13 @@ from pyro.infer.inspect import get_dependencies
 from torch import nn
 
 from pyro_vlae.guides import GaussianGuide, IAFGuide
-from pyro_vlae.models import VLAE, StandardNormalPrior, binary_vlae, unconditional_pixelcnn
+from pyro_vlae.models import (
+    VLAE,
+    StandardNormalPrior,
+    UnconditionalModel,
+    binary_vlae,
+    unconditional_pixelcnn,
+)
 from pyro_vlae.nn import ResNetEncoder, TwoStackNet
 from pyro_vlae.registration import RegistrationError, register_parameters
 
@@ -227,6 +233,12 @@ def test_unconditional_model_trains_and_generates(seen):
     assert_all_moved(before)
     assert losses[-1] < losses[0]
     assert Predictive(model, num_samples=1)(batch_size=2)["x"].shape == (1, 2, *SHAPE)
+
+
+def test_an_unconditional_network_for_other_channels_is_refused():
+    network = unconditional_pixelcnn(image_shape=SHAPE).network
+    with pytest.raises(ValueError, match=r"images of 1 channels, got image_shape \(3, 8, 8\)"):
+        UnconditionalModel(network, (3, 8, 8))
 
 
 def test_without_a_code_learned_maps_tell_pixels_where_they_are():

@@ -11,7 +11,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from shared import (
+from pyro_vlae.data import load_dataset
+from pyro_vlae.experiments.command_line import (
     add_run_options,
     carry_out,
     exit_status,
@@ -19,10 +20,8 @@ from shared import (
     pick_device,
     pick_preset,
 )
-
-from pyro_vlae.data import load_dataset
-from pyro_vlae.run_config import ConfigError, make_config, read_config
-from pyro_vlae.tables import TABLES
+from pyro_vlae.experiments.config import ConfigError, make_config, read_config
+from pyro_vlae.experiments.paper_tables import TABLES
 from pyro_vlae.training.checkpoint import has_checkpoint
 
 

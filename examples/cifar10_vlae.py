@@ -11,7 +11,9 @@ and results go to a folder under runs/.
 import argparse
 import sys
 
-from shared import (
+from pyro_vlae.data import load_dataset
+from pyro_vlae.experiments.color_config import COLOR_PRESETS, ColorConfig
+from pyro_vlae.experiments.command_line import (
     add_folder_options,
     add_run_options,
     carry_out,
@@ -24,10 +26,7 @@ from shared import (
     pick_preset,
     positive,
 )
-
-from pyro_vlae.colour_config import COLOUR_PRESETS, ColourConfig
-from pyro_vlae.data import load_dataset
-from pyro_vlae.run_config import make_config, read_config
+from pyro_vlae.experiments.config import make_config, read_config
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -56,10 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
     device = pick_device(options.device)
     if options.resume:
         out = folder_to_resume(options)
-        config = read_config(out, given, ColourConfig)
+        config = read_config(out, given, ColorConfig)
     else:
         given["preset"] = pick_preset(options.preset, device)
-        config = make_config(given, COLOUR_PRESETS)
+        config = make_config(given, COLOR_PRESETS)
         out = options.out or new_folder(config)
     data = load_dataset(config.dataset, options.data_dir, device)
     if config.flips:

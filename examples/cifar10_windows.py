@@ -4,7 +4,7 @@
 
 Each RUN is the folder of a finished run of cifar10_vlae.py, usually one for
 each window. Draws windows.png and writes windows.json: how far off the mean
-colour of the decompressions is.
+color of the decompressions is.
 """
 
 import json
@@ -13,13 +13,19 @@ from pathlib import Path
 
 import pyro
 import torch
-from shared import exit_status, folder, make_parser, pick_device, positive
 
 from pyro_vlae.data import load_dataset
-from pyro_vlae.experiment import EVALUATION_SEED, colour_error, decompress, shuffled
-from pyro_vlae.figures import plot_groups, save_figure
+from pyro_vlae.experiments.command_line import (
+    exit_status,
+    folder,
+    make_parser,
+    pick_device,
+    positive,
+)
+from pyro_vlae.experiments.run import EVALUATION_SEED, color_error, decompress, shuffled
 from pyro_vlae.models import load_run
-from pyro_vlae.pictures import to_unit_range
+from pyro_vlae.plots.figures import plot_groups, save_figure
+from pyro_vlae.plots.pictures import to_unit_range
 
 SHOWN = 32
 
@@ -31,12 +37,12 @@ def main(arguments: list[str] | None = None) -> int:
     add("runs", nargs="+", type=Path, metavar="RUN", help="folders of finished runs")
     add("--data-dir", type=Path, metavar="DIR", help="default: $PYRO_VLAE_DATA, then the cache")
     add("--device", metavar="NAME", help="cpu, cuda, ...; default: cuda if any")
-    add("--images", type=positive(int), default=256, help="to measure colour on; default: 256")
+    add("--images", type=positive(int), default=256, help="to measure color on; default: 256")
     add("--out", type=folder, default=Path("."), metavar="DIR", help="default: this folder")
     options = parser.parse_args(arguments)
     device = pick_device(options.device)
     data = load_dataset("cifar10", options.data_dir, device)
-    x = data.test.draw(shuffled(len(data.test), options.images))
+    x = data.test.batch(shuffled(len(data.test), options.images))
     pictures = {"original": to_unit_range(x[:SHOWN])}
     errors = {}
     for run in options.runs:
@@ -47,14 +53,14 @@ def main(arguments: list[str] | None = None) -> int:
         window = model.card["config"]["window"]
         head = window if window not in pictures else f"{window} ({run.name})"
         pictures[head] = to_unit_range(decompressed[:SHOWN])
-        error = colour_error(x, decompressed)
+        error = color_error(x, decompressed)
         errors[head] = {
             "run": run.name,
-            "mean_colour_error": error.mean().item(),
+            "mean_color_error": error.mean().item(),
             "standard_error": error.std().item() / len(x) ** 0.5,
             "num_images": len(x),
         }
-        print(f"{head}: mean colour off by {error.mean():.2f} of 255 levels")
+        print(f"{head}: mean color off by {error.mean():.2f} of 255 levels")
     options.out.mkdir(parents=True, exist_ok=True)
     title = "Test images and one decompression for each window"
     save_figure(plot_groups(pictures, title), options.out / "windows.png")

@@ -14,20 +14,20 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from shared import exit_status, folder, make_parser, pick_device, seed
 
-from pyro_vlae.code_figures import (
+from pyro_vlae.analysis import code_dimension_rates, code_marginals, pixel_influence
+from pyro_vlae.analysis.code_figures import (
     draw_interpolations,
     plot_code_swap,
     plot_interpolations,
     swap_codes,
 )
 from pyro_vlae.data import load_dataset
-from pyro_vlae.figures import save_figure
-from pyro_vlae.infer import code_dimension_rates, code_marginals, pixel_influence
+from pyro_vlae.experiments.command_line import exit_status, folder, make_parser, pick_device, seed
+from pyro_vlae.experiments.config import ConfigError
 from pyro_vlae.models import load_pretrained, load_run, pretrained_names
 from pyro_vlae.plots import plot_code_dimensions, plot_code_map, plot_pixel_influence
-from pyro_vlae.run_config import ConfigError
+from pyro_vlae.plots.figures import save_figure
 
 PAIRS, COLUMNS, MANY = 8, 12, 1000
 
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     data = load_dataset(model.card["config"]["dataset"], options.data_dir, device)
     generator = torch.Generator().manual_seed(options.seed)
     chosen = data.test.take(torch.randperm(len(data.test), generator=generator)[:MANY])
-    many = chosen.draw(slice(None))
+    many = chosen.batch(slice(None))
     pairs, x = many[: 2 * PAIRS], many[2 * PAIRS : 2 * PAIRS + COLUMNS]
     if not hasattr(model, "prior"):
         raise ConfigError(f"{options.model} is a model without a code")

@@ -7,10 +7,9 @@ import json
 import sys
 from pathlib import Path
 
-from shared import exit_status, make_parser
-
+from pyro_vlae.experiments.command_line import exit_status, make_parser
+from pyro_vlae.experiments.config import ConfigError
 from pyro_vlae.models import load_run
-from pyro_vlae.run_config import ConfigError
 from pyro_vlae.training import save_weights
 
 WEIGHTS = Path(__file__).parents[1] / "models" / "weights"

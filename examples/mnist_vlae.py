@@ -9,7 +9,8 @@ Pictures, metrics, checkpoint and results go to a folder under runs/.
 import argparse
 import sys
 
-from shared import (
+from pyro_vlae.data import DATASET_NAMES, DatasetNotFoundError, load_dataset
+from pyro_vlae.experiments.command_line import (
     add_folder_options,
     add_run_options,
     carry_out,
@@ -22,9 +23,7 @@ from shared import (
     pick_preset,
     positive,
 )
-
-from pyro_vlae.data import DATASET_NAMES, DatasetNotFoundError, load_dataset
-from pyro_vlae.run_config import make_config, read_config
+from pyro_vlae.experiments.config import make_config, read_config
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -6,10 +6,9 @@ python examples/results_page.py
 import sys
 from pathlib import Path
 
-from shared import exit_status, folder, make_parser
-
-from pyro_vlae.run_config import ConfigError
-from pyro_vlae.tables import results_page
+from pyro_vlae.experiments.command_line import exit_status, folder, make_parser
+from pyro_vlae.experiments.config import ConfigError
+from pyro_vlae.experiments.paper_tables import results_page
 
 RESULTS = Path(__file__).parents[1] / "results"
 

@@ -13,27 +13,34 @@ import sys
 from pathlib import Path
 
 import pyro
-from shared import exit_status, folder, make_parser, pick_device, positive, seed
 
 from pyro_vlae.data import load_dataset
-from pyro_vlae.experiment import shuffled
-from pyro_vlae.figures import save_figure
-from pyro_vlae.guides import GaussianGuide
-from pyro_vlae.models import VLAE, binary_vlae
-from pyro_vlae.nn.two_stack import window_layers
-from pyro_vlae.run_config import ConfigError
-from pyro_vlae.window_study import (
+from pyro_vlae.experiments.command_line import (
+    exit_status,
+    folder,
+    make_parser,
+    pick_device,
+    positive,
+    seed,
+)
+from pyro_vlae.experiments.config import ConfigError
+from pyro_vlae.experiments.run import shuffled
+from pyro_vlae.experiments.window_study import (
     PICTURES,
     StudySettings,
     plot_window_study,
     study_window,
 )
+from pyro_vlae.guides import GaussianGuide
+from pyro_vlae.models import VLAE, binary_vlae
+from pyro_vlae.nn.two_stack import window_layers
+from pyro_vlae.plots.figures import save_figure
 
 WINDOWS = ("none", "4x2", "7x4", "15x8", "all")
 
 
 def build(window: str, image_shape: tuple[int, int, int]) -> VLAE:
-    """The model for one window: "none" is a factorised decoder, "all" sees all earlier pixels."""
+    """The model for one window: "none" is a factorized decoder, "all" sees all earlier pixels."""
     if window == "none":
         return binary_vlae(image_shape=image_shape, likelihood="bernoulli")
     if window == "all":
@@ -108,7 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         results.append(result)
         pictures.append(images.cpu())
-    originals = data.test.draw(shuffled(len(data.test), PICTURES)).cpu()
+    originals = data.test.batch(shuffled(len(data.test), PICTURES)).cpu()
     budget = f"{options.dataset}, {settings.images:,} training images each"
     title = f"What the window leaves to the code: {budget}"
     save_figure(

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vlae.nn import ResNetEncoder, WeightNormLinear
-from pyro_vlae.nn.resnet import BRANCH_INIT_SCALE
+from pyro_vlae.nn.weight_norm import BRANCH_INIT_SCALE
 from pyro_vlae.registration import register_parameters
 
 # softplus(UNIT_SCALE) = 1: the guide starts near the standard normal.

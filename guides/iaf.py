@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from pyro_vlae.guides.gaussian import UNIT_SCALE
 from pyro_vlae.nn import ResNetEncoder, WeightNormLinear
-from pyro_vlae.nn.resnet import BRANCH_INIT_SCALE
+from pyro_vlae.nn.weight_norm import BRANCH_INIT_SCALE
 from pyro_vlae.registration import register_parameters
 
 

@@ -1,15 +1,11 @@
 """The generative side, p(x, z): priors, likelihoods, the VLAE and the paper's recipes by name."""
 
-from pyro_vlae.models.colour_recipes import colour_vlae, densenet_vlae, resnet_vlae
+from typing import Any
+
+from pyro_vlae.models.binary import binary_vlae, unconditional_pixelcnn
+from pyro_vlae.models.color import color_vlae, densenet_vlae, resnet_vlae
 from pyro_vlae.models.likelihoods import BernoulliLikelihood, PixelCNNLikelihood
-from pyro_vlae.models.pretrained import (
-    build_from_config,
-    load_pretrained,
-    load_run,
-    pretrained_names,
-)
 from pyro_vlae.models.priors import FlowPrior, StandardNormalPrior, spatial_flow_prior
-from pyro_vlae.models.recipes import binary_vlae, unconditional_pixelcnn
 from pyro_vlae.models.vlae import VLAE, UnconditionalModel
 
 __all__ = [
@@ -21,7 +17,7 @@ __all__ = [
     "UnconditionalModel",
     "binary_vlae",
     "build_from_config",
-    "colour_vlae",
+    "color_vlae",
     "densenet_vlae",
     "load_pretrained",
     "load_run",
@@ -30,3 +26,12 @@ __all__ = [
     "spatial_flow_prior",
     "unconditional_pixelcnn",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`load_pretrained` and `load_run` live in `pyro_vlae.experiments`, loaded when asked for."""
+    if name in ("build_from_config", "load_pretrained", "load_run", "pretrained_names"):
+        from pyro_vlae.experiments import pretrained
+
+        return getattr(pretrained, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from pyro_vlae.distributions import PixelCNN
 from pyro_vlae.nn import WeightNormConv2d
-from pyro_vlae.nn.resnet import BRANCH_INIT_SCALE
+from pyro_vlae.nn.weight_norm import BRANCH_INIT_SCALE
 
 
 class PixelCNNLikelihood(nn.Module):
@@ -28,7 +28,7 @@ class PixelCNNLikelihood(nn.Module):
 
 
 class BernoulliLikelihood(nn.Module):
-    """Independent Bernoulli pixels: the factorised decoder of an ordinary VAE.
+    """Independent Bernoulli pixels: the factorized decoder of an ordinary VAE.
 
     Args:
         feature_maps: maps that the decoder puts out.

@@ -19,7 +19,7 @@ from pyro_vlae.transforms.memory import forget
 
 
 class StandardNormalPrior(nn.Module):
-    """The factorised standard normal, event shape ``(code_dim,)``."""
+    """The factorized standard normal, event shape ``(code_dim,)``."""
 
     loc: Tensor
 
@@ -92,7 +92,7 @@ def spatial_flow_prior(
     steps: int = 6,
     hidden_maps: Sequence[int] = (128, 128),
 ) -> FlowPrior:
-    """The flow prior of the paper's colour models: masked ConvNets on the code's maps.
+    """The flow prior of the paper's color models: masked ConvNets on the code's maps.
 
     Its codes are flat, event shape ``(C * H * W,)``; the order is reversed between steps.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pyro_vlae.distributions import PixelCNN
 from pyro_vlae.nn import without_initialization
-from pyro_vlae.nn.resnet import check_image_shape
+from pyro_vlae.nn.encoders import check_image_shape
 from pyro_vlae.registration import register_parameters
 
 
@@ -24,7 +24,7 @@ class VLAE(nn.Module):
         likelihood: maps features to a distribution of images, batch shape ``batch``, event shape
             ``(C, H, W)``.
 
-    Swapping a part is passing another object; with a factorised likelihood this is a plain VAE.
+    Swapping a part is passing another object; with a factorized likelihood this is a plain VAE.
 
     References:
         Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731.
@@ -72,7 +72,7 @@ class VLAE(nn.Module):
             )
         with pyro.plate("images", size, dim=-1):
             z = pyro.sample("z", prior)
-            # Layers are initialised by data, not by what an untrained prior makes up.
+            # Layers are initialized by data, not by what an untrained prior makes up.
             with nullcontext() if x is not None else without_initialization():
                 likelihood = self.likelihood(self.decoder(z))
             if x is not None:

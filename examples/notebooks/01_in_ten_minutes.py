@@ -15,11 +15,11 @@ from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO
 
 from pyro_vlae.data import load_dataset
-from pyro_vlae.figures import plot_reconstructions, plot_samples
 from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.infer import marginal_log_likelihood
 from pyro_vlae.models import binary_vlae, load_pretrained
 from pyro_vlae.nn import ResNetDecoder, ResNetEncoder
+from pyro_vlae.plots.figures import plot_reconstructions, plot_samples
 
 pyro.set_rng_seed(0)
 
@@ -36,7 +36,7 @@ train, test = (
     for split in (data.train, data.test)
 )
 print(data.description, "-", len(train), "images to train on,", len(test), "to test")
-plot_samples(train.draw(slice(0, 16)), "Training images")
+plot_samples(train.batch(slice(0, 16)), "Training images")
 
 # %% [markdown]
 # ## Model and guide
@@ -65,17 +65,17 @@ guide = GaussianGuide(code_dim, shape, ResNetEncoder(shape, channels=(8,), featu
 # %%
 svi = SVI(model, guide, pyro.optim.Adamax({"lr": 0.01}), Trace_ELBO())
 for step in range(401):
-    loss = svi.step(train.draw(torch.randint(len(train), (64,))))
+    loss = svi.step(train.batch(torch.randint(len(train), (64,))))
     if step % 100 == 0:
         print(f"step {step:3}: the images of this batch cost {loss / 64:6.1f} nats each")
 
 # %% [markdown]
 # Model and guide are modules and Pyro programs. A trace shows the sites: the code `z` and the
 # image `x`, both in a plate of images. (Trace a model after its first training step, not before:
-# its layers are initialised by the first batch that they see.)
+# its layers are initialized by the first batch that they see.)
 
 # %%
-x = test.draw(slice(0, 3))
+x = test.batch(slice(0, 3))
 trace = poutine.trace(poutine.block(model, hide_types=["param"])).get_trace(x)
 trace.compute_log_prob()
 print(trace.format_shapes())
@@ -88,7 +88,7 @@ print(trace.format_shapes())
 # Pareto k above 0.7 for many images would mean that more samples, or a better guide, are needed.
 
 # %%
-score = marginal_log_likelihood(model, guide, test.draw(slice(None)), num_samples=64)
+score = marginal_log_likelihood(model, guide, test.batch(slice(None)), num_samples=64)
 for name, value in score.summary().items():
     print(f"{name:30} {value:8.3f}")
 
@@ -104,7 +104,7 @@ for name, value in score.summary().items():
 plot_samples(model(batch_size=32), "Samples of the small model")
 
 # %%
-x = test.draw(slice(0, 16))
+x = test.batch(slice(0, 16))
 decompress = Predictive(poutine.uncondition(model), guide=guide, num_samples=1)
 with torch.no_grad():
     again = decompress(x)["x"][0]

@@ -19,13 +19,13 @@ from pyro.distributions.transforms import affine_autoregressive, spline_autoregr
 from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
-from pyro_vlae.comparison import compare_models
+from pyro_vlae.analysis.comparison import compare_models
 from pyro_vlae.data import load_dataset
-from pyro_vlae.figures import plot_samples
 from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.infer import JointOptim, marginal_log_likelihood
 from pyro_vlae.models import VLAE, FlowPrior, StandardNormalPrior, binary_vlae
 from pyro_vlae.nn import ResNetDecoder, ResNetEncoder
+from pyro_vlae.plots.figures import plot_samples
 from pyro_vlae.training import TrainingSettings, fit
 
 data = load_dataset("digits")
@@ -91,12 +91,12 @@ PRIORS = {
         transforms=[spline_autoregressive(code_dim, [64, 64], count_bins=4) for _ in range(2)],
     ),
     "mixture": lambda guide: MixturePrior(code_dim),
-    "VampPrior": lambda guide: VampPrior(guide, train.draw(slice(0, 50))),
+    "VampPrior": lambda guide: VampPrior(guide, train.batch(slice(0, 50))),
 }
 
 # %% [markdown]
 # All six start from one and the same trained model with the standard normal prior, get the prior
-# in place of its own, and are trained on for equally long. The decoder is the factorised one of
+# in place of its own, and are trained on for equally long. The decoder is the factorized one of
 # an ordinary VAE here: its code holds more, so that the prior matters more.
 # (`likelihood="pixelcnn"` makes it a VLAE.)
 
@@ -135,7 +135,7 @@ for name, make_prior in PRIORS.items():
     decoder, likelihood = copy.deepcopy((first_model.decoder, first_model.likelihood))
     models[name] = VLAE(make_prior(guide), decoder, likelihood)
     train_further(models[name], guide, steps=200)
-    x = test.draw(slice(None))
+    x = test.batch(slice(None))
     scores[name] = marginal_log_likelihood(models[name], guide, x, num_samples=64)
     rate = scores[name].kl.mean()
     print(f"{name:16} rate {rate:5.2f} nats, {time.perf_counter() - start:3.0f} s")

@@ -37,7 +37,7 @@ shape, code_dim = train.image_shape, 16
 # %% [markdown]
 # ## The model, trained once
 #
-# With its Gaussian guide, as usual; the factorised decoder makes the posterior a demanding one.
+# With its Gaussian guide, as usual; the factorized decoder makes the posterior a demanding one.
 
 
 # %%
@@ -110,11 +110,11 @@ train_both(fixed_model, linear_guide, steps=300)
 # ## Guides for a handful of images
 #
 # For a few images the guide's parameters can be fitted to these very images, which takes an
-# encoder's generalisation out of the gap. `AutoNormal` does it from the model alone, given
+# encoder's generalization out of the gap. `AutoNormal` does it from the model alone, given
 # nothing but a place to start from:
 
 # %%
-few = test.draw(slice(0, 16))
+few = test.batch(slice(0, 16))
 
 
 def fit_to_few(guide, steps: int) -> None:
@@ -132,7 +132,7 @@ auto = AutoNormal(fixed_model, init_loc_fn=start, init_scale=0.5)
 fit_to_few(auto, steps=300)
 
 # %% [markdown]
-# Semi-amortised: the guide proposes, some steps refine. What the encoder says about these images
+# Semi-amortized: the guide proposes, some steps refine. What the encoder says about these images
 # is the start of the parameters; here as a plain Pyro guide again.
 
 # %%
@@ -188,7 +188,7 @@ axes.spines[["top", "right"]].set_visible(False)
 figure
 
 # %% [markdown]
-# The gap has two parts. *Amortisation*: one encoder has to serve all images, these among them
+# The gap has two parts. *Amortization*: one encoder has to serve all images, these among them
 # that it has never seen. Fitting to the very images removes it. *Shape*: the posterior is no
 # diagonal Gaussian. That is what the fitted Gaussians cannot remove, and what the flow steps are
 # for; how much they gain depends on which of the two is the larger part.

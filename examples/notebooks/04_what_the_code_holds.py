@@ -1,7 +1,7 @@
 # %% [markdown]
 # # What does the code hold?
 #
-# The paper's lever: what the decoder's window shows is modelled without the code, what it does
+# The paper's lever: what the decoder's window shows is modeled without the code, what it does
 # not show has to go into the code. Here the same autoencoder is trained with three windows, and
 # the code of each is looked at: how much it holds (the rate), what can be read from it (a linear
 # probe), and what it decodes to.
@@ -18,18 +18,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from pyro_vlae.analysis import code_marginals, pixel_influence
 from pyro_vlae.data import load_dataset
-from pyro_vlae.figures import plot_samples
 from pyro_vlae.guides import GaussianGuide
-from pyro_vlae.infer import (
-    JointOptim,
-    code_marginals,
-    marginal_log_likelihood,
-    pixel_influence,
-)
+from pyro_vlae.infer import JointOptim, marginal_log_likelihood
 from pyro_vlae.models import binary_vlae
 from pyro_vlae.nn import ResNetDecoder, ResNetEncoder
 from pyro_vlae.plots import plot_code_map, plot_pixel_influence, plot_rate_distortion
+from pyro_vlae.plots.figures import plot_samples
 from pyro_vlae.training import TrainingSettings, fit
 
 data = load_dataset("digits")
@@ -38,12 +34,12 @@ train, test = (  # every other pixel, so that training takes seconds
     for split in (data.train, data.test)
 )
 shape, code_dim = train.image_shape, 16
-x_train, x_test = train.draw(slice(None)), test.draw(slice(None))
+x_train, x_test = train.batch(slice(None)), test.batch(slice(None))
 
 # %% [markdown]
 # ## Three windows
 #
-# A factorised decoder sees no other pixel at all. `MaskedResNet`, the PixelCNN's network, sees
+# A factorized decoder sees no other pixel at all. `MaskedResNet`, the PixelCNN's network, sees
 # one row up for each of its masked layers.
 
 # %%
@@ -152,7 +148,7 @@ plot_samples(torch.cat(rows).flatten(0, 1), "From above: " + ", ".join(models))
 #
 # Between two codes a straight line leaves the region where a flow prior has its mass. The flow's
 # noise is standard normal, so one walks there: code to noise, along the line, and back.
-# Neighbouring pictures share their random numbers, so that what changes is what the code changes.
+# Neighboring pictures share their random numbers, so that what changes is what the code changes.
 
 # %%
 model, guide = models["one row"], guides["one row"]

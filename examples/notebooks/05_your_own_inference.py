@@ -16,13 +16,13 @@ from pyro import poutine
 from pyro.infer import HMC, MCMC, RenyiELBO
 from torch import Tensor
 
-from pyro_vlae.arviz_export import to_inference_data
+from pyro_vlae.analysis.arviz_export import to_inference_data
 from pyro_vlae.data import load_dataset
-from pyro_vlae.figures import plot_samples
 from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.infer import JointOptim, marginal_log_likelihood
 from pyro_vlae.models import binary_vlae
 from pyro_vlae.nn import ResNetDecoder, ResNetEncoder
+from pyro_vlae.plots.figures import plot_samples
 from pyro_vlae.training import TrainingSettings, fit
 
 with warnings.catch_warnings():
@@ -42,7 +42,7 @@ shape, code_dim = train.image_shape, 8
 #
 # `RenyiELBO` with `alpha=0` is the importance-weighted bound (Burda et al., 2016,
 # arXiv:1509.00519). It takes the place of `Trace_ELBO` in `SVI`, and in `fit`. Particles are
-# vectorised: all networks take leading dimensions.
+# vectorized: all networks take leading dimensions.
 
 # %%
 model = binary_vlae(
@@ -66,7 +66,7 @@ fit(
 )
 model.eval().requires_grad_(False)
 guide.eval().requires_grad_(False)
-x = test.draw(slice(0, 64))
+x = test.batch(slice(0, 64))
 
 # %% [markdown]
 # The bound grows with the number of particles, from the ELBO towards $\log p(x)$:

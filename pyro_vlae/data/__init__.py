@@ -1,11 +1,11 @@
-"""Data sets: find, verify, download, decode, binarise, split."""
+"""Data sets: find, verify, download, decode, binarize, split."""
 
-from pyro_vlae.data.datasets import COLOUR_DATASET_NAMES, DATASET_NAMES, load_dataset
+from pyro_vlae.data.datasets import COLOR_DATASET_NAMES, DATASET_NAMES, load_dataset
 from pyro_vlae.data.errors import DatasetCorruptError, DatasetError, DatasetNotFoundError
 from pyro_vlae.data.split import ImageDataset, ImageSplit
 
 __all__ = [
-    "COLOUR_DATASET_NAMES",
+    "COLOR_DATASET_NAMES",
     "DATASET_NAMES",
     "DatasetCorruptError",
     "DatasetError",

@@ -1,4 +1,4 @@
-"""The reader of CIFAR-10, in colour.
+"""The reader of CIFAR-10, in color.
 
 References:
     Learning multiple layers of features from tiny images, Krizhevsky, 2009.
@@ -38,7 +38,7 @@ _TEST = [_batch("test_batch", "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab67
 
 
 def read_cifar10(store: FileStore) -> ImageDataset:
-    """CIFAR-10 in 256 levels: 45,000 / the last 5,000 of train / 10,000, labelled 0 to 9.
+    """CIFAR-10 in 256 levels: 45,000 / the last 5,000 of train / 10,000, labeled 0 to 9.
 
     Read from the binary version's six files or from its archive, whichever is there. The archive is
     verified when it is downloaded, and file by file whenever it is read.
@@ -54,7 +54,7 @@ def read_cifar10(store: FileStore) -> ImageDataset:
     train = part(_TRAIN)
     return ImageDataset(
         "cifar10",
-        "CIFAR-10 in colour, 32x32, 256 levels; the last 5,000 train images are held out for "
+        "CIFAR-10 in color, 32x32, 256 levels; the last 5,000 train images are held out for "
         "validation",
         train=train.take(slice(45_000)),
         validation=train.take(slice(45_000, None)),

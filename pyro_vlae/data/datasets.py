@@ -21,13 +21,13 @@ _BINARY: _Readers = {
     "digits": readers.read_digits,
 }
 
-_COLOUR: _Readers = {"cifar10": read_cifar10}
+_COLOR: _Readers = {"cifar10": read_cifar10}
 
 DATASET_NAMES = tuple(_BINARY)
 """The sets of binary images that `load_dataset` takes, all 28x28."""
 
-COLOUR_DATASET_NAMES = tuple(_COLOUR)
-"""The sets of colour images that `load_dataset` takes."""
+COLOR_DATASET_NAMES = tuple(_COLOR)
+"""The sets of color images that `load_dataset` takes."""
 
 
 def load_dataset(
@@ -45,7 +45,7 @@ def load_dataset(
     warning is logged when a folder that was named lacks a file.
 
     Args:
-        name: One of `DATASET_NAMES` or `COLOUR_DATASET_NAMES`.
+        name: One of `DATASET_NAMES` or `COLOR_DATASET_NAMES`.
         root: Folder to look in first.
         device: Where the images are to be kept, as ``uint8``.
         download: Whether files that are not on disk may be downloaded.
@@ -58,10 +58,10 @@ def load_dataset(
 
     Example:
         >>> data = load_dataset("digits")
-        >>> data.train.draw(torch.arange(64)).shape
+        >>> data.train.batch(torch.arange(64)).shape
         torch.Size([64, 1, 28, 28])
     """
-    all_readers = _BINARY | _COLOUR
+    all_readers = _BINARY | _COLOR
     if name not in all_readers:
         close = difflib.get_close_matches(name.lower().replace("_", "-"), all_readers, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""

@@ -149,7 +149,7 @@ def upright(rows: npt.NDArray[Any], height: int = 28, width: int = 28) -> npt.ND
 
 
 def to_levels(intensity: npt.NDArray[Any]) -> Bytes:
-    """Round intensities in [0, 1] to the 256 grey levels.
+    """Round intensities in [0, 1] to the 256 gray levels.
 
     Raises:
         FormatError: An intensity outside [0, 1] by more than rounding explains.

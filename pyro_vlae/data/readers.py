@@ -6,7 +6,7 @@ returns an `ImageDataset`, and enter it in `pyro_vlae.data.datasets`.
 References:
     The MNIST database of handwritten digits, LeCun, Cortes & Burges, 1998.
     On the quantitative analysis of deep belief networks, Salakhutdinov & Murray, 2008
-        (the static binarisation).
+        (the static binarization).
     Human-level concept learning through probabilistic program induction, Lake et al., 2015
         (OMNIGLOT).
     Importance weighted autoencoders, Burda, Grosse & Salakhutdinov, 2016, arXiv 1509.00519
@@ -39,31 +39,31 @@ SPLIT_SEED = 0
 """Shuffles OMNIGLOT and the digits before they are split."""
 
 VALIDATION_SEED = 1
-"""Binarises the validation images of MNIST and OMNIGLOT, once."""
+"""Binarizes the validation images of MNIST and OMNIGLOT, once."""
 
 TEST_SEED = 2
-"""Binarises the test images of MNIST and OMNIGLOT, once."""
+"""Binarizes the test images of MNIST and OMNIGLOT, once."""
 
 _BINARISED_ONCE = (
-    "train re-binarised at every presentation, "
-    f"validation and test binarised once (seeds {VALIDATION_SEED} and {TEST_SEED})"
+    "train re-binarized at every presentation, "
+    f"validation and test binarized once (seeds {VALIDATION_SEED} and {TEST_SEED})"
 )
 
 
-def _split(images: Bytes, labels: npt.NDArray[Any] | None = None, grey: bool = False) -> ImageSplit:
+def _split(images: Bytes, labels: npt.NDArray[Any] | None = None, gray: bool = False) -> ImageSplit:
     """Make a split of images ``(N, H, W)``."""
     # Copied: decoded images can be read-only or strided views of a file's content.
     return ImageSplit(
         torch.from_numpy(np.array(images, order="C")).unsqueeze(1),
         None if labels is None else torch.from_numpy(labels.astype(np.int64)),
-        grey,
+        gray,
     )
 
 
-def _grey_dataset(
+def _gray_dataset(
     name: str, description: str, train: ImageSplit, test: ImageSplit, held_out: int
 ) -> ImageDataset:
-    """Hold out the last train images, and binarise validation and test once."""
+    """Hold out the last train images, and binarize validation and test once."""
     validation = train.take(slice(len(train) - held_out, None))
     return ImageDataset(
         name,
@@ -71,7 +71,7 @@ def _grey_dataset(
         train=train.take(slice(len(train) - held_out)),
         validation=validation.binarize(VALIDATION_SEED),
         test=test.binarize(TEST_SEED),
-        grey_validation=validation,
+        gray_validation=validation,
     )
 
 
@@ -116,12 +116,12 @@ _MNIST = {
 
 
 def read_static_mnist(store: FileStore) -> ImageDataset:
-    """MNIST as binarised by Salakhutdinov & Murray: 50,000 / 10,000 / 10,000.
+    """MNIST as binarized by Salakhutdinov & Murray: 50,000 / 10,000 / 10,000.
 
     The test images are those of MNIST sorted by digit, each digit's in the published order: take
     subsets by `ImageSplit.subset`. Their labels 0 to 9 are therefore known where MNIST's file of
     test labels is on disk, and None where it is not. Train and validation are an unpublished
-    shuffle of MNIST's train images and have no labels; the binarised images of ``mnist`` have.
+    shuffle of MNIST's train images and have no labels; the binarized images of ``mnist`` have.
     """
 
     def part(name: str, count: int, labels: npt.NDArray[Any] | None = None) -> ImageSplit:
@@ -131,7 +131,7 @@ def read_static_mnist(store: FileStore) -> ImageDataset:
     labels = store.load_if_on_disk(_MNIST["test-labels"], partial(decode_idx, shape=(10_000,)))
     return ImageDataset(
         "static-mnist",
-        "static MNIST (fixed binarisation of Salakhutdinov & Murray, files of Larochelle)",
+        "static MNIST (fixed binarization of Salakhutdinov & Murray, files of Larochelle)",
         train=part("train", 50_000),
         validation=part("valid", 10_000),
         test=part("test", 10_000, None if labels is None else np.sort(labels)),
@@ -139,7 +139,7 @@ def read_static_mnist(store: FileStore) -> ImageDataset:
 
 
 def read_mnist(store: FileStore) -> ImageDataset:
-    """MNIST in grey levels: 50,000 / the last 10,000 of train / 10,000, labelled 0 to 9."""
+    """MNIST in gray levels: 50,000 / the last 10,000 of train / 10,000, labeled 0 to 9."""
 
     def part(name: str, count: int) -> ImageSplit:
         images = partial(decode_idx, shape=(count, 28, 28))
@@ -147,11 +147,11 @@ def read_mnist(store: FileStore) -> ImageDataset:
         return _split(
             store.load(_MNIST[f"{name}-images"], images),
             store.load(_MNIST[f"{name}-labels"], labels),
-            grey=True,
+            gray=True,
         )
 
     train, test = part("train", 60_000), part("test", 10_000)
-    return _grey_dataset("mnist", "dynamic MNIST", train, test, held_out=10_000)
+    return _gray_dataset("mnist", "dynamic MNIST", train, test, held_out=10_000)
 
 
 _OMNIGLOT = PublishedFile(
@@ -169,10 +169,10 @@ _OMNIGLOT_REBUILT = PublishedFile(
 
 
 def read_omniglot(store: FileStore) -> ImageDataset:
-    """OMNIGLOT at 28x28: 23,000 / 1,345 / 8,070, grey, labelled by alphabet 0 to 49.
+    """OMNIGLOT at 28x28: 23,000 / 1,345 / 8,070, gray, labeled by alphabet 0 to 49.
 
     The 24,345 published train images are shuffled by `SPLIT_SEED` and the last 1,345 held out.
-    Intensities are rounded to 256 grey levels. In each folder the original ``chardata.mat`` is
+    Intensities are rounded to 256 gray levels. In each folder the original ``chardata.mat`` is
     preferred; the description of a set read from the rebuilt file says so.
     """
     path, file = store.find(_OMNIGLOT, _OMNIGLOT_REBUILT)
@@ -185,7 +185,7 @@ def read_omniglot(store: FileStore) -> ImageDataset:
 
         def part(prefix: str) -> ImageSplit:
             images = to_levels(upright(found[f"{prefix}data"].T))  # one image a column
-            return _split(images, found[f"{prefix}target"].argmax(axis=0), grey=True)
+            return _split(images, found[f"{prefix}target"].argmax(axis=0), gray=True)
 
         return part(""), part("test")
 
@@ -195,7 +195,7 @@ def read_omniglot(store: FileStore) -> ImageDataset:
     if file is _OMNIGLOT_REBUILT:
         version = f"rebuilt from the raw images ({file.name}), not the original chardata.mat"
     description = f"OMNIGLOT, 28x28, {version}"
-    return _grey_dataset("omniglot", description, train, test, held_out=1_345)
+    return _gray_dataset("omniglot", description, train, test, held_out=1_345)
 
 
 _CALTECH_NAME = "caltech101_silhouettes_28_split1.mat"
@@ -206,7 +206,7 @@ _CALTECH = PublishedFile(
 
 
 def read_caltech101(store: FileStore) -> ImageDataset:
-    """Caltech-101 Silhouettes at 28x28: 4,100 / 2,264 / 2,307, labelled 0 to 100.
+    """Caltech-101 Silhouettes at 28x28: 4,100 / 2,264 / 2,307, labeled 0 to 100.
 
     The file has column-major images with the object 0; here they are upright and the object is 1.
     Its classes 1 to 101 become labels 0 to 100.
@@ -244,9 +244,9 @@ def _enlarge(levels: Tensor) -> Tensor:
 
 
 def read_digits(store: FileStore) -> ImageDataset:
-    """The 1,797 scanned 8x8 digits of scikit-learn, enlarged to 28x28 and binarised.
+    """The 1,797 scanned 8x8 digits of scikit-learn, enlarged to 28x28 and binarized.
 
-    Split 1,197 / 300 / 300 after a shuffle by `SPLIT_SEED`, labelled 0 to 9. They come with
+    Split 1,197 / 300 / 300 after a shuffle by `SPLIT_SEED`, labeled 0 to 9. They come with
     scikit-learn, so that nothing is looked for in ``store``.
     """
     from sklearn.datasets import load_digits  # here, because it takes a second to import
@@ -258,7 +258,7 @@ def read_digits(store: FileStore) -> ImageDataset:
     digits = digits.subset(len(digits), SPLIT_SEED)
     return ImageDataset(
         "digits",
-        "digits of scikit-learn, scanned at 8x8, enlarged to 28x28 and binarised",
+        "digits of scikit-learn, scanned at 8x8, enlarged to 28x28 and binarized",
         train=digits.take(slice(1_197)),
         validation=digits.take(slice(1_197, 1_497)),
         test=digits.take(slice(1_497, None)),

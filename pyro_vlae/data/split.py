@@ -13,21 +13,21 @@ class ImageSplit:
     """One split of a data set; the images stay on their device as ``uint8``.
 
     Args:
-        images: ``uint8`` of shape ``(N, C, H, W)``: bits 0 and 1 (ink or object is 1), or grey
-            levels 0 to 255 when ``grey``, or levels of colour or grey when ``levels``.
+        images: ``uint8`` of shape ``(N, C, H, W)``: bits 0 and 1 (ink or object is 1), or gray
+            levels 0 to 255 when ``gray``, or levels of color or gray when ``levels``.
         labels: ``int64`` of shape ``(N,)``, on the same device, or None.
-        grey: Whether each presentation is a fresh Bernoulli sample with mean ``images / 255``.
+        gray: Whether each presentation is a fresh Bernoulli sample with mean ``images / 255``.
         levels: Whether the levels themselves are the data: level k is drawn as ``k / 127.5 - 1``.
         flip: Whether each presentation is mirrored left to right with probability 1/2.
 
     Raises:
         ValueError: Shapes, types or devices do not fit, binary images have other values, or the
-            images are said to be both grey and levels.
+            images are said to be both gray and levels.
     """
 
     images: Tensor
     labels: Tensor | None = None
-    grey: bool = False
+    gray: bool = False
     levels: bool = False
     flip: bool = False
 
@@ -38,16 +38,16 @@ class ImageSplit:
                 "images must be uint8 of shape (N, C, H, W); "
                 f"got {images.dtype} of shape {tuple(images.shape)}"
             )
-        if self.grey and self.levels:
+        if self.gray and self.levels:
             raise ValueError(
-                "images cannot be both grey and levels: grey=True binarises them at every "
+                "images cannot be both gray and levels: gray=True binarizes them at every "
                 "presentation, levels=True draws their 256 levels as they are"
             )
-        binary = not (self.grey or self.levels)
+        binary = not (self.gray or self.levels)
         if binary and images.numel() and images.max() > 1:
             raise ValueError(
                 f"binary images must be 0 or 1; got a pixel of {int(images.max())}. "
-                "For levels 0 to 255 pass grey=True (binarised when drawn) or levels=True (kept)."
+                "For levels 0 to 255 pass gray=True (binarized when drawn) or levels=True (kept)."
             )
         if labels is not None and (
             labels.dtype != torch.int64
@@ -73,15 +73,15 @@ class ImageSplit:
         labels = None if self.labels is None else self.labels.to(device)
         return dataclasses.replace(self, images=self.images.to(device), labels=labels)
 
-    def draw(self, index: Tensor | slice, generator: torch.Generator | None = None) -> Tensor:
+    def batch(self, index: Tensor | slice, generator: torch.Generator | None = None) -> Tensor:
         """Return the images at ``index`` as a model takes them.
 
-        Grey images are binarised afresh; where ``flip`` is set, half of the images are mirrored.
+        Gray images are binarized afresh; where ``flip`` is set, half of the images are mirrored.
 
         Args:
             index: A slice, or a one-dimensional index (or mask) tensor on any device;
                 ``slice(None)`` for all.
-            generator: Source of the binarisation and the flips, on this split's device; PyTorch's
+            generator: Source of the binarization and the flips, on this split's device; PyTorch's
                 global one by default. Where there are neither, none is used.
 
         Returns:
@@ -93,7 +93,7 @@ class ImageSplit:
                 raise ValueError(f"index must be one-dimensional; got shape {tuple(index.shape)}")
             index = index.to(self.images.device)
         images = self.images[index]
-        drawn = (_bernoulli(images, generator) if self.grey else images).to(torch.float32)
+        drawn = (_bernoulli(images, generator) if self.gray else images).to(torch.float32)
         if self.levels:
             drawn = drawn / 127.5 - 1
         if self.flip:
@@ -102,15 +102,15 @@ class ImageSplit:
         return drawn
 
     def binarize(self, seed: int) -> "ImageSplit":
-        """Return this split binarised once and for all; itself when it is not grey.
+        """Return this split binarized once and for all; itself when it is not gray.
 
         The sample comes from a CPU generator, so that it is the same for every device.
         """
-        if not self.grey:
+        if not self.gray:
             return self
         generator = torch.Generator().manual_seed(seed)
         bits = _bernoulli(self.images.cpu(), generator).to(torch.uint8)
-        return dataclasses.replace(self, images=bits.to(self.images.device), grey=False)
+        return dataclasses.replace(self, images=bits.to(self.images.device), gray=False)
 
     def subset(self, size: int, seed: int) -> "ImageSplit":
         """Return ``size`` images drawn without replacement, in random order.
@@ -141,7 +141,7 @@ def _uniform(
 ) -> Tensor:
     if generator is not None and generator.device.type != device.type:
         raise ValueError(f"the generator is on {generator.device}, the images are on {device}")
-    # float32 whatever the default dtype: the binarised test sets must not depend on it.
+    # float32 whatever the default dtype: the binarized test sets must not depend on it.
     return torch.rand(tuple(shape), generator=generator, device=device, dtype=torch.float32)
 
 
@@ -151,11 +151,11 @@ class ImageDataset:
 
     Args:
         name: The name it is loaded by.
-        description: What it is, for people: which version, how test images were binarised.
-        train: Grey when images are re-binarised at every presentation.
+        description: What it is, for people: which version, how test images were binarized.
+        train: Gray when images are re-binarized at every presentation.
         validation: Always fixed bits where images are binary.
         test: Likewise.
-        grey_validation: The grey images behind ``validation``, where it was binarised here.
+        gray_validation: The gray images behind ``validation``, where it was binarized here.
     """
 
     name: str
@@ -163,7 +163,7 @@ class ImageDataset:
     train: ImageSplit
     validation: ImageSplit
     test: ImageSplit
-    grey_validation: ImageSplit | None = None
+    gray_validation: ImageSplit | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -172,8 +172,8 @@ class ImageDataset:
 
     @property
     def train_validation(self) -> ImageSplit:
-        """Train and validation images together, for a final run; all of them grey or none."""
-        parts = [self.train, self.grey_validation or self.validation]
+        """Train and validation images together, for a final run; all of them gray or none."""
+        parts = [self.train, self.gray_validation or self.validation]
         labels = [part.labels for part in parts if part.labels is not None]
         return dataclasses.replace(
             self.train,
@@ -187,11 +187,11 @@ class ImageDataset:
 
     def to(self, device: torch.device | str) -> "ImageDataset":
         """Return this data set on ``device``."""
-        grey = self.grey_validation
+        gray = self.gray_validation
         return dataclasses.replace(
             self,
             train=self.train.to(device),
             validation=self.validation.to(device),
             test=self.test.to(device),
-            grey_validation=None if grey is None else grey.to(device),
+            gray_validation=None if gray is None else gray.to(device),
         )

@@ -1,4 +1,4 @@
-"""Colour values of 256 levels: a mixture of discretised logistics for each channel of a pixel.
+"""Color values of 256 levels: a mixture of discretized logistics for each channel of a pixel.
 
 References:
     Salimans et al., "PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture
@@ -25,8 +25,8 @@ class _PixelLevels(constraints.Constraint):
     is_discrete = True
     event_dim = 0
     hint = (
-        "colour images hold k / 127.5 - 1 for level k of 0..255: scale uint8 images so "
-        "(ImageSplit.draw does), and add no noise"
+        "color images hold k / 127.5 - 1 for level k of 0..255: scale uint8 images so "
+        "(ImageSplit.batch does), and add no noise"
     )
 
     def check(self, value: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ pixel_levels = _PixelLevels()
 
 
 class DiscretizedLogisticMixture(TorchDistribution):
-    """The channels of a pixel, one after the other, each a mixture of discretised logistics.
+    """The channels of a pixel, one after the other, each a mixture of discretized logistics.
 
     A level's probability is the logistic's mass within half a level of its value; levels 0 and
     255 take the tails. The means of a channel move linearly with the values of the channels before

@@ -166,7 +166,7 @@ class PixelCNN(TorchDistribution):
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         """Draw images exactly: ``(*sample_shape, *batch_shape, C, H, W)``.
 
-        A network not yet initialised is sampled with its plain weights and stays uninitialised.
+        A network not yet initialized is sampled with its plain weights and stays uninitialized.
         """
         shape = self._extended_shape(sample_shape)
         like = self.context if self.context is not None else next(self.network.parameters())
@@ -191,7 +191,7 @@ class PixelCNN(TorchDistribution):
 
         Raises:
             ValueError: a known pixel has an unknown one in its window, so that the conditional
-                distribution does not factorise along the raster order; or the images have another
+                distribution does not factorize along the raster order; or the images have another
                 size.
         """
         self._check_event_shape(value)
@@ -245,7 +245,7 @@ class PixelCNN(TorchDistribution):
             wrong = value[~valid].flatten()
             hint = getattr(pixel, "hint", "check the scaling")
             if pixel is constraints.boolean:
-                hint = "binarise grey images first (torch.bernoulli, or ImageSplit.draw)"
+                hint = "binarize gray images first (torch.bernoulli, or ImageSplit.batch)"
             if wrong.isnan().any():
                 hint = "images hold NaN"
             raise ValueError(

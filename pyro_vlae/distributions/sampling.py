@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from pyro_vlae.nn.incremental import wavefront_slope, wavefronts
 from pyro_vlae.nn.threads import single_threaded
+from pyro_vlae.nn.wavefront import wavefront_slope, wavefronts
 
 # Up to so many images times features the products of a wavefront are too small for more threads.
 SMALL = 4096
@@ -148,7 +148,7 @@ def check_completable(network: nn.Module, known: Tensor) -> None:
         _, row, column = wrong.nonzero()[0].tolist()
         raise ValueError(
             f"pixel ({row}, {column}) is known but depends on unknown pixels before it, so the "
-            "exact conditional does not factorise. Known pixels may only have known ones in "
+            "exact conditional does not factorize. Known pixels may only have known ones in "
             "their window: rows from the top are allowed, and so is any beginning of the raster "
             "order. For other patterns draw many images and resample them by their likelihood"
         )

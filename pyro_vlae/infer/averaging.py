@@ -11,7 +11,7 @@ class RunningAverage:
     """Exponential moving average of a list of tensors, updated all at once.
 
     It starts as a copy of the parameters after their first step, so that data-dependent
-    initialisation is behind it, and then follows
+    initialization is behind it, and then follows
     ``average <- d average + (1 - d) parameter`` with ``d = min(decay, (1 + t) / (10 + t))``,
     ``t`` the number of earlier steps: the warm-up forgets the first steps quickly.
 

@@ -12,7 +12,7 @@ from pyro_vlae.infer.rate import RateELBO, scale_kl, site_weight
 class FreeBitsELBO(RateELBO):
     r"""The ELBO with a floor under the batch mean of the KL term.
 
-    Over a batch of :math:`B` images it maximises
+    Over a batch of :math:`B` images it maximizes
 
     .. math::
 
@@ -21,7 +21,7 @@ class FreeBitsELBO(RateELBO):
 
     summed over images as :class:`~pyro.infer.Trace_ELBO` sums. Below the floor the KL term has no
     gradient, so early in training nothing pushes information out of the code. The KL is the Monte
-    Carlo estimate of the same pass: its mean is over the images and, where they are vectorised,
+    Carlo estimate of the same pass: its mean is over the images and, where they are vectorized,
     over the particles; particles drawn one after the other meet the floor one by one. With
     ``free_nats=0`` loss and gradients are exactly those of ``Trace_ELBO``, also where the estimate
     of the KL is negative.

@@ -2,7 +2,7 @@
 
 On a GPU the networks of a VLAE take a few milliseconds, and Python, Pyro and the launches of
 thousands of small kernels take most of a step. A graph records the kernels once and replays them
-in one launch: forward pass, backward pass, optimiser and running average, with fresh noise each
+in one launch: forward pass, backward pass, optimizer and running average, with fresh noise each
 time.
 """
 
@@ -22,7 +22,7 @@ from pyro_vlae.infer.elbo import FreeBitsELBO
 from pyro_vlae.infer.soft_free_bits import SoftFreeBitsELBO
 from pyro_vlae.transforms.memory import forget
 
-# Steps run kernel by kernel before a graph is captured: layers are initialised, the optimiser's
+# Steps run kernel by kernel before a graph is captured: layers are initialized, the optimizer's
 # state and the average come into being, libraries choose their algorithms.
 WARM_UP = 3
 
@@ -50,17 +50,17 @@ class GraphedSVI(SVI):
     Validation is off within steps.
 
     Args:
-        model: its sites are reparameterised or observed, its control flow does not depend on
+        model: its sites are reparameterized or observed, its control flow does not depend on
             values.
         guide: likewise.
         optim: a `CapturableOptim`.
         loss: a `Trace_ELBO`, `FreeBitsELBO` or `SoftFreeBitsELBO`.
         prepare: applied to the arguments of a step within the graph, for example
-            ``torch.bernoulli`` to binarise grey images anew; returns the argument, or a tuple of
+            ``torch.bernoulli`` to binarize gray images anew; returns the argument, or a tuple of
             arguments, for model and guide.
 
     Raises:
-        ValueError: another optimiser or loss.
+        ValueError: another optimizer or loss.
         CaptureError: on a step, arguments that are not CUDA tensors, or a model or guide that
             cannot be captured.
 
@@ -82,7 +82,7 @@ class GraphedSVI(SVI):
     ) -> None:
         if not isinstance(optim, CapturableOptim):
             raise ValueError(
-                "GraphedSVI needs a CapturableOptim: other optimisers read Python numbers, which a "
+                "GraphedSVI needs a CapturableOptim: other optimizers read Python numbers, which a "
                 f"graph would freeze; got {type(optim).__name__}"
             )
         if type(loss) not in (Trace_ELBO, FreeBitsELBO, SoftFreeBitsELBO):
@@ -199,7 +199,7 @@ def detached_loss(
         The loss, detached, and the surrogate loss, whose gradient is the estimate; scalars.
 
     Raises:
-        CaptureError: a site of the guide is not reparameterised.
+        CaptureError: a site of the guide is not reparameterized.
     """
     losses, surrogates = [], []
     for model_trace, guide_trace in elbo._get_traces(model, guide, args, {}):
@@ -212,7 +212,7 @@ def detached_loss(
                 _, score_function_term, entropy_term = site["score_parts"]
                 if not is_identically_zero(score_function_term):
                     raise CaptureError(
-                        f"the guide's site {name!r} is not reparameterised: its gradient needs the "
+                        f"the guide's site {name!r} is not reparameterized: its gradient needs the "
                         "score function, which GraphedSVI does not estimate. Use pyro.infer.SVI"
                     )
                 losses.append(site["log_prob_sum"])

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vlae.infer.particles import scored_codes, undisturbed
+from pyro_vlae.infer.particles import scored_codes
 from pyro_vlae.infer.weights import PER_IMAGE, MarginalLikelihood, PendingWeights
+from pyro_vlae.reproducible import evaluation_context
 
 
 @torch.no_grad()
@@ -31,7 +32,7 @@ def marginal_log_likelihood(
     (``poutine.scale``) are ignored, since they are no part of the density; masks count.
 
     Modules among ``model`` and ``guide`` are scored in evaluation mode. Random state, validation,
-    training mode, parameter store and layers not yet initialised are left as they were.
+    training mode, parameter store and layers not yet initialized are left as they were.
 
     Args:
         model: Called as ``model(x)``, observes ``x``; any number of latent sites, all in an image
@@ -59,7 +60,7 @@ def marginal_log_likelihood(
     columns: list[Tensor] = []
     interval = 0.1 if sys.stderr.isatty() else 10  # a log file needs fewer lines
     with (
-        undisturbed(x.device, model, guide),
+        evaluation_context(x.device, model, guide),
         tqdm(total=len(x), unit="image", disable=not progress, mininterval=interval) as bar,
     ):
         waiting = None

@@ -1,4 +1,4 @@
-"""One torch optimiser for all parameters, behind Pyro's optimiser interface."""
+"""One torch optimizer for all parameters, behind Pyro's optimizer interface."""
 
 import inspect
 import math
@@ -20,15 +20,15 @@ AVERAGE = "average"
 
 
 class JointOptim(PyroOptim):
-    """A single torch optimiser over every parameter, for :class:`pyro.infer.SVI`.
+    """A single torch optimizer over every parameter, for :class:`pyro.infer.SVI`.
 
-    ``pyro.optim`` makes one torch optimiser per parameter; here one ``foreach`` step moves
+    ``pyro.optim`` makes one torch optimizer per parameter; here one ``foreach`` step moves
     them all, with an optional guard on the global gradient norm and an optional running
     (Polyak) average. Gradients are ``None`` after a step. A parameter takes part in a step
     when it is among those that SVI passes and has a gradient; the others do not move.
 
     Args:
-        optim_constructor: a torch optimiser class, e.g. ``torch.optim.Adamax``.
+        optim_constructor: a torch optimizer class, e.g. ``torch.optim.Adamax``.
         optim_args: its arguments, e.g. ``{"lr": 2e-3}``. ``foreach=True`` is added where the
             class takes it, unless ``fused`` is asked for.
         clip_norm: largest allowed norm of all gradients together, ``None`` for no limit.
@@ -190,7 +190,7 @@ class JointOptim(PyroOptim):
         """
         if self._waiting and not self._params:
             raise RuntimeError(
-                "the loaded averages belong to parameters that this optimiser has not seen: "
+                "the loaded averages belong to parameters that this optimizer has not seen: "
                 "call register() with the parameters first"
             )
         if self._average is None or self._swapped:
@@ -209,7 +209,7 @@ class JointOptim(PyroOptim):
         Returns:
             A dict with ``parameters``, ``steps`` and ``learning_rate``. ``parameters`` holds, in
             the order of the parameters, one dict ``kind -> value`` for each name, where a kind
-            is ``average`` or one of the torch optimiser's own, e.g. ``exp_avg``.
+            is ``average`` or one of the torch optimizer's own, e.g. ``exp_avg``.
         """
         entries: dict[str, dict[str, Any]] = {}
         averages = iter(self._average.values if self._average else [])
@@ -237,7 +237,7 @@ class JointOptim(PyroOptim):
         missing = [name for name in self._names.values() if name not in entries]
         if missing:
             raise ValueError(
-                f"the optimiser state has no entry for {missing[0]!r} ({len(missing)} missing "
+                f"the optimizer state has no entry for {missing[0]!r} ({len(missing)} missing "
                 f"of {len(self._names)}): it belongs to another model"
             )
         _check_shapes(entries, self._names)
@@ -333,6 +333,6 @@ def _check_shapes(entries: Mapping[str, Mapping[str, Any]], names: Mapping[Tenso
                 continue
             if value.shape != parameter.shape:
                 raise ValueError(
-                    f"the optimiser state {kind!r} of {name!r} has shape {tuple(value.shape)}, "
+                    f"the optimizer state {kind!r} of {name!r} has shape {tuple(value.shape)}, "
                     f"the parameter has {tuple(parameter.shape)}: it belongs to another model"
                 )

@@ -1,7 +1,6 @@
 """Codes drawn by a guide and scored under a model: the raw material of importance sampling."""
 
 import contextlib
-import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -16,9 +15,9 @@ from pyro import poutine
 from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_vlae.nn import without_initialization
+from pyro_vlae.reproducible import derive_seed, set_seed
 
 # Activations of this many codes still fit the cache of a CPU; larger batches run no faster there.
 _CPU_CODES = 256
@@ -76,16 +75,16 @@ def scored_codes(
 ) -> Iterator[ScoredCodes]:
     """Draw and score codes of all images, block by block; arguments as `marginal_log_likelihood`.
 
-    To be run to its end inside `undisturbed` and without gradients.
+    To be run to its end inside `evaluation_context` and without gradients.
     """
-    codes, _ = draw_codes(guide, x[:1], num_samples, mix(seed, index[0]))
+    codes, _ = draw_codes(guide, x[:1], num_samples, derive_seed(seed, index[0]))
     num_samples = num_samples if codes else 1
     scorer = Scorer(model, max_codes_per_chunk or chunk_size(model, codes, x))
     start = 0
     while start < len(x):
         stop = min(len(x), start + max(1, scorer.max_codes // num_samples))
         draws = [
-            draw_codes(guide, x[i : i + 1], num_samples, mix(seed, index[i]))
+            draw_codes(guide, x[i : i + 1], num_samples, derive_seed(seed, index[i]))
             for i in range(start, stop)
         ]
         codes = {name: torch.cat([c[name] for c, _ in draws], 1) for name in draws[0][0]}
@@ -94,52 +93,6 @@ def scored_codes(
             slice(start, stop), codes, log_q, *scorer(codes, x[start:stop], num_samples)
         )
         start = stop
-
-
-def mix(*parts: int | str) -> int:
-    """Hash seed, image index and purpose to 64 bits: neighbours share no draws."""
-    digest = hashlib.blake2b(",".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
-
-
-def set_seed(seed: int, device: torch.device) -> None:
-    """Seed the generators of the CPU and of one device."""
-    # Not torch.manual_seed, which would reseed the other GPUs too.
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)
-
-
-@contextlib.contextmanager
-def undisturbed(device: torch.device, *programs: Callable) -> Iterator[None]:
-    """Set modules to evaluation mode for a while, and drop parameters registered meanwhile.
-
-    Random state and validation are as before at the end; meanwhile nothing is validated. Layers
-    that wait for their data-dependent initialisation are left waiting. Convolutions on a GPU
-    run in full float32: TF32 rounds differently from one chunk size to the next.
-    """
-    modules = [m for p in programs if isinstance(p, nn.Module) for m in p.modules()]
-    training = [module.training for module in modules]
-    store = pyro.get_param_store()
-    known = set(store.keys())
-    tf32 = torch.backends.cudnn.allow_tf32
-    try:
-        for module in modules:
-            module.training = False
-        torch.backends.cudnn.allow_tf32 = False
-        with (
-            pyro.validation_enabled(False),
-            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-            without_initialization(),
-        ):
-            yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = tf32
-        for module, mode in zip(modules, training, strict=True):
-            module.training = mode
-        for name in set(store.keys()) - known:
-            del store[name]
 
 
 def sample_sites(trace: poutine.Trace) -> Iterator[tuple[str, Any]]:

@@ -103,8 +103,8 @@ def _mean(values: Tensor, site: Any) -> Tensor:
 def scale_kl(prior: Any, posterior: Any, factor: Tensor) -> None:
     """Multiply the KL term by a factor, in place, in everything Trace_ELBO reads from the traces.
 
-    The factor is a scalar on the device: no synchronisation. It acts as ``poutine.scale`` would
-    have, so score-function estimators (sites that are not reparameterised) are right too.
+    The factor is a scalar on the device: no synchronization. It acts as ``poutine.scale`` would
+    have, so score-function estimators (sites that are not reparameterized) are right too.
     """
     prior["log_prob"] = factor * prior["log_prob"]
     prior["log_prob_sum"] = factor * prior["log_prob_sum"]

@@ -19,7 +19,7 @@ MIN_GAMMA = 0.01
 class SoftFreeBitsELBO(RateELBO):
     r"""The ELBO with a weight on the KL term that keeps the rate from falling below a target.
 
-    Over a batch of images it maximises
+    Over a batch of images it maximizes
 
     .. math::
 
@@ -38,7 +38,7 @@ class SoftFreeBitsELBO(RateELBO):
 
     Args:
         target_nats: The target, lambda, in nats per image. The paper has it for CIFAR-10 and does
-            not state it. The default, 100 nats, is 0.047 bits per dimension of a 32x32 colour
+            not state it. The default, 100 nats, is 0.047 bits per dimension of a 32x32 color
             image: of the size of the differences between the paper's models (3.04 with a 7x4
             window, 3.12 with 4x2), so little is lost even if the decoder found no use for it. And
             it is 1.6 nats for each position of an 8x8 code, where the 0.01 nats per dimension of

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from pyro_vlae.arviz_versions import pareto_shapes
+from pyro_vlae.infer.arviz_versions import pareto_shapes
 
 # PSIS fits its Pareto tail to a fifth of few weights, and to no fewer than five.
 _MIN_PARETO_SAMPLES = 25

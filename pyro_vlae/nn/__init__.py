@@ -1,13 +1,13 @@
-"""Plain torch networks, no probability: weight-normalised layers, ResNets, masked PixelCNNs."""
+"""Plain torch networks, no probability: weight-normalized layers, ResNets, masked PixelCNNs."""
 
-from pyro_vlae.nn.colour_pixelcnn import ColourPixelCNN
-from pyro_vlae.nn.incremental import wavefronts
-from pyro_vlae.nn.masked import MaskedConv2d
+from pyro_vlae.nn.blocks import ResidualBlock
+from pyro_vlae.nn.causal import MaskedConv2d
+from pyro_vlae.nn.encoders import Architecture, MapDecoder, MapEncoder, ResNetDecoder, ResNetEncoder
 from pyro_vlae.nn.masked_maps import MaskedMapNet
 from pyro_vlae.nn.masked_resnet import MaskedResNet
-from pyro_vlae.nn.resnet import ResidualBlock, ResNetDecoder, ResNetEncoder
-from pyro_vlae.nn.stages import Architecture, MapDecoder, MapEncoder
+from pyro_vlae.nn.pixelcnn_pp import ColorPixelCNN
 from pyro_vlae.nn.two_stack import TwoStackNet
+from pyro_vlae.nn.wavefront import wavefronts
 from pyro_vlae.nn.weight_norm import (
     WeightNormConv2d,
     WeightNormConvTranspose2d,
@@ -17,7 +17,7 @@ from pyro_vlae.nn.weight_norm import (
 
 __all__ = [
     "Architecture",
-    "ColourPixelCNN",
+    "ColorPixelCNN",
     "MapDecoder",
     "MapEncoder",
     "MaskedConv2d",

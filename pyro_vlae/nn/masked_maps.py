@@ -17,10 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_vlae.nn.layout import image_layout
-from pyro_vlae.nn.masked import Tap
-from pyro_vlae.nn.resnet import BRANCH_INIT_SCALE
-from pyro_vlae.nn.weight_norm import WeightNormConv2d
+from pyro_vlae.nn.causal import Tap
+from pyro_vlae.nn.weight_norm import BRANCH_INIT_SCALE, WeightNormConv2d, image_layout
 
 
 class MapOrderedConv2d(WeightNormConv2d):
@@ -56,7 +54,7 @@ class MapOrderedConv2d(WeightNormConv2d):
     def matrices(self) -> tuple[Tensor, Tensor]:
         """Weights of `EARLIER_TAPS`, ``(taps * in, out)``, and of the own position, ``(in, out)``.
 
-        Taken from the weight as it is: nothing is initialised.
+        Taken from the weight as it is: nothing is initialized.
         """
         weight = self.weight()
         # They are the first places of the kernel.

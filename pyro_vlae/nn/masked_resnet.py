@@ -11,23 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vlae.nn.bernoulli import BernoulliNetwork
-from pyro_vlae.nn.incremental import FrontRun, by_pixel, wavefront_slope
-from pyro_vlae.nn.layout import image_layout
-from pyro_vlae.nn.masked import MaskedConv2d, Tap
-from pyro_vlae.nn.resnet import BRANCH_INIT_SCALE
-from pyro_vlae.nn.weight_norm import WeightNormConv2d
-
-
-class PointwiseBlock(nn.Module):
-    """A residual block of two 1x1 convolutions: it mixes maps and sees no other pixel."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = WeightNormConv2d(channels, channels, 1)
-        self.second = WeightNormConv2d(channels, channels, 1, init_scale=BRANCH_INIT_SCALE)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.elu(self.first(F.elu(x))))
+from pyro_vlae.nn.blocks import PointwiseBlock
+from pyro_vlae.nn.causal import MaskedConv2d, Tap
+from pyro_vlae.nn.wavefront import FrontRun, by_pixel, wavefront_slope
+from pyro_vlae.nn.weight_norm import BRANCH_INIT_SCALE, WeightNormConv2d, image_layout
 
 
 class MaskedResNet(BernoulliNetwork):
@@ -115,7 +102,7 @@ class MaskedResNet(BernoulliNetwork):
 class IncrementalMaskedResNet(FrontRun):
     """One run of a `MaskedResNet` over a batch of images whose pixels become known in wavefronts.
 
-    Plain weights are used for layers not yet initialised, and nothing is initialised.
+    Plain weights are used for layers not yet initialized, and nothing is initialized.
     """
 
     @torch.no_grad()

@@ -16,23 +16,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vlae.nn.bernoulli import BernoulliNetwork
-from pyro_vlae.nn.incremental import FrontRun, by_pixel
-from pyro_vlae.nn.layout import image_layout
-from pyro_vlae.nn.masked import Tap
-from pyro_vlae.nn.masked_resnet import (
-    PointwiseBlock,
-    add_pointwise,
-    pointwise_matrix,
+from pyro_vlae.nn.blocks import PointwiseBlock
+from pyro_vlae.nn.causal import Tap
+from pyro_vlae.nn.masked_resnet import add_pointwise, pointwise_matrix
+from pyro_vlae.nn.wavefront import FrontRun, by_pixel
+from pyro_vlae.nn.weight_norm import (
+    BRANCH_INIT_SCALE,
+    WeightNormConv2d,
+    WeightNormLayer,
+    image_layout,
 )
-from pyro_vlae.nn.resnet import BRANCH_INIT_SCALE
-from pyro_vlae.nn.weight_norm import WeightNormConv2d, WeightNormLayer
 
 VERTICAL_TAPS: list[Tap] = [(i, j) for i in (-1, 0) for j in (-1, 0, 1)]
 HORIZONTAL_TAPS: list[Tap] = [(0, -1), (0, 0)]
 
 
 class ShiftedConv2d(WeightNormLayer):
-    """A weight-normalised convolution whose kernel reaches up and left, seldom to its own pixel.
+    """A weight-normalized convolution whose kernel reaches up and left, seldom to its own pixel.
 
     Args:
         in_channels: maps coming in.

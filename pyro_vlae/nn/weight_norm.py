@@ -1,4 +1,4 @@
-"""Weight-normalised layers with data-dependent initialisation.
+"""Weight-normalized layers with data-dependent initialization.
 
 A layer computes ``y = scale * <direction / |direction|, x> + bias`` per output channel. In its
 first forward pass it sets ``scale`` and ``bias`` so that, on that very batch, every output channel
@@ -20,13 +20,16 @@ from torch.nn import functional as F
 _initialization_allowed = ContextVar("initialization_allowed", default=True)
 
 # Below this variance a channel is constant for all purposes (a one-image batch in a linear layer,
-# an empty border): there is no scale to normalise, so its plain weights are kept.
+# an empty border): there is no scale to normalize, so its plain weights are kept.
 VARIANCE_FLOOR = 1e-6
+
+# Residual branches start small, so that a deep network starts near the identity.
+BRANCH_INIT_SCALE = 0.1
 
 
 @contextmanager
 def without_initialization() -> Iterator[None]:
-    """Run layers that are not yet initialised with their plain weights, and leave them so."""
+    """Run layers that are not yet initialized with their plain weights, and leave them so."""
     token = _initialization_allowed.set(False)
     try:
         yield
@@ -35,12 +38,12 @@ def without_initialization() -> Iterator[None]:
 
 
 class WeightNormLayer(nn.Module):
-    """What the weight-normalised layers share; a layer says only how its weight is applied.
+    """What the weight-normalized layers share; a layer says only how its weight is applied.
 
     Args:
         weight_shape: shape of the direction.
         channel_dim: the dimension of ``weight_shape`` that counts output channels.
-        init_scale: standard deviation of every output channel after initialisation.
+        init_scale: standard deviation of every output channel after initialization.
         fan_in: number of inputs of one output, for the spread of the random directions.
     """
 
@@ -65,7 +68,7 @@ class WeightNormLayer(nn.Module):
         return self.direction
 
     def weight(self) -> Tensor:
-        """The normalised weight, in the shape of ``direction``."""
+        """The normalized weight, in the shape of ``direction``."""
         direction = self.effective_direction()
         return direction * self._per_channel(self.scale / self._norm(direction))
 
@@ -111,7 +114,7 @@ class WeightNormLayer(nn.Module):
 
 
 class WeightNormLinear(WeightNormLayer):
-    """A weight-normalised linear layer: ``(*, in_features) -> (*, out_features)``."""
+    """A weight-normalized linear layer: ``(*, in_features) -> (*, out_features)``."""
 
     def __init__(self, in_features: int, out_features: int, init_scale: float = 1.0) -> None:
         super().__init__((out_features, in_features), 0, init_scale, in_features)
@@ -121,7 +124,7 @@ class WeightNormLinear(WeightNormLayer):
 
 
 class WeightNormConv2d(WeightNormLayer):
-    """A weight-normalised convolution, zero-padded by half its (odd) kernel.
+    """A weight-normalized convolution, zero-padded by half its (odd) kernel.
 
     Shapes: ``(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))``.
     """
@@ -148,7 +151,7 @@ class WeightNormConv2d(WeightNormLayer):
 
 
 class WeightNormConvTranspose2d(WeightNormLayer):
-    """A weight-normalised transposed 3x3 convolution that doubles the size.
+    """A weight-normalized transposed 3x3 convolution that doubles the size.
 
     Shapes: ``(N, in_channels, H, W) -> (N, out_channels, 2 H - 1 + p, 2 W - 1 + q)`` with
     ``output_padding = (p, q)``, each 0 or 1.
@@ -167,3 +170,12 @@ class WeightNormConvTranspose2d(WeightNormLayer):
 
     def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv_transpose2d(x, weight, bias, 2, 1, self.output_padding)
+
+
+def image_layout(x: Tensor) -> Tensor:
+    """Feature maps ``(N, C, H, W)`` in the layout that convolutions are fastest in.
+
+    On a CPU channels-last, which makes a training step about a quarter shorter; elsewhere as they
+    are. Weights are never moved: Pyro's parameter store would train a copy of them.
+    """
+    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x

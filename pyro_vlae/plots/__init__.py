@@ -1,6 +1,6 @@
 """One function per plot: each draws into ``ax``, or a new figure, and returns the figure.
 
-No window system is touched; save by `pyro_vlae.figures.save_figure`, show in a notebook by naming
+No window system is touched; save by `pyro_vlae.plots.figures.save_figure`, show by naming
 the figure. Everything can be told apart in black and white.
 """
 

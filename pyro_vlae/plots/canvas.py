@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 DARK, LIGHT = "#33415c", "#8fa3bf"
-COLOURS = (
+COLORS = (
     "#332288", "#117733", "#cc6677", "#0077bb", "#aa4499",
     "#997700", "#882255", "#44aa99", "#222222", "#ee7733",
 )  # fmt: skip

@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 from torch import Tensor
 
-from pyro_vlae.infer.codes import CodeDimensionRates
-from pyro_vlae.plots.canvas import COLOURS, DARK, canvas, legend_outside
+from pyro_vlae.analysis.codes import CodeDimensionRates
+from pyro_vlae.plots.canvas import COLORS, DARK, canvas, legend_outside
 
 # More names than this do not fit below the bars.
 _NAMED_DIMENSIONS = 64
@@ -68,7 +68,7 @@ def plot_code_map(codes: Tensor, labels: Tensor, ax: Axes | None = None) -> Figu
     for n, name in enumerate(np.unique(names)):
         x, y = points[names == name].T
         glyphs = f"${name}$"
-        ax.scatter(x, y, s=28 * len(str(name)), marker=glyphs, color=COLOURS[n % len(COLOURS)],
+        ax.scatter(x, y, s=28 * len(str(name)), marker=glyphs, color=COLORS[n % len(COLORS)],
                    lw=0.3, alpha=0.8, label=str(name))  # fmt: skip
     ax.set_xlabel(f"first principal component of the codes ({shares[0]:.0%} of their variance)")
     ax.set_ylabel(f"second principal component ({shares[1]:.0%})")

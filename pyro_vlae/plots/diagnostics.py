@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from pyro_vlae.infer.influence import PixelInfluence
+from pyro_vlae.analysis.receptive_field import PixelInfluence
 from pyro_vlae.plots.canvas import DARK, LIGHT, canvas
 
 _LIMITS = {0.5: ":", 0.7: "--", 1.0: "-"}
@@ -67,7 +67,7 @@ def plot_pixel_influence(influence: PixelInfluence, ax: Axes | None = None) -> F
     edges = (-columns - 0.5, columns + 0.5, 0.5, -rows - 0.5)
     change = influence.change.numpy()
     norm = PowerNorm(0.5, 0, max(np.nanmax(change), 1e-6))  # small ones show too
-    image = ax.imshow(change, cmap="Greys", norm=norm, extent=edges)
+    image = ax.imshow(change, cmap="Grays", norm=norm, extent=edges)
     for row, column in zip(*np.nonzero(change >= 0.005), strict=True):
         ax.text(
             column - columns, row - rows, f"{change[row, column]:.2f}", fontsize=7, ha="center",

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pyro_vlae.comparison import ModelComparison
-from pyro_vlae.plots.canvas import COLOURS, DARK, LIGHT, MARKERS, canvas, legend_outside
+from pyro_vlae.analysis.comparison import ModelComparison
+from pyro_vlae.plots.canvas import COLORS, DARK, LIGHT, MARKERS, canvas, legend_outside
 
 
 def plot_rate_distortion(runs: Mapping[str, Mapping[str, Any]], ax: Axes | None = None) -> Figure:
@@ -58,11 +58,9 @@ def plot_rate_distortion(runs: Mapping[str, Mapping[str, Any]], ax: Axes | None 
             va="center", rotation=-45, transform_rotates_text=True, zorder=1,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
         )  # fmt: skip
-    styles = cycle(zip(COLOURS, MARKERS, strict=False))
-    for (name, (rate, distortion)), (colour, marker) in zip(points.items(), styles, strict=False):
-        ax.plot(
-            rate, distortion, marker, color=colour, ms=8, mec="white", label=name, clip_on=False
-        )
+    styles = cycle(zip(COLORS, MARKERS, strict=False))
+    for (name, (rate, distortion)), (color, marker) in zip(points.items(), styles, strict=False):
+        ax.plot(rate, distortion, marker, color=color, ms=8, mec="white", label=name, clip_on=False)
     ax.set_xlim(0, right)
     ax.set_ylim(bottom, top)
     ax.set_xlabel("rate KL(q(z|x) || p(z)), nats per image")
@@ -78,16 +76,16 @@ def plot_comparison(comparison: ModelComparison, ax: Axes | None = None) -> Figu
     part of each is what more importance samples would remove.
 
     Args:
-        comparison: of `pyro_vlae.comparison.compare_models`.
+        comparison: of `pyro_vlae.analysis.comparison.compare_models`.
         ax: where to draw; a new figure if None.
     """
     count = len(comparison.models)
     figure, ax = canvas(ax, 6.4, 1.2 + 0.4 * count)
     at = -np.arange(count)
     difference = np.array([model.difference for model in comparison.models])
-    for name, colour, width in (("difference_error", DARK, 1.2), ("monte_carlo_error", LIGHT, 5.0)):
+    for name, color, width in (("difference_error", DARK, 1.2), ("monte_carlo_error", LIGHT, 5.0)):
         reach = 1.96 * np.array([getattr(model, name) for model in comparison.models])
-        ax.hlines(at, difference - reach, difference + reach, color=colour, lw=width)
+        ax.hlines(at, difference - reach, difference + reach, color=color, lw=width)
     ax.plot(difference, at, "o", color=DARK, ms=5)
     ax.axvline(0, color="0.5", lw=0.8, ls="--", zorder=0)
     ax.set_yticks(at, [model.name for model in comparison.models])

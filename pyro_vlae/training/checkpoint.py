@@ -1,7 +1,7 @@
 """Training checkpoints that survive a kill at any moment, and single files of weights.
 
 A checkpoint folder holds one safetensors file for each kind of tensor (``weights``,
-``average``, and one for each kind of optimiser state, e.g. ``exp_avg``), with the step in its
+``average``, and one for each kind of optimizer state, e.g. ``exp_avg``), with the step in its
 name, and ``state.json``, which names the files that belong together. Replacing ``state.json``
 is the one moment at which the new checkpoint takes the place of the old one.
 """
@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pyro_vlae.infer.optim import JointOptim
+from pyro_vlae.reproducible import write_atomically
 from pyro_vlae.training.tensor_files import (
     CheckpointError,
     check_finite,
@@ -22,7 +23,6 @@ from pyro_vlae.training.tensor_files import (
     copy_into,
     module_tensors,
     read_tensors,
-    write_atomically,
     write_tensors,
 )
 
@@ -45,7 +45,7 @@ _OUR_FILES = re.compile(r"[A-Za-z_]\w*-\d{8,}(-\d+)?\.safetensors(\.tmp)?|state\
 def named_parameters(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     """Trainable parameters, each once, named as in the checkpoint.
 
-    ``optimizer.register(named_parameters(modules).items())`` makes the optimiser's state
+    ``optimizer.register(named_parameters(modules).items())`` makes the optimizer's state
     follow these names.
     """
     named: dict[str, Tensor] = {}
@@ -64,7 +64,7 @@ def save_checkpoint(
     optimizer: JointOptim,
     state: Mapping[str, Any],
 ) -> None:
-    """Write weights, averages, optimiser and training state; then drop the older files.
+    """Write weights, averages, optimizer and training state; then drop the older files.
 
     Args:
         folder: made if need be.
@@ -73,7 +73,7 @@ def save_checkpoint(
         state: anything that JSON holds; ``state["step"]`` goes into the file names.
 
     Raises:
-        CheckpointError: weights, averages or optimiser state are not finite, a trained
+        CheckpointError: weights, averages or optimizer state are not finite, a trained
             parameter belongs to no module, or the folder cannot be written. The checkpoint
             that was there stays.
     """
@@ -88,7 +88,7 @@ def save_checkpoint(
         )
     check_finite(named, "the parameter")
     for kind, tensors in kinds.items():
-        check_finite(tensors, f"the optimiser state {kind!r} of")
+        check_finite(tensors, f"the optimizer state {kind!r} of")
     kinds = {_WEIGHTS: module_tensors(modules), **kinds}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -123,9 +123,9 @@ def save_checkpoint(
 def load_checkpoint(
     folder: str | Path, modules: Mapping[str, nn.Module], optimizer: JointOptim
 ) -> dict[str, Any]:
-    """Copy a checkpoint into modules and optimiser, in place; check all of it first.
+    """Copy a checkpoint into modules and optimizer, in place; check all of it first.
 
-    Parameters keep their identity; the optimiser comes to know them under the names of
+    Parameters keep their identity; the optimizer comes to know them under the names of
     :func:`named_parameters`.
 
     Returns:
@@ -149,7 +149,7 @@ def load_checkpoint(
     strangers = [name for name in parameters if name not in named]
     if strangers:
         raise CheckpointError(
-            f"{folder} has optimiser state for {strangers[0]!r}, which is no trainable parameter "
+            f"{folder} has optimizer state for {strangers[0]!r}, which is no trainable parameter "
             "here: build the modules with the options that it was made with"
         )
     for kind, table in {**kinds, **saved["numbers"]}.items():
@@ -223,7 +223,7 @@ def load_weights(path: str | Path, modules: Mapping[str, nn.Module]) -> dict[str
 def _split(
     state: dict[str, Any],
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, Any]], dict[str, Any]]:
-    """The optimiser's state as tables ``kind -> name -> value``, tensors and numbers apart."""
+    """The optimizer's state as tables ``kind -> name -> value``, tensors and numbers apart."""
     tensors: dict[str, dict[str, Tensor]] = {}
     numbers: dict[str, dict[str, Any]] = {}
     for name, entry in state["parameters"].items():

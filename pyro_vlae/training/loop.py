@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_vlae.infer.optim import JointOptim
+from pyro_vlae.reproducible import derive_seed
 from pyro_vlae.training.checkpoint import (
     CheckpointError,
     load_checkpoint,
@@ -26,7 +27,7 @@ from pyro_vlae.training.checkpoint import (
 )
 from pyro_vlae.training.interrupts import InterruptFlag
 from pyro_vlae.training.metrics import MetricsLog, StepWindow
-from pyro_vlae.training.random_state import capture_random_state, derive_seed, restore_random_state
+from pyro_vlae.training.random_state import capture_random_state, restore_random_state
 from pyro_vlae.training.settings import (
     TrainingDivergedError,
     TrainingInterrupted,
@@ -55,7 +56,7 @@ class Run:
         validation: see there.
         out: an existing folder or ``None``.
         config: see there.
-        step: optimiser steps taken.
+        step: optimizer steps taken.
     """
 
     model: Callable[..., Any]
@@ -120,7 +121,7 @@ class Run:
         metrics = None if self.out is None else self.out / "metrics.jsonl"
         if not resume or self.checkpoint is None:
             self.optimizer.register(named_parameters(self.modules).items())
-            pyro.set_rng_seed(derive_seed(seed, _NOISE))
+            pyro.set_rng_seed(derive_seed(seed, _NOISE) % 2**32)  # as NumPy takes it
             self.generator.manual_seed(derive_seed(seed, _DATA))
             self.log = MetricsLog(metrics)
             return
@@ -219,7 +220,7 @@ class Run:
             self.shuffled = (epoch, order.to(self.data.images.device))
         start = batch * self.batch_size
         batch_of = self.shuffled[1][start : start + self.batch_size]
-        return self.data.draw(batch_of, self.generator).to(self.dtype)
+        return self.data.batch(batch_of, self.generator).to(self.dtype)
 
     def _train_step(self, checked: bool) -> None:
         self.optimizer.learning_rate = self.base_rate * self.settings.schedule(self.used)

@@ -9,11 +9,6 @@ import torch
 from torch import Tensor
 
 
-def derive_seed(*keys: int) -> int:
-    """A well-mixed seed in ``[0, 2**32)`` for a purpose, from the run's seed and more integers."""
-    return int(np.random.SeedSequence(keys).generate_state(1)[0])
-
-
 def capture_random_state(data: torch.Generator) -> dict[str, Any]:
     """States of Python's, NumPy's and torch's generators and of the data's own.
 

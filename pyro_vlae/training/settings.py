@@ -40,8 +40,8 @@ class TrainingSettings:
         epochs: budget in passes over the images.
         max_steps: budget in steps.
         max_minutes: budget in minutes, time before a resumption included.
-        seed: fixes noise, batch order and the images' binarisation.
-        schedule: factor on the optimiser's learning rate, given the used share of the budget.
+        seed: fixes noise, batch order and the images' binarization.
+        schedule: factor on the optimizer's learning rate, given the used share of the budget.
         checkpoint_minutes: time between checkpoints.
         log_every: steps between logged lines.
         validate_every: steps between validations, ``None`` for one after each epoch. The
@@ -85,7 +85,7 @@ class TrainingResult:
     """Where a finished run stands.
 
     Args:
-        step: optimiser steps taken.
+        step: optimizer steps taken.
         epoch: number of the last epoch, from 1; it may be incomplete.
         images_seen: images trained on, repetitions counted.
         seconds: training time, before resumptions included.

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as decode
 from safetensors.torch import save as encode
 from torch import Tensor, nn
+
+from pyro_vlae.reproducible import write_atomically
 
 _ALIASES = "aliases"  # metadata key: which names stand for a tensor stored under another
 
@@ -152,30 +153,6 @@ def copy_into(modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -
         start = prefix + "."
         part = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
         module.load_state_dict(part)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file in one move; on return the new content is on the disk.
-
-    Raises:
-        OSError: it cannot be written; the old file is untouched.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # the renaming itself, too
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _place(tensor: Tensor) -> tuple[object, ...]:

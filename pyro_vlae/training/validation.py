@@ -10,7 +10,7 @@ import torch
 from pyro.infer.enum import get_importance_trace
 from torch import Tensor, nn
 
-from pyro_vlae.training.random_state import derive_seed
+from pyro_vlae.reproducible import derive_seed
 
 
 class ImageSource(Protocol):
@@ -26,7 +26,7 @@ class ImageSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def draw(self, index: Tensor, generator: torch.Generator) -> Tensor:
+    def batch(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """The images at ``index`` as floats ``(len(index), channels, height, width)``."""
 
 
@@ -72,7 +72,7 @@ def validate(
     ):
         torch.manual_seed(derive_seed(seed, 2))
         for index in order.split(batch_size):
-            x = images.draw(index, generator).to(dtype)
+            x = images.batch(index, generator).to(dtype)
             trace, guide_trace = get_importance_trace("flat", math.inf, model, guide, (x,), {})
             for site in guide_trace.nodes.values():
                 if site["type"] == "sample":

@@ -10,7 +10,7 @@ from torch.distributions import Transform
 def forget(parts: Iterable[Any]) -> None:
     """Let transforms forget their last input, output and log-determinant; skip other parts.
 
-    After an optimiser step that memory is stale. Its graph cannot be copied, and it keeps what
+    After an optimizer step that memory is stale. Its graph cannot be copied, and it keeps what
     autograd has attached to parameters alive.
     """
     for step in parts:

@@ -14,8 +14,8 @@ from pyro.distributions.torch_transform import TransformModule
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyro_vlae.nn.incremental import PixelCache, wavefront_slope, wavefronts
 from pyro_vlae.nn.masked_maps import EARLIER_TAPS, MaskedMapNet
+from pyro_vlae.nn.wavefront import PixelCache, wavefront_slope, wavefronts
 
 
 class SpatialMeanOnlyAutoregressive(TransformModule):
@@ -80,7 +80,7 @@ class SpatialMeanOnlyAutoregressive(TransformModule):
 def invert_mean_only(network: MaskedMapNet, y: Tensor) -> Tensor:
     """Find x with ``x + network(x) = y``, each feature of the network computed once.
 
-    Plain weights are used for layers not yet initialised, and nothing is initialised.
+    Plain weights are used for layers not yet initialized, and nothing is initialized.
 
     Args:
         network: the masked ConvNet.

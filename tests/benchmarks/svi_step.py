@@ -1,4 +1,4 @@
-"""Step time of Pyro's SVI with our optimiser, against a hand-written torch step.
+"""Step time of Pyro's SVI with our optimizer, against a hand-written torch step.
 
 Same networks, same objective, one process; the two are timed in turn and compared by medians.
 
@@ -63,7 +63,7 @@ def main() -> None:
     torch.manual_seed(0)
     x = torch.rand(options.batch_size, 1, 28, 28, device=device).round()
     model, guide = binary_vlae().to(device), GaussianGuide().to(device)
-    model(x), guide(x)  # initialised once, so that all start from the same weights
+    model(x), guide(x)  # initialized once, so that all start from the same weights
     joint = JointOptim(
         torch.optim.Adamax, {"lr": 0.002}, clip_norm=1000.0 * len(x), ema_decay=0.998
     )

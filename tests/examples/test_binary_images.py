@@ -6,8 +6,9 @@ import shutil
 import pytest
 import torch
 
-from pyro_vlae.run_config import ConfigError, make_config
-from pyro_vlae.tables import TABLES
+from pyro_vlae.experiments import command_line
+from pyro_vlae.experiments.config import ConfigError, make_config
+from pyro_vlae.experiments.paper_tables import TABLES
 
 ROWS = [(table, row) for table, rows in TABLES.items() for row in rows]
 
@@ -20,7 +21,7 @@ def example(load_example):
 @pytest.mark.parametrize(("table", "row"), ROWS, ids=[row.name for _, row in ROWS])
 def test_every_row_builds_the_model_that_its_options_name(load_example, table, row):
     config = make_config({**row.options, "preset": "paper", "dataset": table})
-    model, guide = load_example("shared").build(config, torch.device("cpu"))
+    model, guide = command_line.build(config, torch.device("cpu"))
     for name, value in row.options.items():
         assert getattr(config, name) == value
     assert type(model).__name__ == ("VLAE" if config.model == "vlae" else "UnconditionalModel")

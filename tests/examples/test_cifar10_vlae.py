@@ -1,4 +1,4 @@
-"""The colour scripts as a user runs them, at small widths on images of random tints."""
+"""The color scripts as a user runs them, at small widths on images of random tints."""
 
 import json
 
@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from pyro_vlae.data import ImageDataset, ImageSplit
+from pyro_vlae.experiments.config import ConfigError
 from pyro_vlae.infer import marginal_log_likelihood
 from pyro_vlae.models import load_run
-from pyro_vlae.run_config import ConfigError
 
 TINY = ["--width", "4", "--filters", "4", "--flow-maps", "16", "--device", "cpu"]
 SHORT = ["--num-samples", "2", "--eval-images", "4", "--batch-size", "16", "--epochs", "1"]
@@ -66,7 +66,7 @@ def test_a_finished_run_is_loaded_as_it_was_scored(example, tmp_path):
     assert example.main([*TINY, *SHORT, "--encoder", "densenet", "--out", str(out)]) == 0
     with np.load(out / "scores.npz") as scores:
         index, expected = torch.from_numpy(scores["test_index"]), scores["log_prob"]
-    x = tinted("cifar10").test.draw(index)
+    x = tinted("cifar10").test.batch(index)
     model, guide = load_run(out)
     score = marginal_log_likelihood(model, guide, x, 2, image_index=index)
     assert model.card["config"]["encoder"] == "densenet"
@@ -97,7 +97,7 @@ def test_runs_of_several_windows_make_one_page(example, load_example, tmp_path, 
     figures = json.loads((out / "windows.json").read_text())
     assert list(figures) == ["7x4", "7x4-gray"]
     for entry in figures.values():
-        assert 0 < entry["mean_colour_error"] < 255 and entry["num_images"] == 34
+        assert 0 < entry["mean_color_error"] < 255 and entry["num_images"] == 34
     with pytest.raises(ConfigError, match="no run in"):
         page.main([str(tmp_path / "nowhere"), "--device", "cpu"])
 

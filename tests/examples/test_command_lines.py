@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pyro_vlae import __version__
+from pyro_vlae.experiments import command_line
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPTS = sorted(p.name for p in EXAMPLES.glob("*.py") if "__main__" in p.read_text())
@@ -65,5 +66,5 @@ def test_ctrl_c_outside_training_ends_without_a_traceback(load_example, capsys):
     def main():
         raise KeyboardInterrupt
 
-    assert load_example("shared").exit_status(main, "") == 130
+    assert command_line.exit_status(main, "") == 130
     assert capsys.readouterr().err == "\ninterrupted\n"

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pyro_vlae.data import DatasetError, DatasetNotFoundError, load_dataset
-from pyro_vlae.run_config import ConfigError
+from pyro_vlae.experiments.config import ConfigError
 from pyro_vlae.training import CheckpointError
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "mnist_vlae.py"
@@ -210,7 +210,7 @@ def test_a_run_that_died_before_its_first_checkpoint_can_start_again(
     for name, again in (("resumed", ["--resume"]), ("anew", options[:-1])):
         out = str(tmp_path / name)
         with monkeypatch.context() as broken:
-            broken.setattr("shared.run", fail)
+            broken.setattr("pyro_vlae.experiments.command_line.run", fail)
             with pytest.raises(RuntimeError, match="out of memory"):
                 example.main([*options, out])
         assert example.main([*again, "--out", out]) == 0

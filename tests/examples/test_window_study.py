@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from pyro_vlae import window_study
+from pyro_vlae.experiments import window_study
+from pyro_vlae.experiments.config import ConfigError
+from pyro_vlae.experiments.window_study import WindowResult, plot_window_study
 from pyro_vlae.models import load_run
-from pyro_vlae.run_config import ConfigError
-from pyro_vlae.window_study import WindowResult, plot_window_study
 
 TINY = ["--dataset", "digits", "--images", "256", "--eval-images", "4", "--num-samples", "3"]
 TINY += ["--probe-images", "60", "--device", "cpu"]

@@ -71,7 +71,7 @@ def test_density_agrees_with_the_jacobian_of_the_draw(guide):
     )
 
 
-def test_codes_are_reparameterised(guide):
+def test_codes_are_reparameterized(guide):
     z = guide(images())
     for gradient in torch.autograd.grad(z.sum(), list(guide.parameters())):
         assert gradient.isfinite().all()

@@ -12,11 +12,11 @@ from pyro.infer import Trace_ELBO
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_vlae.experiment import decompress
-from pyro_vlae.guides import GaussianGuide, IAFGuide, colour_guide
+from pyro_vlae.experiments.run import decompress
+from pyro_vlae.guides import GaussianGuide, IAFGuide, color_guide
 from pyro_vlae.infer import FreeBitsELBO, SoftFreeBitsELBO
 from pyro_vlae.infer.graphed import detached_loss
-from pyro_vlae.models import binary_vlae, colour_vlae, unconditional_pixelcnn
+from pyro_vlae.models import binary_vlae, color_vlae, unconditional_pixelcnn
 from pyro_vlae.nn import Architecture
 
 SMALL = Architecture((3, 8, 8), 2, (4, 6), (1, 1))
@@ -52,15 +52,15 @@ class ListReads(TorchFunctionMode):
 
 
 def programs(kind):
-    """A model, its guide and images, initialised."""
+    """A model, its guide and images, initialized."""
     pyro.set_rng_seed(0)
     x, guide = torch.rand(3, 1, 8, 8).round(), GaussianGuide(code_dim=4, image_shape=(1, 8, 8))
     if kind == "unconditional":
         model, guide = unconditional_pixelcnn(image_shape=(1, 8, 8), filters=4), lambda x: None
-    elif kind == "colour":
+    elif kind == "color":
         x = torch.randint(256, (3, 3, 8, 8)) / 127.5 - 1
-        model = colour_vlae(SMALL, "5x3", flow_steps=2, flow_maps=(6,), filters=4)
-        guide = colour_guide(SMALL)
+        model = color_vlae(SMALL, "5x3", flow_steps=2, flow_maps=(6,), filters=4)
+        guide = color_guide(SMALL)
     elif kind == "iaf":
         model = binary_vlae(prior="normal", likelihood="bernoulli", **BINARY)
         guide = IAFGuide(code_dim=4, image_shape=(1, 8, 8), hidden_dims=(8,))
@@ -70,7 +70,7 @@ def programs(kind):
     return model, guide, x
 
 
-KINDS = ("unconditional", "stacked", "two-stack", "iaf", "colour")
+KINDS = ("unconditional", "stacked", "two-stack", "iaf", "color")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -313,7 +313,7 @@ def test_wrong_choices_are_refused_readably():
 
 
 @pytest.mark.parametrize("likelihood", ["pixelcnn", "bernoulli"])
-def test_grey_images_are_refused_before_anything_is_learnt(likelihood):
+def test_gray_images_are_refused_before_anything_is_learnt(likelihood):
     model, guide = build("flow", likelihood, "gaussian")
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
     with pytest.raises(ValueError, match="support"):

@@ -1,4 +1,4 @@
-"""The data sets: counts, means, orientation and fixed binarisations of the real files."""
+"""The data sets: counts, means, orientation and fixed binarizations of the real files."""
 
 import functools
 import gzip
@@ -11,7 +11,7 @@ import scipy.io
 import torch
 
 from pyro_vlae.data import (
-    COLOUR_DATASET_NAMES,
+    COLOR_DATASET_NAMES,
     DATASET_NAMES,
     DatasetCorruptError,
     DatasetNotFoundError,
@@ -31,7 +31,7 @@ def no_other_data(tmp_path, monkeypatch):
 
 
 def mean(split):
-    return split.images.double().mean().item() / (255 if split.grey else 1)
+    return split.images.double().mean().item() / (255 if split.gray else 1)
 
 
 def mean_image(images):
@@ -46,16 +46,16 @@ def digest(split):
     return hashlib.sha256(split.images.numpy().tobytes()).hexdigest()[:16]
 
 
-def assert_splits(data, sizes, grey):
+def assert_splits(data, sizes, gray):
     assert data.image_shape == (1, 28, 28)
     assert tuple(len(split) for split in (data.train, data.validation, data.test)) == sizes
-    assert data.train.grey is grey
-    assert not data.validation.grey
-    assert not data.test.grey
+    assert data.train.gray is gray
+    assert not data.validation.gray
+    assert not data.test.gray
     assert len(data.train_validation) == sizes[0] + sizes[1]
-    assert data.train_validation.grey is grey
+    assert data.train_validation.gray is gray
     for split in (data.train, data.validation, data.test):
-        draw = split.draw(torch.arange(0, len(split), 50))
+        draw = split.batch(torch.arange(0, len(split), 50))
         assert draw.dtype == torch.float32
         assert set(draw.unique().tolist()) == {0.0, 1.0}
 
@@ -63,14 +63,14 @@ def assert_splits(data, sizes, grey):
 @pytest.mark.real_data
 def test_static_mnist(real_data_root):
     data = load_dataset("static-mnist", real_data_root)
-    assert_splits(data, (50_000, 10_000, 10_000), grey=False)
+    assert_splits(data, (50_000, 10_000, 10_000), gray=False)
     assert mean(data.train) == pytest.approx(0.130562, abs=1e-6)
     assert mean(data.validation) == pytest.approx(0.131127, abs=1e-6)
     assert mean(data.test) == pytest.approx(0.132512, abs=1e-6)
     assert data.train.labels is None and data.validation.labels is None
     # Train and validation together are a sample of MNIST's 60,000 train images.
-    grey = load_dataset("mnist", real_data_root).train_validation
-    target = mean_image(grey.images) / 255
+    gray = load_dataset("mnist", real_data_root).train_validation
+    target = mean_image(gray.images) / 255
     both = mean_image(data.train_validation.images)
     assert (both - target).abs().max() < 5 * (0.25 / 60_000) ** 0.5
     assert (both.T - target).abs().max() > 0.1
@@ -78,22 +78,22 @@ def test_static_mnist(real_data_root):
 
 @pytest.mark.real_data
 def test_static_mnist_test_images_are_mnist_sorted_by_digit(real_data_root, tmp_path, monkeypatch):
-    """So their labels are known: no pixel of any image is impossible under its grey levels."""
+    """So their labels are known: no pixel of any image is impossible under its gray levels."""
     static, mnist = (load_dataset(name, real_data_root).test for name in ("static-mnist", "mnist"))
     images = files.FileStore("mnist", real_data_root, download=False).load(
         readers._MNIST["test-images"],
         functools.partial(decode_idx, shape=(10_000, 28, 28)),
     )
-    grey = torch.from_numpy(images.copy())[:, None]
+    gray = torch.from_numpy(images.copy())[:, None]
 
     def impossible(order):
-        white, black = grey[order] == 0, grey[order] == 255
+        white, black = gray[order] == 0, gray[order] == 255
         ink = static.images.bool()
         return ((white & ink) | (black & ~ink)).flatten(1).any(1)
 
     order = mnist.labels.argsort(stable=True)
     assert not impossible(order).any()
-    assert impossible(order.roll(1)).double().mean() > 0.99  # the neighbour's digit, mostly
+    assert impossible(order.roll(1)).double().mean() > 0.99  # the neighbor's digit, mostly
     assert torch.equal(static.labels, mnist.labels[order])
     # Without MNIST's label file the images are there all the same.
     monkeypatch.delenv("PYRO_VLAE_DATA")
@@ -105,7 +105,7 @@ def test_static_mnist_test_images_are_mnist_sorted_by_digit(real_data_root, tmp_
 @pytest.mark.real_data
 def test_mnist(real_data_root):
     data = load_dataset("mnist", real_data_root)
-    assert_splits(data, (50_000, 10_000, 10_000), grey=True)
+    assert_splits(data, (50_000, 10_000, 10_000), gray=True)
     assert mean(data.train_validation) == pytest.approx(0.130660, abs=1e-6)
     counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert data.train_validation.labels.bincount().tolist() == counts
@@ -116,17 +116,17 @@ def test_mnist(real_data_root):
 
 
 @pytest.mark.real_data
-def test_mnist_is_binarised_by_its_grey_levels(real_data_root):
+def test_mnist_is_binarized_by_its_gray_levels(real_data_root):
     data = load_dataset("mnist", real_data_root)
-    # README's mean of the grey test images; the sample's error is far below 1e-3.
+    # README's mean of the gray test images; the sample's error is far below 1e-3.
     assert mean(data.test) == pytest.approx(0.132515, abs=3e-4)
-    draw = data.train.draw(slice(None), torch.Generator().manual_seed(0))
+    draw = data.train.batch(slice(None), torch.Generator().manual_seed(0))
     levels = mean_image(data.train.images) / 255
     error = (levels * (1 - levels) / len(data.train)).sqrt()
     assert ((mean_image(draw) - levels).abs() <= 5 * error).all()
-    grey = data.train_validation.images[-10_000:]  # the grey images behind the validation bits
-    assert not (data.validation.images > grey).any()  # no ink on white
-    assert (data.validation.images[grey == 255] == 1).all()
+    gray = data.train_validation.images[-10_000:]  # the gray images behind the validation bits
+    assert not (data.validation.images > gray).any()  # no ink on white
+    assert (data.validation.images[gray == 255] == 1).all()
     # A 1 is tall, a 7 has its bar on top.
     ones = mean_image(data.test.images[data.test.labels == 1])
     assert (ones.sum(1) > 0.5).sum() > 2 * (ones.sum(0) > 4).sum()
@@ -137,9 +137,9 @@ def test_mnist_is_binarised_by_its_grey_levels(real_data_root):
 @pytest.mark.real_data
 def test_omniglot(real_data_root):
     data = load_dataset("omniglot", real_data_root)
-    assert_splits(data, (23_000, 1_345, 8_070), grey=True)
+    assert_splits(data, (23_000, 1_345, 8_070), gray=True)
     assert mean(data.train_validation) == pytest.approx(0.083012, abs=2e-5)  # 256 levels
-    assert mean(data.test) == pytest.approx(0.082021, abs=5e-4)  # binarised
+    assert mean(data.test) == pytest.approx(0.082021, abs=5e-4)  # binarized
     assert "rebuilt" in data.description
     assert data.train_validation.labels.unique().tolist() == list(range(50))
     held_out = data.validation.labels.bincount(minlength=50)
@@ -172,7 +172,7 @@ def test_omniglot_original_is_preferred(real_data_root, tmp_path, monkeypatch):
 @pytest.mark.real_data
 def test_caltech101(real_data_root):
     data = load_dataset("caltech101", real_data_root)
-    assert_splits(data, (4_100, 2_264, 2_307), grey=False)
+    assert_splits(data, (4_100, 2_264, 2_307), gray=False)
     assert mean(data.train) == pytest.approx(1 - 0.551055, abs=1e-6)
     assert mean(data.validation) == pytest.approx(1 - 0.535959, abs=1e-6)
     assert mean(data.test) == pytest.approx(1 - 0.539015, abs=1e-6)
@@ -251,13 +251,13 @@ def test_cifar10(real_data_root):
         assert found.tolist() == pytest.approx(means, abs=1e-6)
         assert (split.labels.bincount() == len(split) / 10).all()
     assert torch.equal(data.validation.images, data.train_validation.images[45_000:])
-    # Rows and columns: neighbours are alike, and ships and planes (8, 0) have a bright sky above.
+    # Rows and columns: neighbors are alike, and ships and planes (8, 0) have a bright sky above.
     images = data.test.images[:, 0].float()
     assert correlation(images[:, 1:], images[:, :-1]) > 0.9
     assert correlation(images[..., 1:], images[..., :-1]) > 0.9
     sky = mean_image(data.test.images[(data.test.labels == 8) | (data.test.labels == 0)])
     assert sky[:8].mean() > sky[-8:].mean() + 10
-    draw = data.test.draw(torch.arange(0, 10_000, 50))
+    draw = data.test.batch(torch.arange(0, 10_000, 50))
     assert draw.shape == (200, 3, 32, 32) and draw.dtype == torch.float32
     assert torch.equal(((draw + 1) * 127.5).round().byte(), data.test.images[::50])
     assert not any(split.flip for split in splits)
@@ -265,7 +265,7 @@ def test_cifar10(real_data_root):
 
 def test_digits():
     data = load_dataset("digits", download=False)
-    assert_splits(data, (1_197, 300, 300), grey=False)
+    assert_splits(data, (1_197, 300, 300), gray=False)
     assert torch.equal(data.train.images, load_dataset("digits").train.images)
     assert 0.2 < mean(data.train) < 0.3
     # The middle of every third pixel is a pixel of the scan: upright, in place, not mirrored.
@@ -303,13 +303,13 @@ def test_missing_files_are_named(name, tmp_path, monkeypatch):
 def test_unknown_name_suggests_a_close_one(name, close):
     with pytest.raises(ValueError, match=f"Did you mean '{close}'") as caught:
         load_dataset(name)
-    assert all(known in str(caught.value) for known in DATASET_NAMES + COLOUR_DATASET_NAMES)
+    assert all(known in str(caught.value) for known in DATASET_NAMES + COLOR_DATASET_NAMES)
 
 
-def test_colour_sets_are_kept_apart_from_binary_ones():
+def test_color_sets_are_kept_apart_from_binary_ones():
     """Options that take a binary set, such as the MNIST script's, must not offer the others."""
-    assert not set(DATASET_NAMES) & set(COLOUR_DATASET_NAMES)
-    assert COLOUR_DATASET_NAMES == ("cifar10",)
+    assert not set(DATASET_NAMES) & set(COLOR_DATASET_NAMES)
+    assert COLOR_DATASET_NAMES == ("cifar10",)
 
 
 def test_unknown_name_unlike_any():

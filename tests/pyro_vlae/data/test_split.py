@@ -9,21 +9,21 @@ from pyro_vlae.data import ImageDataset, ImageSplit
 from pyro_vlae.distributions.discretized_logistic import pixel_levels
 
 
-def grey_split(count=32, shape=(1, 6, 5), seed=3):
+def gray_split(count=32, shape=(1, 6, 5), seed=3):
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=generator)
-    return ImageSplit(images, torch.arange(count), grey=True)
+    return ImageSplit(images, torch.arange(count), gray=True)
 
 
 def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def test_grey_draws_have_the_grey_mean():
+def test_gray_draws_have_the_gray_mean():
     levels = torch.tensor([0, 1, 64, 127, 200, 254, 255], dtype=torch.uint8)
     repeats = 40_000
-    split = ImageSplit(levels.expand(repeats, 1, 1, 7).contiguous(), grey=True)
-    draws = split.draw(slice(None), seeded(0))
+    split = ImageSplit(levels.expand(repeats, 1, 1, 7).contiguous(), gray=True)
+    draws = split.batch(slice(None), seeded(0))
     assert draws.dtype == torch.float32
     assert set(draws.unique().tolist()) == {0.0, 1.0}
     mean, probability = draws.mean(0).flatten(), levels / 255
@@ -33,17 +33,17 @@ def test_grey_draws_have_the_grey_mean():
     assert mean[-1] == 1  # certain levels are certain
 
 
-def test_grey_draws_are_fresh_and_reproducible():
-    split, index = grey_split(), torch.tensor([4, 0, 4, 31])
+def test_gray_draws_are_fresh_and_reproducible():
+    split, index = gray_split(), torch.tensor([4, 0, 4, 31])
     generator = seeded(7)
-    first, second = split.draw(index, generator), split.draw(index, generator)
+    first, second = split.batch(index, generator), split.batch(index, generator)
     assert not torch.equal(first, second)
     assert not torch.equal(first[0], first[2])  # the same image twice in one batch
-    assert torch.equal(first, split.draw(index, seeded(7)))
+    assert torch.equal(first, split.batch(index, seeded(7)))
     torch.manual_seed(1)
-    unseeded = split.draw(index)
+    unseeded = split.batch(index)
     torch.manual_seed(1)
-    assert torch.equal(unseeded, split.draw(index))
+    assert torch.equal(unseeded, split.batch(index))
 
 
 @given(st.integers(1, 9), st.sampled_from([1, 3]), st.integers(1, 6), st.integers(1, 6))
@@ -53,20 +53,20 @@ def test_binary_draws_are_the_images(count, channels, height, width):
     index = torch.randperm(count)
     generator = seeded(0)
     before = generator.get_state()
-    assert torch.equal(split.draw(index, generator), images[index].float())
+    assert torch.equal(split.batch(index, generator), images[index].float())
     assert torch.equal(generator.get_state(), before)  # nothing random about them
-    assert torch.equal(split.draw(slice(1, None)), images[1:].float())
+    assert torch.equal(split.batch(slice(1, None)), images[1:].float())
     assert split.image_shape == (channels, height, width)
     assert len(split) == count
     assert split.binarize(0) is split
 
 
 def test_draws_do_not_depend_on_the_default_dtype():
-    split = grey_split()
-    expected = split.draw(slice(None), seeded(2))
+    split = gray_split()
+    expected = split.batch(slice(None), seeded(2))
     torch.set_default_dtype(torch.float64)
     try:
-        draw = split.draw(slice(None), seeded(2))
+        draw = split.batch(slice(None), seeded(2))
         fixed = split.binarize(2)
     finally:
         torch.set_default_dtype(torch.float32)
@@ -76,24 +76,24 @@ def test_draws_do_not_depend_on_the_default_dtype():
 
 
 def test_binarize_is_fixed_by_its_seed():
-    split = grey_split(count=400)
+    split = gray_split(count=400)
     fixed = split.binarize(5)
-    assert not fixed.grey
+    assert not fixed.gray
     assert torch.equal(fixed.labels, split.labels)
     assert torch.equal(fixed.images, split.binarize(5).images)
     assert not torch.equal(fixed.images, split.binarize(6).images)
-    assert torch.equal(fixed.draw(slice(None)), fixed.draw(slice(None)))
+    assert torch.equal(fixed.batch(slice(None)), fixed.batch(slice(None)))
     bits, levels = fixed.images.double(), split.images.double() / 255
     assert abs((bits - levels).mean()) < 4.5 * (0.25 / bits.numel()) ** 0.5
     assert torch.corrcoef(torch.stack([bits.flatten(), levels.flatten()]))[0, 1] > 0.5
-    assert split.grey  # the split itself is left as it was
+    assert split.gray  # the split itself is left as it was
 
 
 def test_subset_is_a_seeded_sample_without_replacement():
-    split = grey_split()
+    split = gray_split()
     subset = split.subset(20, seed=1)
     assert len(subset) == 20
-    assert subset.grey
+    assert subset.gray
     assert len(set(subset.labels.tolist())) == 20
     assert subset.labels.tolist() != sorted(subset.labels.tolist())
     assert torch.equal(subset.images, split.images[subset.labels])  # labels count the images
@@ -110,22 +110,22 @@ def test_wrong_images_and_labels_are_refused():
         ImageSplit(bits.float())
     with pytest.raises(ValueError, match=r"shape \(N, C, H, W\).*\(4, 2, 2\)"):
         ImageSplit(bits[:, 0])
-    with pytest.raises(ValueError, match=r"pixel of 9.*grey=True"):
+    with pytest.raises(ValueError, match=r"pixel of 9.*gray=True"):
         ImageSplit(bits + 9)
     for labels in (torch.zeros(3, dtype=torch.int64), torch.zeros(4)):
         with pytest.raises(ValueError, match="labels must be int64"):
             ImageSplit(bits, labels)
     with pytest.raises(ValueError, match="one-dimensional"):
-        ImageSplit(bits).draw(torch.tensor(0))
+        ImageSplit(bits).batch(torch.tensor(0))
 
 
-def test_train_validation_is_grey_throughout():
-    train, validation = grey_split(), grey_split(count=8, seed=4)
+def test_train_validation_is_gray_throughout():
+    train, validation = gray_split(), gray_split(count=8, seed=4)
     data = ImageDataset(
-        "x", "", train, validation.binarize(1), validation.binarize(2), grey_validation=validation
+        "x", "", train, validation.binarize(1), validation.binarize(2), gray_validation=validation
     )
     both = data.train_validation
-    assert both.grey
+    assert both.gray
     assert torch.equal(both.images, torch.cat([train.images, validation.images]))
     assert torch.equal(both.labels, torch.cat([train.labels, validation.labels]))
     assert data.image_shape == (1, 6, 5)
@@ -137,7 +137,7 @@ def test_train_validation_of_a_binary_set():
     both = ImageDataset("x", "", train, validation, train).train_validation
     assert both.images[:, 0, 0, 0].tolist() == [0, 0, 0, 1, 1]
     assert both.labels is None
-    assert not both.grey
+    assert not both.gray
 
 
 def level_split(count=64, flip=False):
@@ -147,7 +147,7 @@ def level_split(count=64, flip=False):
 
 def test_levels_are_drawn_as_they_are():
     split = ImageSplit(torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16), levels=True)
-    draw = split.draw(slice(None))
+    draw = split.batch(slice(None))
     assert draw.dtype == torch.float32
     assert torch.equal(draw.flatten(), torch.arange(256) / 127.5 - 1)
     assert draw.min() == -1 and draw.max() == 1
@@ -157,15 +157,15 @@ def test_levels_are_drawn_as_they_are():
 
 def test_flips_mirror_half_of_the_presentations():
     split, generator = level_split(flip=True), seeded(3)
-    plain = level_split().draw(slice(None))
+    plain = level_split().batch(slice(None))
     flipped = 0
     for _ in range(20):
-        draw = split.draw(slice(None), generator)
+        draw = split.batch(slice(None), generator)
         kept, mirrored = ((draw == image).all((1, 2, 3)) for image in (plain, plain.flip(-1)))
         assert (kept | mirrored).all()
         flipped += int(mirrored.sum())
     assert abs(flipped / (20 * 64) - 0.5) < 4.5 * 0.5 / (20 * 64) ** 0.5
-    assert torch.equal(split.draw(slice(None), seeded(5)), split.draw(slice(None), seeded(5)))
+    assert torch.equal(split.batch(slice(None), seeded(5)), split.batch(slice(None), seeded(5)))
     assert torch.equal(split.images, level_split().images)
 
 
@@ -179,21 +179,21 @@ def test_flips_are_for_training_and_only_when_asked():
     assert len(asked.train_validation) == 72 and asked.train_validation.levels
 
 
-def test_images_cannot_be_grey_and_levels_at_once():
-    with pytest.raises(ValueError, match="both grey and levels"):
-        ImageSplit(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), grey=True, levels=True)
+def test_images_cannot_be_gray_and_levels_at_once():
+    with pytest.raises(ValueError, match="both gray and levels"):
+        ImageSplit(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), gray=True, levels=True)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_on_cuda():
-    split = grey_split()
+    split = gray_split()
     data = ImageDataset("x", "", split, split.binarize(1), split.binarize(2), split).to("cuda")
     assert data.train_validation.images.is_cuda
     assert torch.equal(data.train.binarize(1).images, data.validation.images)
     index = torch.tensor([1, 5])
-    draw = data.train.draw(index, torch.Generator("cuda").manual_seed(0))
-    again = data.train.draw(index.cuda(), torch.Generator("cuda").manual_seed(0))
+    draw = data.train.batch(index, torch.Generator("cuda").manual_seed(0))
+    again = data.train.batch(index.cuda(), torch.Generator("cuda").manual_seed(0))
     assert draw.is_cuda
     assert torch.equal(draw, again)
     with pytest.raises(ValueError, match="generator is on cpu"):
-        data.train.draw(index, seeded(0))
+        data.train.batch(index, seeded(0))

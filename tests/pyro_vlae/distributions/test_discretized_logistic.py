@@ -1,4 +1,4 @@
-"""The mixture of discretised logistics sums to one, is finite everywhere, samples as it scores."""
+"""The mixture of discretized logistics sums to one, is finite everywhere, samples as it scores."""
 
 import pyro
 import pytest

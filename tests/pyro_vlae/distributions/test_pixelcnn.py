@@ -1,4 +1,4 @@
-"""PixelCNN is a distribution: it normalises, samples what it scores, and fits into Pyro."""
+"""PixelCNN is a distribution: it normalizes, samples what it scores, and fits into Pyro."""
 
 import itertools
 
@@ -90,7 +90,7 @@ def test_incremental_sampling_equals_full_passes_pixel_by_pixel(monkeypatch, dev
 
 def test_an_unknown_network_is_sampled_by_full_passes():
     class Plain(nn.Module):
-        """Each pixel copies its left neighbour; the first column is decided by the context."""
+        """Each pixel copies its left neighbor; the first column is decided by the context."""
 
         image_channels = 1
 
@@ -202,9 +202,9 @@ def test_works_as_a_pyro_sample_site():
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (torch.rand(2, 1, 5, 5), "outside the support.*binarise grey images first"),
+        (torch.rand(2, 1, 5, 5), "outside the support.*binarize gray images first"),
         (torch.full((2, 1, 5, 5), torch.nan), "images hold NaN"),
-        (torch.full((2, 1, 5, 5), 255.0), "the first one 255.*binarise"),
+        (torch.full((2, 1, 5, 5), 255.0), "the first one 255.*binarize"),
         (torch.zeros(2, 1, 6, 5), r"expected images of shape .*1, 5, 5.*got \(2, 1, 6, 5\)"),
         (torch.zeros(2, 3, 5, 5), r"expected images of shape .*1, 5, 5.*got \(2, 3, 5, 5\)"),
         (torch.zeros(4, 1, 5, 5), r"batch shape \(4,\) do not broadcast.*\(2,\)"),

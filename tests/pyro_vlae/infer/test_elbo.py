@@ -46,7 +46,7 @@ class Guide(nn.Module):
 
 
 class UnpathedNormal(dist.Normal):
-    """A Normal without reparameterised samples: its gradient is a score-function estimate."""
+    """A Normal without reparameterized samples: its gradient is a score-function estimate."""
 
     has_rsample = False
 
@@ -73,7 +73,7 @@ def evaluate(elbo, pair, x, seed=0, **kwargs):
 
 
 def by_hand(pair, x, free_nats, particles, scale=1.0, seed=0):
-    """The objective of vectorised particles in plain torch."""
+    """The objective of vectorized particles in plain torch."""
     model, guide = copy.deepcopy(pair)
     torch.manual_seed(seed)
     mean, width = guide.encode(x), guide.log_width.exp()
@@ -98,11 +98,11 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("guide", [Guide, ScoreGuide])
-@pytest.mark.parametrize(("particles", "vectorised"), [(1, False), (3, False), (3, True)])
-def test_off_is_exactly_trace_elbo(guide, particles, vectorised):
+@pytest.mark.parametrize(("particles", "vectorized"), [(1, False), (3, False), (3, True)])
+def test_off_is_exactly_trace_elbo(guide, particles, vectorized):
     torch.manual_seed(0)
     pair = Model(), guide()
-    arguments = {"num_particles": particles, "vectorize_particles": vectorised}
+    arguments = {"num_particles": particles, "vectorize_particles": vectorized}
     ours, stock = FreeBitsELBO(**arguments), Trace_ELBO(**arguments)
     assert same(evaluate(ours, pair, X), evaluate(stock, pair, X))
     torch.manual_seed(0)
@@ -160,10 +160,10 @@ def test_below_the_floor_only_the_distortion_is_trained(pair):
 
 
 @pytest.mark.parametrize("free_nats", [0.0, 1e-3, 50.0])
-@pytest.mark.parametrize(("particles", "vectorised"), [(1, False), (3, False), (3, True)])
-def test_all_entry_points_agree(pair, free_nats, particles, vectorised):
-    elbo = FreeBitsELBO(free_nats, num_particles=particles, vectorize_particles=vectorised)
-    elbo.max_plate_nesting = 2 if vectorised else 1
+@pytest.mark.parametrize(("particles", "vectorized"), [(1, False), (3, False), (3, True)])
+def test_all_entry_points_agree(pair, free_nats, particles, vectorized):
+    elbo = FreeBitsELBO(free_nats, num_particles=particles, vectorize_particles=vectorized)
+    elbo.max_plate_nesting = 2 if vectorized else 1
     loss, grads = evaluate(elbo, pair, X)
     rate = elbo.last_rate
     torch.manual_seed(0)
@@ -221,7 +221,7 @@ def test_masked_images_do_not_count(pair):
 
 
 def test_score_function_gradient_is_unbiased_below_the_floor():
-    """Without reparameterisation, too, the gradient is that of the distortion alone."""
+    """Without reparameterization, too, the gradient is that of the distortion alone."""
     torch.manual_seed(1)
     model, guide = Model(), ScoreGuide(width=0.3)
     x = X[:1]

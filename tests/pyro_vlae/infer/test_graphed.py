@@ -62,7 +62,7 @@ def test_a_score_function_is_refused():
         with pyro.plate("images", len(x)):
             pyro.sample("z", dist.Poisson(3.0))
 
-    with pytest.raises(CaptureError, match="'z' is not reparameterised"):
+    with pytest.raises(CaptureError, match="'z' is not reparameterized"):
         detached_loss(Trace_ELBO(), model, model, torch.zeros(2))
 
 

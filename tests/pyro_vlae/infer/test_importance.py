@@ -154,7 +154,7 @@ def test_image_index_and_seed_fix_the_draws(linear_gaussian):
     assert same[0] != same[1]  # two copies of an image have their own draws
 
 
-class Recogniser(nn.Module):
+class Recognizer(nn.Module):
     """A guide with dropout, that registers parameters and counts its passes."""
 
     def __init__(self, problem):
@@ -164,7 +164,7 @@ class Recogniser(nn.Module):
 
     def forward(self, x):
         self.calls += 1
-        pyro.module("recogniser", self)
+        pyro.module("recognizer", self)
         scale = pyro.param("scale", torch.tensor(1.1, dtype=x.dtype))
         with pyro.plate("images", len(x), dim=-1):
             pyro.sample("z", self.problem.posterior(self.dropout(x), scale=scale))
@@ -172,7 +172,7 @@ class Recogniser(nn.Module):
 
 def test_leaves_global_state_alone_and_encodes_once(linear_gaussian):
     problem = linear_gaussian()
-    guide = Recogniser(problem)
+    guide = Recognizer(problem)
     pyro.param("mine", torch.ones(2))
     pyro.enable_validation(True)
     before = torch.get_rng_state()
@@ -275,13 +275,13 @@ def test_an_auxiliary_site_may_fix_the_code_but_not_randomise_it(linear_gaussian
     result = marginal_log_likelihood(problem.model, fixed, x, 20)
     close(result.log_prob, problem.log_prob(x))
 
-    def randomised(x):
+    def randomized(x):
         with pyro.plate("images", len(x), dim=-1):
             a = pyro.sample("a", problem.posterior(x), infer={"is_auxiliary": True})
             pyro.sample("z", dist.Normal(a, 0.1).to_event(1))
 
     with pytest.raises(ValueError, match="'a' is auxiliary and 'z' is drawn given it"):
-        marginal_log_likelihood(problem.model, randomised, x, 20)
+        marginal_log_likelihood(problem.model, randomized, x, 20)
 
 
 def test_flow_guide_is_scored_by_its_cache(linear_gaussian):
@@ -446,7 +446,7 @@ def codeless(x):
         pyro.sample("x", dist.Normal(x, 1.0).to_event(3), obs=x)
 
 
-def grey(x):
+def gray(x):
     with pyro.plate("images", len(x), dim=-1):
         pyro.sample("z", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
         pyro.sample("x", dist.Bernoulli(torch.full(x.shape, 0.5)).to_event(3), obs=x)
@@ -460,7 +460,7 @@ def grey(x):
         (undrawn, r"'other' is neither observed nor sampled by the guide"),
         (unobserved, r"observes nothing"),
         (codeless, r"lacks the guide's sites \['z'\]"),
-        (grey, r"8 log-weights of image 0 are not finite.*support"),
+        (gray, r"8 log-weights of image 0 are not finite.*support"),
     ],
 )
 def test_wrong_models_are_named(linear_gaussian, model, match):

@@ -1,4 +1,4 @@
-"""JointOptim against stock Pyro optimisers, its average, its guard and its saved state."""
+"""JointOptim against stock Pyro optimizers, its average, its guard and its saved state."""
 
 import pyro
 import pyro.distributions as dist

@@ -35,7 +35,7 @@ class Model(nn.Module):
 
 
 class UnpathedNormal(dist.Normal):
-    """A Normal without reparameterised samples: its gradient is a score-function estimate."""
+    """A Normal without reparameterized samples: its gradient is a score-function estimate."""
 
     has_rsample = False
 
@@ -69,7 +69,7 @@ def evaluate(elbo, pair, x, seed=0, **kwargs):
 
 
 def by_hand(pair, x, gamma, particles, scale):
-    """The objective of vectorised particles in plain torch."""
+    """The objective of vectorized particles in plain torch."""
     model, guide = copy.deepcopy(pair)
     torch.manual_seed(0)
     mean, width = guide.encode(x), guide.log_width.exp()
@@ -87,11 +87,11 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("family", [dist.Normal, UnpathedNormal])
-@pytest.mark.parametrize(("particles", "vectorised"), [(1, False), (3, False), (3, True)])
-def test_the_first_step_is_exactly_trace_elbo(family, particles, vectorised):
+@pytest.mark.parametrize(("particles", "vectorized"), [(1, False), (3, False), (3, True)])
+def test_the_first_step_is_exactly_trace_elbo(family, particles, vectorized):
     torch.manual_seed(0)
     pair = Model(), Guide(family=family)
-    arguments = {"num_particles": particles, "vectorize_particles": vectorised}
+    arguments = {"num_particles": particles, "vectorize_particles": vectorized}
     ours, stock = SoftFreeBitsELBO(1e3, **arguments), Trace_ELBO(**arguments)
     assert same(evaluate(ours, pair, X), evaluate(stock, pair, X))
 

@@ -9,7 +9,7 @@ SIZE = 15
 
 
 def perturb(module, scale=0.5):
-    """Random weights everywhere, so that no path is zero by initialisation."""
+    """Random weights everywhere, so that no path is zero by initialization."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(scale * torch.randn_like(parameter))

@@ -46,7 +46,7 @@ def test_initialisation_happens_once_in_train_and_eval_and_is_saved(layer_and_in
         assert torch.equal(value, state[name]), name
 
 
-def test_a_fresh_layer_takes_the_saved_initialisation():
+def test_a_fresh_layer_takes_the_saved_initialization():
     for make, shape in LAYERS.values():
         x = torch.randn(shape)
         layer, fresh = make(), make()
@@ -56,7 +56,7 @@ def test_a_fresh_layer_takes_the_saved_initialisation():
         assert torch.equal(fresh(x), expected)
 
 
-def test_plain_weights_without_initialisation(layer_and_input):
+def test_plain_weights_without_initialization(layer_and_input):
     layer, x = layer_and_input
     with without_initialization():
         out = layer(x)

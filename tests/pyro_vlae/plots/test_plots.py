@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
 from pyro_vlae import plots
-from pyro_vlae.comparison import compare_models
-from pyro_vlae.infer import CodeDimensionRates, PixelInfluence
+from pyro_vlae.analysis import CodeDimensionRates, PixelInfluence
+from pyro_vlae.analysis.comparison import compare_models
 
 RUNS = {
     "vlae": {"kl_nats": 12.0, "elbo_nats": -82.0},
@@ -81,7 +81,7 @@ def test_figures_are_whole_and_may_be_panels_of_another(draw):
         assert len(panel.get_children()) == len(ax.get_children())
 
 
-def test_rate_and_distortion_add_up_to_the_labelled_lines():
+def test_rate_and_distortion_add_up_to_the_labeled_lines():
     ax = plots.plot_rate_distortion(RUNS).axes[0]
     points = {
         line.get_label(): line.get_xydata()[0] for line in ax.lines if line.get_marker() != "None"
@@ -90,7 +90,7 @@ def test_rate_and_distortion_add_up_to_the_labelled_lines():
     np.testing.assert_allclose(points["vlae"], [12, 70])
     np.testing.assert_allclose(points["unconditional"], [0, 87.5])
     markers = {line.get_marker() for line in ax.lines} - {"None"}
-    assert len(markers) == 3  # told apart without colour
+    assert len(markers) == 3  # told apart without color
     lines = [line.get_xydata() for line in ax.lines if line.get_marker() == "None"]
     labels = {text.get_text(): text.get_position() for text in ax.texts}
     assert len(lines) == len(labels) >= 4
@@ -156,7 +156,7 @@ def test_code_map_is_a_principal_component_analysis():
     for name, points in zip(legend, ax.collections, strict=True):
         np.testing.assert_allclose(points.get_offsets(), expected[labels == int(name)])
     outlines = {points.get_paths()[0].vertices.tobytes() for points in ax.collections}
-    assert len(outlines) == 3  # told apart without colour
+    assert len(outlines) == 3  # told apart without color
     share = z.var(0)[1] / z.var(0).sum()
     assert f"({share:.0%} of their variance)" in ax.get_xlabel()
     for wrong in ((z, labels[:5]), (z[:1], labels[:1]), (z[:, 0], labels)):

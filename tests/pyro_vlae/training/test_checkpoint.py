@@ -40,7 +40,7 @@ class Tied(nn.Module):
 
 
 class Stateful(nn.Module):
-    """Its loading has a hook, as data-dependent initialisation may have."""
+    """Its loading has a hook, as data-dependent initialization may have."""
 
     def __init__(self):
         super().__init__()

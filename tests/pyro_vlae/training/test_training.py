@@ -51,7 +51,7 @@ from pyro_vlae.training import TrainingSettings, fit
 
 
 class Images:
-    """In memory, as uint8; re-binarised at every draw like dynamic MNIST."""
+    """In memory, as uint8; re-binarized at every draw like dynamic MNIST."""
 
     image_shape = (1, 2, 3)
 
@@ -66,12 +66,12 @@ class Images:
     def __len__(self):
         return len(self.images)
 
-    def draw(self, index, generator):
+    def batch(self, index, generator):
         if self.before_draw is not None:
             self.before_draw()
         self.drawn.append(index)
-        grey = self.images[index].float() / 255
-        return (torch.rand(grey.shape, generator=generator) < grey).float()
+        gray = self.images[index].float() / 255
+        return (torch.rand(gray.shape, generator=generator) < gray).float()
 
 
 class Model(nn.Module):
@@ -419,7 +419,7 @@ def test_validate_agrees_with_pyro_and_leaves_generators_alone(vae):
     assert random.random() == expected[0] and np.random.rand() == expected[1]  # noqa: NPY002
     assert torch.equal(torch.rand(2), expected[2])
     assert figures["elbo"] == -(figures["kl_nats"] + figures["distortion_nats"])
-    x = images.draw(torch.arange(200).repeat(20), torch.Generator().manual_seed(0))
+    x = images.batch(torch.arange(200).repeat(20), torch.Generator().manual_seed(0))
     reference = -Trace_ELBO().loss(model, guide, x) / len(x)
     assert figures["elbo"] == pytest.approx(reference, abs=0.35)
     few = vae.Images(200)
@@ -619,13 +619,13 @@ def test_parameters_that_pyro_does_not_train_are_named(vae):
         )  # fmt: skip
 
 
-def test_grey_images_are_refused_at_the_first_step(vae):
-    class Grey(vae.Images):
-        def draw(self, index, generator):
+def test_gray_images_are_refused_at_the_first_step(vae):
+    class Gray(vae.Images):
+        def batch(self, index, generator):
             return self.images[index].float() / 255
 
     with pytest.raises(ValueError, match="support"):
-        vae.train(None, train_images=Grey(9))
+        vae.train(None, train_images=Gray(9))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pyro_vlae.transforms import SpatialMeanOnlyAutoregressive, spatial
 
 
 def made(shape, hidden=(9, 7), reverse=False):
-    """A step whose every weight matters: random scales, no data-dependent initialisation."""
+    """A step whose every weight matters: random scales, no data-dependent initialization."""
     step = SpatialMeanOnlyAutoregressive(shape, hidden, reverse).double()
     with torch.no_grad():
         for layer in step.network.ordered_layers():
@@ -123,7 +123,7 @@ def test_a_new_step_starts_near_the_identity():
     torch.manual_seed(0)
     step = SpatialMeanOnlyAutoregressive((4, 8, 8), (16, 16))
     x = torch.randn(32, 256)
-    step(x.clone())  # initialises
+    step(x.clone())  # initializes
     shift = step._call(x) - x
     assert 0.02 < shift.std() < 0.3
 
@@ -146,7 +146,7 @@ def test_the_prior_is_a_density_over_flat_codes_in_alternating_order(device):
     prior = spatial_flow_prior((2, 3, 2), 3, (6, 6)).to(device, torch.float64)
     assert [step.reverse for step in prior.transforms] == [False, True, False]
     z = torch.randn(5, 12, dtype=torch.float64, device=device)
-    prior().log_prob(z)  # initialises
+    prior().log_prob(z)  # initializes
     assert prior().event_shape == (12,) and prior().log_prob(z.clone()).shape == (5,)
     drawn = prior().sample((4,))
     eps = drawn

@@ -1,0 +1,1 @@
+"""The paper's runs: recipes, training and scoring, trained weights, tables, studies."""

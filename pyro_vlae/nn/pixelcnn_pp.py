@@ -1,0 +1,197 @@
+"""A wide, shallow PixelCNN++ for color images: chosen windows, and one channel after the other.
+
+References:
+    Salimans et al., "PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture
+    Likelihood and Other Modifications", 2017, arXiv:1701.05517 (gated residual blocks, likelihood).
+    van den Oord et al., "Pixel Recurrent Neural Networks", 2016, arXiv:1601.06759, section 2
+    (feature groups for red, green and blue).
+    Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 4.3 and appendix.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from torch.distributions.constraints import Constraint
+from torch.nn import functional as F
+
+from pyro_vlae.nn.blocks import GatedBlock
+from pyro_vlae.nn.causal import Tap
+from pyro_vlae.nn.pixelcnn_pp_incremental import IncrementalColor
+from pyro_vlae.nn.two_stack import ShiftedConv2d, stacked_window, window_layers
+from pyro_vlae.nn.weight_norm import WeightNormConv2d, image_layout
+
+CHANNELS = 3
+GRAY = (0.299, 0.587, 0.114)
+FIRST_LOG_SCALE = -2.0
+
+
+class ColorPixelCNN(nn.Module):
+    """A PixelCNN++ network for color images whose window is exactly A x B.
+
+    Features come in a vertical stack, which sees the rows above, and three groups. The red group
+    is the horizontal stack: it sees the pixels to the left and, block by block, the vertical
+    features. The green group also sees the pixel's own red value, the blue group its red and green,
+    and each, block by block, the vertical features and those of the groups before it. Only vertical
+    and red features are ever read by other pixels: they hold nothing of the pixel they stand at,
+    which keeps the window exact and, in the gray variant, other pixels' colors out.
+
+    The paper counts 4 blocks and at most 3 horizontal layers. Here a group has 4 gated residual
+    blocks; the first of the red group follows the shifted convolution that is horizontal layer 1,
+    the next ones hold the 1x2 convolutions of layers 2 and 3, and the others, as all in the green
+    and blue groups, are 1x1. A block adds to the sum of the blocks before it, and so is
+    conditioned on all of them. The decoder's maps enter every block.
+
+    Args:
+        context_channels: maps of the context, 0 for an unconditional network.
+        filters: maps of the vertical stack and of each group.
+        window: ``"AxB"``, see `pyro_vlae.nn.two_stack.window_layers`; the paper has 4x2, 5x3 and
+            7x4. With ``"-gray"`` at its end, as in ``"7x4-gray"``, of other pixels only the gray
+            value ``0.299 R + 0.587 G + 0.114 B`` is seen; a pixel's own red and green values stay
+            visible to its green and blue ones.
+        mixtures: logistics per channel, 10 as in PixelCNN++ (the paper does not say).
+        blocks: gated blocks of each group, at least the horizontal layers of the window.
+
+    Shapes: image ``(N, 3, H, W)`` with values ``k / 127.5 - 1`` and context
+    ``(N, context_channels, H, W)`` to parameters ``(N, 12 mixtures, H, W)``, any H and W.
+
+    Raises:
+        ValueError: a window that the two stacks cannot have, or too few blocks for it.
+    """
+
+    image_channels = CHANNELS
+    channel_autoregressive = True
+    spread: Tensor
+
+    def __init__(
+        self,
+        context_channels: int,
+        filters: int = 64,
+        window: str = "7x4",
+        mixtures: int = 10,
+        blocks: int = 4,
+    ) -> None:
+        super().__init__()
+        try:
+            vertical, horizontal = window_layers(window.removesuffix("-gray"))
+        except ValueError as error:
+            message = f'{error}; for color images "-gray" may follow, as in "7x4-gray"'
+            raise ValueError(message) from None
+        if blocks < horizontal:
+            raise ValueError(
+                f"a window of {window} takes {horizontal} horizontal layers, each in a block of "
+                f"its own; got blocks={blocks}"
+            )
+        self.context_channels = context_channels
+        self.mixtures = mixtures
+        self.gray = window.endswith("-gray")
+        self.horizontal_layers = horizontal
+        spread = (2 * torch.arange(mixtures) + 1) / mixtures - 1
+        self.register_buffer("spread", spread, persistent=False)
+        seen = 2 if self.gray else CHANNELS + 1
+        self.first_vertical = ShiftedConv2d(seen, filters, (2, 3), (1, 1, 2, 0))
+        self.first_in_group = nn.ModuleList(
+            [
+                ShiftedConv2d(seen, filters, (1, 1), (1, 0, 0, 0)),
+                *(WeightNormConv2d(channel + 1, filters, 1) for channel in range(1, CHANNELS)),
+            ]
+        )
+        self.vertical = nn.ModuleList(
+            GatedBlock(
+                ShiftedConv2d(filters, filters, (2, 3), (1, 1, 1, 0)), filters, context_channels
+            )
+            for _ in range(vertical - 1)
+        )
+
+        def mixing(channel: int, block: int) -> ShiftedConv2d | WeightNormConv2d:
+            if channel == 0 and 1 <= block < horizontal:
+                return ShiftedConv2d(filters, filters, (1, 2), (1, 0, 0, 0))
+            return WeightNormConv2d(filters, filters, 1)
+
+        self.groups = nn.ModuleList(
+            nn.ModuleList(
+                GatedBlock(
+                    mixing(channel, block), filters, context_channels + (1 + channel) * filters
+                )
+                for block in range(blocks)
+            )
+            for channel in range(CHANNELS)
+        )
+        self.last = nn.ModuleList(
+            WeightNormConv2d(filters, (3 + channel) * mixtures, 1) for channel in range(CHANNELS)
+        )
+
+    def window(self) -> set[Tap]:
+        """The offsets (rows, columns) of all pixels that a pixel's parameters depend on."""
+        first_horizontal = cast(ShiftedConv2d, self.first_in_group[0])
+        levels = len(self.vertical) + 1
+        return stacked_window(self.first_vertical, first_horizontal, levels, self.horizontal_layers)
+
+    def seen(self, x: Tensor) -> Tensor:
+        """What other pixels see of pixels ``(N, 3, H, W)``: color or gray, and a map of ones.
+
+        The ones tell the image from the zeros around it, as in PixelCNN++.
+        """
+        if self.gray:
+            # Numbers, not a tensor, which would have to be copied to the device in every pass.
+            red, green, blue = x.split(1, 1)
+            x = GRAY[0] * red + GRAY[1] * green + GRAY[2] * blue
+        return _with_ones(x)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        seen = self.seen(image_layout(x))
+        maps = [] if context is None else [image_layout(context)]
+        v = self.first_vertical(seen)
+        levels = [F.elu(v)]
+        for block in self.vertical:
+            v = block(v, maps)
+            levels.append(F.elu(v))
+        groups = [
+            first(_with_ones(x[:, :channel]) if channel else seen)
+            for channel, first in enumerate(self.first_in_group)
+        ]
+        for k, blocks in enumerate(zip(*cast(list[nn.ModuleList], self.groups), strict=True)):
+            known = [*maps, levels[min(k, len(levels) - 1)]]
+            for channel, block in enumerate(blocks):
+                groups[channel] = block(groups[channel], known)
+                known.append(F.elu(groups[channel]))
+        return torch.cat([last(F.elu(h)) for last, h in zip(self.last, groups, strict=True)], 1)
+
+    @property
+    def support(self) -> Constraint:
+        """The levels that a pixel's values may have."""
+        from pyro_vlae.distributions.discretized_logistic import pixel_levels
+
+        return pixel_levels
+
+    def emission(self, parameters: Tensor) -> Distribution:
+        """The distribution of the pixels, channels last, given ``(N, 12 mixtures, H, W)``.
+
+        Each channel has its own components; those of green and blue also move linearly with the
+        channels before, by coefficients in (-1, 1). Parameters of zero stand for components that
+        are spread evenly over the levels, not for K times the same one: training starts faster.
+        """
+        # Here, not above: the package of distributions builds on this one, and brings Pyro along.
+        from pyro_vlae.distributions.discretized_logistic import DiscretizedLogisticMixture
+
+        shares = [3 + channel for channel in range(CHANNELS)]
+        by_channel = parameters.movedim(1, -1).unflatten(-1, (-1, self.mixtures))
+        by_channel = [share.unbind(-2) for share in by_channel.split(shares, -2)]
+        logits, means, log_scales = (
+            torch.stack([share[k] for share in by_channel], -2) for k in range(3)
+        )
+        coefficients = torch.stack([c for share in by_channel for c in share[3:]], -2)
+        return DiscretizedLogisticMixture(
+            logits, means + self.spread, log_scales + FIRST_LOG_SCALE, coefficients.tanh()
+        )
+
+    def incremental(
+        self, context: Tensor | None, size: int, height: int, width: int
+    ) -> IncrementalColor:
+        """Start drawing `size` images wavefront by wavefront; see `PixelCNN.sample`."""
+        return IncrementalColor(self, context, size, height, width)
+
+
+def _with_ones(x: Tensor) -> Tensor:
+    return torch.cat([x, torch.ones_like(x[:, :1])], 1)

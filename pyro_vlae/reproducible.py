@@ -1,0 +1,93 @@
+"""One seed hash, one evaluation context, one atomic writer: what makes results repeatable."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from torch import nn
+
+from pyro_vlae.nn.weight_norm import without_initialization
+
+
+def derive_seed(*parts: int | str) -> int:
+    """Hash a seed, indices and a purpose to a 64-bit seed; different parts share no noise."""
+    digest = hashlib.blake2b(",".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def set_seed(seed: int, device: torch.device) -> None:
+    """Seed the generators of the CPU and of one device."""
+    # Not torch.manual_seed, which would reseed the other GPUs too.
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def evaluation_context(device: torch.device, *programs: Callable[..., Any]) -> Iterator[None]:
+    """Run programs without leaving a trace: evaluation mode, no validation, no initialization.
+
+    Afterwards training modes, random state, validation and Pyro's parameter store are as before.
+    Convolutions on a GPU run in full float32: TF32 rounds differently for each chunk size.
+
+    Args:
+        device: where the programs run.
+        programs: models and guides; modules among them are put into evaluation mode.
+    """
+    modules = [m for p in programs if isinstance(p, nn.Module) for m in p.modules()]
+    training = [module.training for module in modules]
+    store = pyro.get_param_store()
+    known = set(store.keys())
+    tf32 = torch.backends.cudnn.allow_tf32
+    try:
+        for module in modules:
+            module.training = False
+        torch.backends.cudnn.allow_tf32 = False
+        with (
+            pyro.validation_enabled(False),
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+            without_initialization(),
+        ):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = tf32
+        for module, mode in zip(modules, training, strict=True):
+            module.training = mode
+        for name in set(store.keys()) - known:
+            del store[name]
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file in one move; on return the new content is on the disk.
+
+    Raises:
+        OSError: it cannot be written; the old file is untouched.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # the renaming itself, too
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a mapping as indented JSON, in one move."""
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())

@@ -1,0 +1,1 @@
+"""Test batteries for users' own priors, guides, likelihoods and networks."""

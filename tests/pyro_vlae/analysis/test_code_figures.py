@@ -1,0 +1,111 @@
+"""What a code decides, on small models whose use of the code is known."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyro_vlae.analysis.code_figures import (
+    draw_interpolations,
+    interpolate_codes,
+    plot_code_swap,
+    plot_interpolations,
+    swap_codes,
+)
+from pyro_vlae.guides import GaussianGuide, color_guide
+from pyro_vlae.models import FlowPrior, StandardNormalPrior, binary_vlae, resnet_vlae
+from pyro_vlae.nn import Architecture
+
+SHAPE = (1, 8, 8)
+
+
+def small(**options):
+    model = binary_vlae(code_dim=4, image_shape=SHAPE, flow_hidden_dims=(8,), filters=4, **options)
+    guide = GaussianGuide(code_dim=4, image_shape=SHAPE)
+    x = torch.rand(6, *SHAPE).round()
+    model(x), guide(x)
+    return model, guide, x
+
+
+def ignore_code(model):
+    with torch.no_grad():
+        model.decoder.last.scale.zero_()
+
+
+def test_without_a_use_for_the_code_a_path_stands_still():
+    model, guide, x = small()
+    moving = draw_interpolations(model, guide, x, steps=3)
+    assert moving.shape == (3, 3, *SHAPE)
+    assert torch.equal(moving, draw_interpolations(model, guide, x, steps=3))
+    assert not torch.equal(moving[0], moving[-1])
+    ignore_code(model)
+    still = draw_interpolations(model, guide, x, steps=3)
+    assert torch.equal(still, still[:1].expand_as(still))
+    assert len(plot_interpolations(x, still).axes[0].images) == 3 * (3 + 2)
+
+
+def test_a_swap_keeps_the_upper_half_and_counts_what_the_code_was_worth():
+    model, guide, x = small()
+    state = torch.get_rng_state()
+    swap = swap_codes(model, guide, x)
+    assert torch.equal(torch.get_rng_state(), state)
+    for images in (swap.own, swap.swapped):
+        assert torch.equal(images[..., :4, :], x[..., :4, :])
+    assert swap.lost.shape == (6, 8, 8) and swap.lost.abs().max() > 1e-4
+    assert len(plot_code_swap(swap).axes[0].images) == 5 * 6
+    ignore_code(model)
+    assert not swap_codes(model, guide, x).lost.any()
+
+
+def test_a_factorised_likelihood_cannot_complete():
+    model, guide, x = small(likelihood="bernoulli")
+    with pytest.raises(ValueError, match="completed by a PixelCNN"):
+        swap_codes(model, guide, x)
+
+
+@pytest.mark.parametrize("prior", [StandardNormalPrior(6), FlowPrior(6, 3, (12,))])
+def test_a_path_between_codes_turns_their_noise(prior):
+    prior = prior.double()
+    generator = torch.Generator().manual_seed(1)
+    ends = torch.randn(2, 4, 6, generator=generator, dtype=torch.float64)
+    path = interpolate_codes(prior(), *ends, steps=5)
+    assert path.shape == (5, 4, 6)
+    torch.testing.assert_close(path[[0, -1]], ends)
+    noise = path
+    for transform in reversed(getattr(prior(), "transforms", [])):
+        noise = transform.inv(noise)
+    lengths = noise.norm(dim=-1)
+    torch.testing.assert_close(lengths.diff(dim=0), lengths.diff(dim=0)[:1].expand(4, -1))
+    unit = noise / lengths[..., None]
+    angles = (unit[1:] * unit[:-1]).sum(-1).arccos()
+    torch.testing.assert_close(angles, angles[:1].expand_as(angles))
+
+
+def test_paths_are_for_standard_normal_noise():
+    z = torch.randn(2, 3, 4)
+    for prior in (dist.Normal(torch.full((4,), 10.0), 1.0).to_event(1), mixture()):
+        with pytest.raises(ValueError, match="made of standard normal noise"):
+            interpolate_codes(prior, *z, steps=3)
+
+
+def mixture():
+    parts = dist.Normal(torch.tensor([[-1.0], [1.0]]).expand(2, 4), 1.0).to_event(1)
+    return dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), parts)
+
+
+def test_drawing_leaves_an_untrained_pair_as_it_was():
+    model = binary_vlae(code_dim=4, image_shape=SHAPE, flow_hidden_dims=(8,), filters=4)
+    guide = GaussianGuide(code_dim=4, image_shape=SHAPE)
+    draw_interpolations(model, guide, torch.rand(4, *SHAPE).round(), steps=3)
+    assert not guide.head.initialized and guide.training
+    assert not len(pyro.get_param_store())
+
+
+def test_color_images_are_drawn_from_the_range_that_models_have():
+    model = resnet_vlae(
+        "4x2", image_shape=(3, 8, 8), widths=(4, 4, 4), code_maps=2, filters=4, flow_maps=(4,)
+    )
+    guide = color_guide(Architecture((3, 8, 8), 2, (4, 4, 4)))
+    x = torch.randint(0, 256, (4, 3, 8, 8)) / 127.5 - 1
+    plot_interpolations(x, draw_interpolations(model, guide, x, steps=2))
+    plot_code_swap(swap_codes(model, guide, x))

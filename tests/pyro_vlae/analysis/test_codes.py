@@ -1,0 +1,119 @@
+"""Information per code dimension against closed forms."""
+
+import math
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.distributions import kl_divergence
+
+from pyro_vlae.analysis import code_dimension_rates, code_marginals
+from pyro_vlae.guides import GaussianGuide, IAFGuide
+from pyro_vlae.models import FlowPrior, StandardNormalPrior
+
+
+def gaussian(loc, scale):
+    """A guide whose posterior of image n is the n-th of these; images are their own numbers."""
+
+    def guide(x):
+        at = x.flatten(1)[:, 0].long()
+        with pyro.plate("images", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(loc[at], scale[at]).to_event(1))
+
+    return guide, torch.arange(len(loc))[:, None, None, None].double()
+
+
+def random_posteriors(count, dims, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    draw = partial(torch.randn, count, dims, generator=generator, dtype=torch.float64)
+    return 2 * draw(), draw().mul(0.5).exp()
+
+
+@settings(deadline=None, max_examples=20)
+@given(count=st.integers(1, 600), dims=st.integers(1, 5))
+def test_factorised_prior_has_the_kl_of_each_dimension(count, dims):
+    loc, scale = random_posteriors(count, dims)
+    guide, x = gaussian(loc, scale)
+    got = code_dimension_rates(guide, x, StandardNormalPrior(dims).double()())
+    expected = (loc**2 + scale**2 - 1) / 2 - scale.log()
+    torch.testing.assert_close(got.rates, expected.mean(0))
+    assert got.against == "prior" and got.num_images == count
+
+
+def test_total_against_the_prior_is_the_rate():
+    guide, prior = GaussianGuide(code_dim=6).double(), StandardNormalPrior(6).double()()
+    x = torch.rand(5, 1, 28, 28).round().double()
+    guide.posterior(x)  # initialized by data
+    guide.eval()
+    got = code_dimension_rates(guide, x, prior)
+    rate = kl_divergence(guide.posterior(x), prior.expand([5])).mean()
+    torch.testing.assert_close(got.rates.sum(), rate.detach())
+    assert got.rates.shape == (6,) and not got.rates.requires_grad
+
+
+def test_aggregate_posterior_of_equal_and_of_separate_codes():
+    """Equal posteriors tell nothing; N far apart tell which image it is: log N nats."""
+    loc = torch.tensor([[0.0, 0.0], [0.0, 50.0], [0.0, 100.0]]).double()
+    guide, x = gaussian(loc, torch.full_like(loc, 0.3))
+    for prior in (None, FlowPrior(2, steps=1, hidden_dims=(4,)).double()()):
+        got = code_dimension_rates(guide, x, prior)
+        assert got.against == "aggregate posterior"
+        expected = torch.tensor([0.0, math.log(3)]).double()
+        torch.testing.assert_close(got.rates, expected, atol=1e-6, rtol=0)
+
+
+def test_aggregate_posterior_by_monte_carlo():
+    """Widths from 0.2 to 5, so that steps and reach of the quadrature matter."""
+    loc, scale = random_posteriors(40, 3)
+    guide, x = gaussian(loc, scale)
+    rates = code_dimension_rates(guide, x).rates
+    z = dist.Normal(loc, scale).sample([3000])
+    own = dist.Normal(loc, scale).log_prob(z)
+    every = torch.stack([dist.Normal(m, s).log_prob(z) for m, s in zip(loc, scale, strict=True)])
+    ratio = own - torch.logsumexp(every, 0) + math.log(40)
+    error = ratio.flatten(0, 1).std(0) / ratio[..., 0].numel() ** 0.5
+    assert ((rates - ratio.mean((0, 1))).abs() < 4 * error).all() and error.max() < 5e-3
+
+
+def test_aggregate_posterior_of_a_gaussian_channel():
+    """Means N(0, 4), widths 1: 0.5 log 5 nats for many images."""
+    loc = dist.Normal(0.0, 2.0).icdf((torch.arange(4000).double() + 0.5) / 4000)[:, None]
+    guide, x = gaussian(loc, torch.ones_like(loc))
+    rates = code_dimension_rates(guide, x).rates
+    assert rates.item() == pytest.approx(0.5 * math.log(5), abs=2e-3)
+
+
+def test_marginals_are_the_posteriors_and_leave_the_guide_as_it_was():
+    guide = GaussianGuide(code_dim=3)
+    x = torch.rand(300, 1, 28, 28).round()
+    with torch.no_grad():
+        guide.posterior(x)
+        exact = guide.eval().posterior(x).base_dist
+    guide.train()
+    got = code_marginals(guide, x)
+    torch.testing.assert_close(got.loc, exact.loc.double(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(got.scale, exact.scale.double(), atol=1e-5, rtol=1e-5)
+    assert guide.training and not pyro.get_param_store().keys()
+
+
+def test_what_has_no_marginals_is_named(linear_gaussian):
+    problem = linear_gaussian()
+    with pytest.raises(ValueError, match=r"'z' is MultivariateNormal.*expected Normal"):
+        code_marginals(problem.guide, problem.sample(2))
+    iaf = IAFGuide(code_dim=4, hidden_dims=(8,), steps=1)
+    with pytest.raises(ValueError, match=r"'z' is TransformedDistribution"):
+        code_marginals(iaf, torch.rand(2, 1, 28, 28).round())
+    with pytest.raises(ValueError, match="'z' is not there"):
+        code_marginals(lambda x: None, torch.zeros(1, 1, 2, 2))
+    guide, x = gaussian(*random_posteriors(3, 2))
+    with pytest.raises(ValueError, match="there are no images"):
+        code_marginals(guide, x[:0])
+    with pytest.raises(ValueError, match=r"event_shape \(5,\).*2 dimensions"):
+        code_dimension_rates(guide, x, StandardNormalPrior(5)())
+    guide, x = gaussian(torch.tensor([[0.0], [1.0]]), torch.tensor([[1e-8], [1.0]]))
+    with pytest.raises(ValueError, match="code dimension 0 has posteriors from 1e-08 to 1 wide"):
+        code_dimension_rates(guide, x)

@@ -1,0 +1,110 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pyro_vlae.experiments.config import ConfigError
+from pyro_vlae.experiments.paper_tables import CLAIMS, COLOR_ROWS, TABLES, results_page
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_committed_page_is_what_the_committed_results_give():
+    assert (ROOT / "results" / "README.md").read_text() == results_page(ROOT / "results")
+
+
+def test_the_paper_and_ours_stand_side_by_side(tmp_path):
+    folder = tmp_path / "static-mnist-vlae"
+    folder.mkdir()
+    figures = {
+        "nll_nats": 80.126, "nll_standard_error": 0.25, "elbo_nats": -82.5, "kl_nats": 12.0,
+        "kl_bits": 17.3, "train_images_seen": 1234567, "train_seconds": 120.0, "num_images": 10000,
+        "num_samples": 4096, "device": "cpu (2 threads)", "preset": "quick", "seed": 3,
+        "nll_monte_carlo_error": 0.004, "learning_rate": 0.008,
+    }  # fmt: skip
+    (folder / "results.json").write_text(json.dumps(figures))
+    (line,) = [li for li in results_page(tmp_path).splitlines() if "static-mnist-vlae" in li]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1:6] == ["79.03", "13.30", "80.13 ± 0.25", "82.50", "12.00 (17.3 bits)"]
+    assert "1,234,567" in cells and "10,000 images, 4096 samples (± 0.004)" in cells
+    assert cells[-1] == "quick, 0.008, 3"
+    assert sum("not run yet" in li for li in results_page(tmp_path).splitlines()) == (
+        sum(map(len, TABLES.values())) + len(COLOR_ROWS) - 1
+    )
+
+
+def test_color_rows_are_in_bits_per_dimension(tmp_path):
+    folder = tmp_path / "cifar10-resnet-7x4"
+    folder.mkdir()
+    nats = 3072 * 0.6931471805599453  # of one bit per dimension
+    figures = {
+        "dataset": "cifar10", "nll_nats": 3.5 * nats, "nll_standard_error": 0.02 * nats,
+        "elbo_nats": -3.6 * nats, "kl_nats": 0.05 * nats, "kl_bits": 153.6, "bits_per_dim": 3.5,
+        "train_images_seen": 1000, "train_seconds": 60.0, "num_images": 100, "num_samples": 16,
+        "device": "cpu", "preset": "quick", "seed": 0, "nll_monte_carlo_error": 0.001 * nats,
+    }  # fmt: skip
+    (folder / "results.json").write_text(json.dumps(figures))
+    page = results_page(tmp_path)
+    assert "bits/dim" in page
+    (line,) = [li for li in page.splitlines() if "`cifar10-resnet-7x4`" in li]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1:6] == ["3.04", "", "3.500 ± 0.020", "3.600", "0.050 (153.6 bits)"]
+    assert "100 images, 16 samples (± 0.0010)" in cells
+    assert "--window 7x4 --encoder densenet --out results/cifar10-densenet-7x4\n" in page
+    assert "| 2.95 |" in page and "| 3.12 |" in page
+
+
+def test_orders_are_paired_image_by_image(tmp_path):
+    claim = CLAIMS[0]
+    rng = np.random.default_rng(0)
+    images = rng.normal(-80, 25, 50)
+    for name, index, shift in ((claim.better, np.arange(50), 0.0), (claim.worse, np.arange(20), 2)):
+        (tmp_path / name).mkdir()
+        log_prob = images[index] - shift + 0.1 * rng.normal(size=len(index))
+        noise = np.full(len(index), 0.05)
+        np.savez(
+            tmp_path / name / "scores.npz",
+            test_index=index[::-1], log_prob=log_prob[::-1], monte_carlo_error=noise,
+        )  # fmt: skip
+        figures = {
+            "nll_nats": 80.0, "nll_standard_error": 3.0, "elbo_nats": -82.0, "kl_nats": 12.0,
+            "kl_bits": 17.3, "train_images_seen": 1000, "train_seconds": 120.0, "num_images": 50,
+            "num_samples": 8, "device": "cpu", "preset": "quick", "seed": 0,
+        }  # fmt: skip
+        (tmp_path / name / "results.json").write_text(json.dumps(figures))
+    (line,) = [li for li in results_page(tmp_path).splitlines() if li.startswith(f"| {claim.text}")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[-1] == "20" and cells[3] == "+0.27"
+    difference, error = float(cells[4].split()[0]), float(cells[4].split()[2])
+    assert abs(difference - 2) < 4 * error and error < 0.1
+
+
+def test_claims_are_about_runs_that_there_are():
+    rows = {row.name for table in TABLES.values() for row in table} | {"static-mnist-quick"}
+    assert {name for claim in CLAIMS for name in (claim.better, claim.worse)} <= rows
+
+
+def test_what_cannot_be_estimated_is_left_open(tmp_path):
+    for claim in CLAIMS:
+        for name in (claim.better, claim.worse):
+            (tmp_path / name).mkdir(exist_ok=True)
+            figures = {
+                "nll_nats": 80.0, "nll_standard_error": None, "elbo_nats": -82.0, "kl_nats": 12.0,
+                "kl_bits": 17.3, "train_images_seen": 1000, "train_seconds": 120.0, "num_images": 1,
+                "num_samples": 1, "device": "cpu", "preset": "quick", "seed": 0,
+                "nll_monte_carlo_error": None,
+            }  # fmt: skip
+            (tmp_path / name / "results.json").write_text(json.dumps(figures))
+    page = results_page(tmp_path)
+    assert "80.00 ± ?" in page and "1 images, 1 samples (± ?)" in page
+    assert "Orders" not in page  # there are no scores to pair
+
+
+def test_the_page_of_another_folder(load_example, tmp_path, capsys):
+    page = load_example("results_page")
+    assert page.main(["--results", str(tmp_path)]) == 0
+    assert (tmp_path / "README.md").read_text() == results_page(tmp_path)
+    assert str(tmp_path / "README.md") in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="there is no folder"):
+        page.main(["--results", str(tmp_path / "nowhere")])

@@ -1,0 +1,85 @@
+import json
+from importlib.resources import files
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pyro_vlae.data import load_dataset
+from pyro_vlae.experiments.config import PRESETS, ConfigError, RunConfig
+from pyro_vlae.infer import marginal_log_likelihood
+from pyro_vlae.models import build_from_config, load_pretrained, load_run, pretrained_names
+
+
+@pytest.mark.parametrize("name", pretrained_names())
+def test_weights_are_small_and_come_with_a_card(name):
+    weights = files("pyro_vlae.models") / "weights" / f"{name}.safetensors"
+    assert len(weights.read_bytes()) < 16 * 2**20
+    assert name in (files("pyro_vlae.models") / "weights" / f"{name}.md").read_text()
+    model, guide = load_pretrained(name)
+    assert not model.training and not guide.training
+    assert model.card["results"]["train_images_seen"] > 0
+    assert model(batch_size=3).shape == (3, 1, 28, 28)
+
+
+@pytest.mark.real_data
+def test_static_mnist_scores_what_its_card_says(real_data_root):
+    model, guide = load_pretrained("static-mnist")
+    index = torch.randperm(10_000, generator=torch.Generator().manual_seed(5))[:100]
+    x = load_dataset("static-mnist", real_data_root).test.batch(index)
+    score = marginal_log_likelihood(model, guide, x, 8)
+    claimed = model.card["results"]
+    sigma = score.elbo.std().item() / len(x) ** 0.5
+    assert score.elbo.mean().item() == pytest.approx(claimed["elbo_nats"], abs=4 * sigma)
+    assert score.kl.mean().item() == pytest.approx(claimed["kl_nats"], rel=0.1)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match=r"no weights called 'cifar'; there are .*static-mnist"):
+        load_pretrained("cifar")
+    with pytest.raises(ValueError, match="guide must be one of gaussian, iaf, got 'flow'"):
+        build_from_config(RunConfig(guide="flow"))
+
+
+def test_every_preset_can_be_built():
+    for config in PRESETS.values():
+        model, guide = build_from_config(config)
+        assert len(list(model.parameters())) > 0 and len(list(guide.parameters())) > 0
+
+
+def test_an_exported_run_holds_the_averages(load_example, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    options = ["--dataset", "digits", "--device", "cpu", "--batch-size", "16"]
+    options += ["--max-minutes", "0.02", "--num-samples", "2", "--eval-images", "2"]
+    assert load_example("mnist_vlae").main([*options, "--out", str(run)]) == 0
+    export = load_example("export_weights")
+    monkeypatch.setattr(export, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr("sys.argv", ["export_weights.py", str(run), "mine"])
+    assert export.main() == 0
+    exported = load_file(tmp_path / "weights" / "mine.safetensors")
+    (average,) = (run / "checkpoint").glob("average-*.safetensors")
+    averages = load_file(average)
+    assert averages and all(torch.equal(exported[name], averages[name]) for name in averages)
+    seen = json.loads((run / "results.json").read_text())["train_images_seen"]
+    assert f"{seen:,} images seen" in (tmp_path / "weights" / "mine.md").read_text()
+
+
+def test_results_of_earlier_weights_do_not_count(load_example, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    options = ["--dataset", "digits", "--device", "cpu", "--epochs", "1"]
+    options += ["--num-samples", "2", "--eval-images", "2"]
+    assert load_example("mnist_vlae").main([*options, "--out", str(run)]) == 0
+    assert load_run(run)[0].card["results"]["train_images_seen"] == 18 * 64
+    state = run / "checkpoint" / "state.json"
+    results = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps({**results, "train_images_seen": 64}))
+    assert load_run(run)[0].card["results"] is None
+    export = load_example("export_weights")
+    monkeypatch.setattr("sys.argv", ["export_weights.py", str(run), "mine"])
+    with pytest.raises(ConfigError, match="no results of its latest weights"):
+        export.main()
+    state.unlink()
+    with pytest.raises(ConfigError, match=r"holds no checkpoint.*static-mnist"):
+        load_run(run)
+    with pytest.raises(ConfigError, match="there is no run in"):
+        load_run(tmp_path / "nowhere")

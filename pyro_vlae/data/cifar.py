@@ -13,6 +13,7 @@ import torch
 from pyro_vlae.data.files import FileStore, PublishedFile
 from pyro_vlae.data.formats import decode_cifar
 from pyro_vlae.data.split import ImageDataset, ImageSplit
+from pyro_vlae.data.values import BYTES
 
 _ARCHIVE = PublishedFile(
     "cifar10",
@@ -48,7 +49,7 @@ def read_cifar10(store: FileStore) -> ImageDataset:
         batches = [store.load(file, partial(decode_cifar, count=10_000)) for file in files]
         images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
         return ImageSplit(
-            torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), levels=True
+            torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), values=BYTES
         )
 
     train = part(_TRAIN)

@@ -34,44 +34,31 @@ from pyro_vlae.data.formats import (
     upright,
 )
 from pyro_vlae.data.split import ImageDataset, ImageSplit
+from pyro_vlae.data.values import BINARY, INTENSITIES, Values
 
 SPLIT_SEED = 0
 """Shuffles OMNIGLOT and the digits before they are split."""
 
-VALIDATION_SEED = 1
-"""Binarizes the validation images of MNIST and OMNIGLOT, once."""
 
-TEST_SEED = 2
-"""Binarizes the test images of MNIST and OMNIGLOT, once."""
-
-_BINARISED_ONCE = (
-    "train re-binarized at every presentation, "
-    f"validation and test binarized once (seeds {VALIDATION_SEED} and {TEST_SEED})"
-)
-
-
-def _split(images: Bytes, labels: npt.NDArray[Any] | None = None, gray: bool = False) -> ImageSplit:
+def _split(
+    images: Bytes, labels: npt.NDArray[Any] | None = None, values: Values = BINARY
+) -> ImageSplit:
     """Make a split of images ``(N, H, W)``."""
     # Copied: decoded images can be read-only or strided views of a file's content.
     return ImageSplit(
         torch.from_numpy(np.array(images, order="C")).unsqueeze(1),
         None if labels is None else torch.from_numpy(labels.astype(np.int64)),
-        gray,
+        values,
     )
 
 
-def _gray_dataset(
+def _of_intensities(
     name: str, description: str, train: ImageSplit, test: ImageSplit, held_out: int
 ) -> ImageDataset:
-    """Hold out the last train images, and binarize validation and test once."""
-    validation = train.take(slice(len(train) - held_out, None))
-    return ImageDataset(
-        name,
-        f"{description}; {_BINARISED_ONCE}",
-        train=train.take(slice(len(train) - held_out)),
-        validation=validation.binarize(VALIDATION_SEED),
-        test=test.binarize(TEST_SEED),
-        gray_validation=validation,
+    """Hold out the last train images for validation."""
+    kept = len(train) - held_out
+    return ImageDataset.of_intensities(
+        name, description, train.take(slice(kept)), train.take(slice(kept, None)), test
     )
 
 
@@ -147,11 +134,11 @@ def read_mnist(store: FileStore) -> ImageDataset:
         return _split(
             store.load(_MNIST[f"{name}-images"], images),
             store.load(_MNIST[f"{name}-labels"], labels),
-            gray=True,
+            values=INTENSITIES,
         )
 
     train, test = part("train", 60_000), part("test", 10_000)
-    return _gray_dataset("mnist", "dynamic MNIST", train, test, held_out=10_000)
+    return _of_intensities("mnist", "dynamic MNIST", train, test, held_out=10_000)
 
 
 _OMNIGLOT = PublishedFile(
@@ -185,7 +172,7 @@ def read_omniglot(store: FileStore) -> ImageDataset:
 
         def part(prefix: str) -> ImageSplit:
             images = to_levels(upright(found[f"{prefix}data"].T))  # one image a column
-            return _split(images, found[f"{prefix}target"].argmax(axis=0), gray=True)
+            return _split(images, found[f"{prefix}target"].argmax(axis=0), values=INTENSITIES)
 
         return part(""), part("test")
 
@@ -195,7 +182,7 @@ def read_omniglot(store: FileStore) -> ImageDataset:
     if file is _OMNIGLOT_REBUILT:
         version = f"rebuilt from the raw images ({file.name}), not the original chardata.mat"
     description = f"OMNIGLOT, 28x28, {version}"
-    return _gray_dataset("omniglot", description, train, test, held_out=1_345)
+    return _of_intensities("omniglot", description, train, test, held_out=1_345)
 
 
 _CALTECH_NAME = "caltech101_silhouettes_28_split1.mat"

@@ -1,34 +1,41 @@
 """Images held in memory as bytes: one split, and the three splits of a data set."""
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from pyro_vlae.data.values import BINARY, Values, uniform
+
+VALIDATION_SEED = 1
+"""Binarizes validation images of intensities, once."""
+
+TEST_SEED = 2
+"""Binarizes test images of intensities, once."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSplit:
     """One split of a data set; the images stay on their device as ``uint8``.
 
+    The images may be sorted: those of static MNIST's test split are sorted by digit, OMNIGLOT's
+    by alphabet. Take a part of them by `subset`, which shuffles, rather than the first few.
+
     Args:
-        images: ``uint8`` of shape ``(N, C, H, W)``: bits 0 and 1 (ink or object is 1), or gray
-            levels 0 to 255 when ``gray``, or levels of color or gray when ``levels``.
+        images: ``uint8`` of shape ``(N, C, H, W)``.
         labels: ``int64`` of shape ``(N,)``, on the same device, or None.
-        gray: Whether each presentation is a fresh Bernoulli sample with mean ``images / 255``.
-        levels: Whether the levels themselves are the data: level k is drawn as ``k / 127.5 - 1``.
-        flip: Whether each presentation is mirrored left to right with probability 1/2.
+        values: What the bytes mean: `BINARY`, `INTENSITIES` or `BYTES`.
+        flip: Whether an image is mirrored left to right with probability 1/2 each time it is
+            sampled.
 
     Raises:
-        ValueError: Shapes, types or devices do not fit, binary images have other values, or the
-            images are said to be both gray and levels.
+        ValueError: shapes, types or devices do not fit, or a pixel is too large for ``values``.
     """
 
     images: Tensor
     labels: Tensor | None = None
-    gray: bool = False
-    levels: bool = False
+    values: Values = BINARY
     flip: bool = False
 
     def __post_init__(self) -> None:
@@ -38,16 +45,11 @@ class ImageSplit:
                 "images must be uint8 of shape (N, C, H, W); "
                 f"got {images.dtype} of shape {tuple(images.shape)}"
             )
-        if self.gray and self.levels:
+        if self.values.largest < 255 and images.numel() and images.max() > self.values.largest:
             raise ValueError(
-                "images cannot be both gray and levels: gray=True binarizes them at every "
-                "presentation, levels=True draws their 256 levels as they are"
-            )
-        binary = not (self.gray or self.levels)
-        if binary and images.numel() and images.max() > 1:
-            raise ValueError(
-                f"binary images must be 0 or 1; got a pixel of {int(images.max())}. "
-                "For levels 0 to 255 pass gray=True (binarized when drawn) or levels=True (kept)."
+                f"{self.values.name} images must be 0 to {self.values.largest}; got a pixel of "
+                f"{int(images.max())}. For pixels 0 to 255 pass values=INTENSITIES (binarized each "
+                "time an image is sampled) or values=BYTES (kept as they are)."
             )
         if labels is not None and (
             labels.dtype != torch.int64
@@ -76,7 +78,8 @@ class ImageSplit:
     def batch(self, index: Tensor | slice, generator: torch.Generator | None = None) -> Tensor:
         """Return the images at ``index`` as a model takes them.
 
-        Gray images are binarized afresh; where ``flip`` is set, half of the images are mirrored.
+        Intensities are binarized and, where ``flip`` is set, half of the images are mirrored, at
+        random each time.
 
         Args:
             index: A slice, or a one-dimensional index (or mask) tensor on any device;
@@ -85,35 +88,35 @@ class ImageSplit:
                 global one by default. Where there are neither, none is used.
 
         Returns:
-            ``float32`` of shape ``(B, C, H, W)`` on this split's device, with values 0 and 1, or
-            ``k / 127.5 - 1`` for level k.
+            ``float32`` of shape ``(B, C, H, W)`` on this split's device, with values in
+            ``values.support``.
+
+        Raises:
+            ValueError: the index is not one-dimensional, or the generator is on another device.
         """
-        if isinstance(index, Tensor):
-            if index.dim() != 1:
-                raise ValueError(f"index must be one-dimensional; got shape {tuple(index.shape)}")
-            index = index.to(self.images.device)
-        images = self.images[index]
-        drawn = (_bernoulli(images, generator) if self.gray else images).to(torch.float32)
-        if self.levels:
-            drawn = drawn / 127.5 - 1
+        if isinstance(index, Tensor) and index.dim() != 1:
+            raise ValueError(f"index must be one-dimensional; got shape {tuple(index.shape)}")
+        x = self.values.sample(self.images[self._local(index)], generator)
         if self.flip:
-            mirrored = _uniform((len(drawn), 1, 1, 1), generator, drawn.device) < 0.5
-            drawn = torch.where(mirrored, drawn.flip(-1), drawn)
-        return drawn
+            mirrored = uniform((len(x), 1, 1, 1), generator, x.device) < 0.5
+            x = torch.where(mirrored, x.flip(-1), x)
+        return x
 
     def binarize(self, seed: int) -> "ImageSplit":
-        """Return this split binarized once and for all; itself when it is not gray.
+        """Return this split with intensities binarized once; itself if it has none.
 
         The sample comes from a CPU generator, so that it is the same for every device.
         """
-        if not self.gray:
+        if not self.values.bernoulli:
             return self
-        generator = torch.Generator().manual_seed(seed)
-        bits = _bernoulli(self.images.cpu(), generator).to(torch.uint8)
-        return dataclasses.replace(self, images=bits.to(self.images.device), gray=False)
+        bits = self.values.sample(self.images.cpu(), torch.Generator().manual_seed(seed))
+        bits = bits.to(self.images.device, torch.uint8)
+        return dataclasses.replace(self, images=bits, values=BINARY)
 
     def subset(self, size: int, seed: int) -> "ImageSplit":
-        """Return ``size`` images drawn without replacement, in random order.
+        """Return ``size`` images sampled without replacement, in random order.
+
+        Use this rather than ``take(slice(size))``: many splits are sorted by class.
 
         Raises:
             ValueError: ``size`` is not between 1 and the number of images.
@@ -124,38 +127,28 @@ class ImageSplit:
         return self.take(torch.randperm(len(self), generator=generator, device="cpu")[:size])
 
     def take(self, index: Tensor | slice) -> "ImageSplit":
-        """Return the images and labels at ``index``, undrawn."""
-        if isinstance(index, Tensor):
-            index = index.to(self.images.device)
+        """Return the split of the images and labels at ``index``, still as bytes."""
+        index = self._local(index)
         labels = None if self.labels is None else self.labels[index]
         return dataclasses.replace(self, images=self.images[index], labels=labels)
 
-
-def _bernoulli(levels: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Sample bits with mean ``levels / 255``: level 0 is never ink, level 255 always."""
-    return _uniform(levels.shape, generator, levels.device) < levels.to(torch.float32) / 255
-
-
-def _uniform(
-    shape: Sequence[int], generator: torch.Generator | None, device: torch.device
-) -> Tensor:
-    if generator is not None and generator.device.type != device.type:
-        raise ValueError(f"the generator is on {generator.device}, the images are on {device}")
-    # float32 whatever the default dtype: the binarized test sets must not depend on it.
-    return torch.rand(tuple(shape), generator=generator, device=device, dtype=torch.float32)
+    def _local(self, index: Tensor | slice) -> Tensor | slice:
+        return index.to(self.images.device) if isinstance(index, Tensor) else index
 
 
 @dataclass(frozen=True, eq=False)
 class ImageDataset:
     """The train, validation and test splits of a data set, on one device.
 
+    Splits keep their published order, and some are sorted: static MNIST's test images by digit,
+    OMNIGLOT's by alphabet. Take a part of a split by `ImageSplit.subset`, which shuffles.
+
     Args:
         name: The name it is loaded by.
         description: What it is, for people: which version, how test images were binarized.
-        train: Gray when images are re-binarized at every presentation.
-        validation: Always fixed bits where images are binary.
-        test: Likewise.
-        gray_validation: The gray images behind ``validation``, where it was binarized here.
+        train: The train images; intensities are binarized each time an image is sampled.
+        validation: The validation images, never random: intensities were binarized once.
+        test: The test images, likewise.
     """
 
     name: str
@@ -163,7 +156,27 @@ class ImageDataset:
     train: ImageSplit
     validation: ImageSplit
     test: ImageSplit
-    gray_validation: ImageSplit | None = None
+    _validation_intensities: ImageSplit | None = field(default=None, repr=False)
+
+    @classmethod
+    def of_intensities(
+        cls,
+        name: str,
+        description: str,
+        train: ImageSplit,
+        validation: ImageSplit,
+        test: ImageSplit,
+    ) -> "ImageDataset":
+        """Make a data set of intensities, with validation and test images binarized once."""
+        seeds = f"seeds {VALIDATION_SEED} and {TEST_SEED}"
+        description += "; train binarized each time an image is sampled, validation and test once"
+        bits = validation.binarize(VALIDATION_SEED), test.binarize(TEST_SEED)
+        return cls(name, f"{description} ({seeds})", train, *bits, validation)
+
+    @property
+    def values(self) -> Values:
+        """What the images that a model sees mean: `BINARY` also where train is `INTENSITIES`."""
+        return self.test.values
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -172,14 +185,15 @@ class ImageDataset:
 
     @property
     def train_validation(self) -> ImageSplit:
-        """Train and validation images together, for a final run; all of them gray or none."""
-        parts = [self.train, self.gray_validation or self.validation]
-        labels = [part.labels for part in parts if part.labels is not None]
-        return dataclasses.replace(
-            self.train,
-            images=torch.cat([part.images for part in parts]),
-            labels=torch.cat(labels) if labels else None,
-        )
+        """Train and validation images together, sampled as train images are, for a final run."""
+        train, validation = self.train, self._validation_intensities
+        if validation is None:
+            validation = self.validation
+        labels = None
+        if train.labels is not None and validation.labels is not None:
+            labels = torch.cat([train.labels, validation.labels])
+        images = torch.cat([train.images, validation.images])
+        return dataclasses.replace(train, images=images, labels=labels)
 
     def with_flips(self) -> "ImageDataset":
         """Return this data set with train images mirrored at random; the others are left alone."""
@@ -187,11 +201,11 @@ class ImageDataset:
 
     def to(self, device: torch.device | str) -> "ImageDataset":
         """Return this data set on ``device``."""
-        gray = self.gray_validation
+        intensities = self._validation_intensities
         return dataclasses.replace(
             self,
             train=self.train.to(device),
             validation=self.validation.to(device),
             test=self.test.to(device),
-            gray_validation=None if gray is None else gray.to(device),
+            _validation_intensities=None if intensities is None else intensities.to(device),
         )

@@ -11,8 +11,11 @@ import scipy.io
 import torch
 
 from pyro_vlae.data import (
+    BINARY,
+    BYTES,
     COLOR_DATASET_NAMES,
     DATASET_NAMES,
+    INTENSITIES,
     DatasetCorruptError,
     DatasetNotFoundError,
     files,
@@ -31,7 +34,7 @@ def no_other_data(tmp_path, monkeypatch):
 
 
 def mean(split):
-    return split.images.double().mean().item() / (255 if split.gray else 1)
+    return split.images.double().mean().item() / split.values.largest
 
 
 def mean_image(images):
@@ -46,14 +49,13 @@ def digest(split):
     return hashlib.sha256(split.images.numpy().tobytes()).hexdigest()[:16]
 
 
-def assert_splits(data, sizes, gray):
+def assert_splits(data, sizes, values):
     assert data.image_shape == (1, 28, 28)
     assert tuple(len(split) for split in (data.train, data.validation, data.test)) == sizes
-    assert data.train.gray is gray
-    assert not data.validation.gray
-    assert not data.test.gray
+    assert data.train.values is values
+    assert data.validation.values is data.test.values is data.values is BINARY
     assert len(data.train_validation) == sizes[0] + sizes[1]
-    assert data.train_validation.gray is gray
+    assert data.train_validation.values is values
     for split in (data.train, data.validation, data.test):
         draw = split.batch(torch.arange(0, len(split), 50))
         assert draw.dtype == torch.float32
@@ -63,7 +65,7 @@ def assert_splits(data, sizes, gray):
 @pytest.mark.real_data
 def test_static_mnist(real_data_root):
     data = load_dataset("static-mnist", real_data_root)
-    assert_splits(data, (50_000, 10_000, 10_000), gray=False)
+    assert_splits(data, (50_000, 10_000, 10_000), BINARY)
     assert mean(data.train) == pytest.approx(0.130562, abs=1e-6)
     assert mean(data.validation) == pytest.approx(0.131127, abs=1e-6)
     assert mean(data.test) == pytest.approx(0.132512, abs=1e-6)
@@ -105,7 +107,7 @@ def test_static_mnist_test_images_are_mnist_sorted_by_digit(real_data_root, tmp_
 @pytest.mark.real_data
 def test_mnist(real_data_root):
     data = load_dataset("mnist", real_data_root)
-    assert_splits(data, (50_000, 10_000, 10_000), gray=True)
+    assert_splits(data, (50_000, 10_000, 10_000), INTENSITIES)
     assert mean(data.train_validation) == pytest.approx(0.130660, abs=1e-6)
     counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert data.train_validation.labels.bincount().tolist() == counts
@@ -137,7 +139,7 @@ def test_mnist_is_binarized_by_its_gray_levels(real_data_root):
 @pytest.mark.real_data
 def test_omniglot(real_data_root):
     data = load_dataset("omniglot", real_data_root)
-    assert_splits(data, (23_000, 1_345, 8_070), gray=True)
+    assert_splits(data, (23_000, 1_345, 8_070), INTENSITIES)
     assert mean(data.train_validation) == pytest.approx(0.083012, abs=2e-5)  # 256 levels
     assert mean(data.test) == pytest.approx(0.082021, abs=5e-4)  # binarized
     assert "rebuilt" in data.description
@@ -172,7 +174,7 @@ def test_omniglot_original_is_preferred(real_data_root, tmp_path, monkeypatch):
 @pytest.mark.real_data
 def test_caltech101(real_data_root):
     data = load_dataset("caltech101", real_data_root)
-    assert_splits(data, (4_100, 2_264, 2_307), gray=False)
+    assert_splits(data, (4_100, 2_264, 2_307), BINARY)
     assert mean(data.train) == pytest.approx(1 - 0.551055, abs=1e-6)
     assert mean(data.validation) == pytest.approx(1 - 0.535959, abs=1e-6)
     assert mean(data.test) == pytest.approx(1 - 0.539015, abs=1e-6)
@@ -192,20 +194,6 @@ def test_caltech101(real_data_root):
     plane, pyramid = silhouette("Airplanes Side 2"), silhouette("pyramid")
     assert plane[:, 4].sum() > 3 * plane[4, :].sum()
     assert pyramid[14:].sum() > 2 * pyramid[:14].sum()
-
-
-@pytest.mark.real_data
-def test_fixed_binarisations_and_splits_stay_as_they_are(real_data_root):
-    mnist = load_dataset("mnist", real_data_root)
-    omniglot = load_dataset("omniglot", real_data_root)
-    splits = [mnist.validation, mnist.test, omniglot.train, omniglot.validation, omniglot.test]
-    assert [digest(split) for split in splits] == [
-        "77320eb20294d8f5",
-        "933d1a9ce6eebb3d",
-        "1f075caa45f68054",
-        "e949552c3e3c9080",
-        "a31d6cf2cc16b4b6",
-    ]
 
 
 @pytest.mark.real_data
@@ -239,6 +227,7 @@ def test_plain_and_damaged_copies_of_a_real_file(real_data_root, tmp_path):
 def test_cifar10(real_data_root):
     data = load_dataset("cifar10", real_data_root)
     assert data.image_shape == (3, 32, 32)
+    assert data.values is data.train.values is data.validation.values is BYTES
     splits = (data.train, data.validation, data.test)
     assert [len(split) for split in splits] == [45_000, 5_000, 10_000]
     assert "last 5,000 train images are held out" in data.description
@@ -263,9 +252,26 @@ def test_cifar10(real_data_root):
     assert not any(split.flip for split in splits)
 
 
+DIGESTS = {  # of the train, validation and test images, binarized where they are
+    "static-mnist": ["43490d4d6ac90027", "069b4f0beb389b77", "ca0294c3b8d984c7"],
+    "mnist": ["c80ceb24eedca80f", "77320eb20294d8f5", "933d1a9ce6eebb3d"],
+    "omniglot": ["1f075caa45f68054", "e949552c3e3c9080", "a31d6cf2cc16b4b6"],
+    "caltech101": ["cb0a788db5095e4f", "1b9c3b942673aed8", "36fc4a2cc67cf73f"],
+    "digits": ["713de6cf71047dfc", "e279ccadf0c14d74", "c5e5c2ea28c90d3d"],
+    "cifar10": ["6b9c6197739b7ba5", "1c0b2f1fb423ffcc", "177777c33ba79825"],
+}
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", DIGESTS)
+def test_binarizations_and_splits_stay_as_they_are(name, real_data_root):
+    data = load_dataset(name, real_data_root)
+    assert [digest(split) for split in (data.train, data.validation, data.test)] == DIGESTS[name]
+
+
 def test_digits():
     data = load_dataset("digits", download=False)
-    assert_splits(data, (1_197, 300, 300), gray=False)
+    assert_splits(data, (1_197, 300, 300), BINARY)
     assert torch.equal(data.train.images, load_dataset("digits").train.images)
     assert 0.2 < mean(data.train) < 0.3
     # The middle of every third pixel is a pixel of the scan: upright, in place, not mirrored.

@@ -1,28 +1,29 @@
-"""Splits: what a draw is, what is fixed by which seed, and what is refused."""
+"""Splits: how a batch is sampled, what is fixed by which seed, and what is refused."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyro_vlae.data import ImageDataset, ImageSplit
+from pyro_vlae.data import BINARY, BYTES, INTENSITIES, ImageDataset, ImageSplit
+from pyro_vlae.data.split import TEST_SEED, VALIDATION_SEED
 from pyro_vlae.distributions.discretized_logistic import pixel_levels
 
 
-def gray_split(count=32, shape=(1, 6, 5), seed=3):
+def intensity_split(count=32, shape=(1, 6, 5), seed=3):
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=generator)
-    return ImageSplit(images, torch.arange(count), gray=True)
+    return ImageSplit(images, torch.arange(count), values=INTENSITIES)
 
 
 def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def test_gray_draws_have_the_gray_mean():
+def test_samples_have_the_mean_of_the_intensities():
     levels = torch.tensor([0, 1, 64, 127, 200, 254, 255], dtype=torch.uint8)
     repeats = 40_000
-    split = ImageSplit(levels.expand(repeats, 1, 1, 7).contiguous(), gray=True)
+    split = ImageSplit(levels.expand(repeats, 1, 1, 7).contiguous(), values=INTENSITIES)
     draws = split.batch(slice(None), seeded(0))
     assert draws.dtype == torch.float32
     assert set(draws.unique().tolist()) == {0.0, 1.0}
@@ -33,8 +34,8 @@ def test_gray_draws_have_the_gray_mean():
     assert mean[-1] == 1  # certain levels are certain
 
 
-def test_gray_draws_are_fresh_and_reproducible():
-    split, index = gray_split(), torch.tensor([4, 0, 4, 31])
+def test_samples_of_intensities_are_new_each_time_and_reproducible():
+    split, index = intensity_split(), torch.tensor([4, 0, 4, 31])
     generator = seeded(7)
     first, second = split.batch(index, generator), split.batch(index, generator)
     assert not torch.equal(first, second)
@@ -47,7 +48,7 @@ def test_gray_draws_are_fresh_and_reproducible():
 
 
 @given(st.integers(1, 9), st.sampled_from([1, 3]), st.integers(1, 6), st.integers(1, 6))
-def test_binary_draws_are_the_images(count, channels, height, width):
+def test_binary_batches_are_the_images(count, channels, height, width):
     images = torch.randint(0, 2, (count, channels, height, width), dtype=torch.uint8)
     split = ImageSplit(images)
     index = torch.randperm(count)
@@ -61,8 +62,8 @@ def test_binary_draws_are_the_images(count, channels, height, width):
     assert split.binarize(0) is split
 
 
-def test_draws_do_not_depend_on_the_default_dtype():
-    split = gray_split()
+def test_samples_do_not_depend_on_the_default_dtype():
+    split = intensity_split()
     expected = split.batch(slice(None), seeded(2))
     torch.set_default_dtype(torch.float64)
     try:
@@ -76,9 +77,9 @@ def test_draws_do_not_depend_on_the_default_dtype():
 
 
 def test_binarize_is_fixed_by_its_seed():
-    split = gray_split(count=400)
+    split = intensity_split(count=400)
     fixed = split.binarize(5)
-    assert not fixed.gray
+    assert fixed.values is BINARY
     assert torch.equal(fixed.labels, split.labels)
     assert torch.equal(fixed.images, split.binarize(5).images)
     assert not torch.equal(fixed.images, split.binarize(6).images)
@@ -86,14 +87,14 @@ def test_binarize_is_fixed_by_its_seed():
     bits, levels = fixed.images.double(), split.images.double() / 255
     assert abs((bits - levels).mean()) < 4.5 * (0.25 / bits.numel()) ** 0.5
     assert torch.corrcoef(torch.stack([bits.flatten(), levels.flatten()]))[0, 1] > 0.5
-    assert split.gray  # the split itself is left as it was
+    assert split.values is INTENSITIES  # the split itself is left as it was
 
 
 def test_subset_is_a_seeded_sample_without_replacement():
-    split = gray_split()
+    split = intensity_split()
     subset = split.subset(20, seed=1)
     assert len(subset) == 20
-    assert subset.gray
+    assert subset.values is INTENSITIES
     assert len(set(subset.labels.tolist())) == 20
     assert subset.labels.tolist() != sorted(subset.labels.tolist())
     assert torch.equal(subset.images, split.images[subset.labels])  # labels count the images
@@ -110,7 +111,7 @@ def test_wrong_images_and_labels_are_refused():
         ImageSplit(bits.float())
     with pytest.raises(ValueError, match=r"shape \(N, C, H, W\).*\(4, 2, 2\)"):
         ImageSplit(bits[:, 0])
-    with pytest.raises(ValueError, match=r"pixel of 9.*gray=True"):
+    with pytest.raises(ValueError, match="be 0 to 1; got a pixel of 9.*values=INTENSITIES"):
         ImageSplit(bits + 9)
     for labels in (torch.zeros(3, dtype=torch.int64), torch.zeros(4)):
         with pytest.raises(ValueError, match="labels must be int64"):
@@ -119,13 +120,15 @@ def test_wrong_images_and_labels_are_refused():
         ImageSplit(bits).batch(torch.tensor(0))
 
 
-def test_train_validation_is_gray_throughout():
-    train, validation = gray_split(), gray_split(count=8, seed=4)
-    data = ImageDataset(
-        "x", "", train, validation.binarize(1), validation.binarize(2), gray_validation=validation
-    )
+def test_train_validation_is_intensities_throughout():
+    train, validation = intensity_split(), intensity_split(count=8, seed=4)
+    data = ImageDataset.of_intensities("x", "", train, validation, validation)
+    assert torch.equal(data.validation.images, validation.binarize(VALIDATION_SEED).images)
+    assert torch.equal(data.test.images, validation.binarize(TEST_SEED).images)
+    assert data.values is data.validation.values is data.test.values is BINARY
+    assert "seeds 1 and 2" in data.description
     both = data.train_validation
-    assert both.gray
+    assert both.values is INTENSITIES
     assert torch.equal(both.images, torch.cat([train.images, validation.images]))
     assert torch.equal(both.labels, torch.cat([train.labels, validation.labels]))
     assert data.image_shape == (1, 6, 5)
@@ -137,16 +140,16 @@ def test_train_validation_of_a_binary_set():
     both = ImageDataset("x", "", train, validation, train).train_validation
     assert both.images[:, 0, 0, 0].tolist() == [0, 0, 0, 1, 1]
     assert both.labels is None
-    assert not both.gray
+    assert both.values is BINARY
 
 
-def level_split(count=64, flip=False):
+def byte_split(count=64, flip=False):
     images = torch.randint(0, 256, (count, 3, 4, 5), dtype=torch.uint8, generator=seeded(1))
-    return ImageSplit(images, torch.arange(count), levels=True, flip=flip)
+    return ImageSplit(images, torch.arange(count), values=BYTES, flip=flip)
 
 
-def test_levels_are_drawn_as_they_are():
-    split = ImageSplit(torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16), levels=True)
+def test_bytes_are_levels_of_the_likelihood():
+    split = ImageSplit(torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16), values=BYTES)
     draw = split.batch(slice(None))
     assert draw.dtype == torch.float32
     assert torch.equal(draw.flatten(), torch.arange(256) / 127.5 - 1)
@@ -155,9 +158,9 @@ def test_levels_are_drawn_as_they_are():
     assert split.binarize(0) is split
 
 
-def test_flips_mirror_half_of_the_presentations():
-    split, generator = level_split(flip=True), seeded(3)
-    plain = level_split().batch(slice(None))
+def test_flips_mirror_half_of_the_images():
+    split, generator = byte_split(flip=True), seeded(3)
+    plain = byte_split().batch(slice(None))
     flipped = 0
     for _ in range(20):
         draw = split.batch(slice(None), generator)
@@ -166,28 +169,23 @@ def test_flips_mirror_half_of_the_presentations():
         flipped += int(mirrored.sum())
     assert abs(flipped / (20 * 64) - 0.5) < 4.5 * 0.5 / (20 * 64) ** 0.5
     assert torch.equal(split.batch(slice(None), seeded(5)), split.batch(slice(None), seeded(5)))
-    assert torch.equal(split.images, level_split().images)
+    assert torch.equal(split.images, byte_split().images)
 
 
 def test_flips_are_for_training_and_only_when_asked():
-    data = ImageDataset("x", "", level_split(), level_split(8), level_split(9))
+    data = ImageDataset("x", "", byte_split(), byte_split(8), byte_split(9))
     assert not data.train.flip
     asked = data.with_flips()
     assert asked.train.flip and asked.train_validation.flip
     assert asked.train.take(slice(2)).flip
     assert not asked.validation.flip and not asked.test.flip
-    assert len(asked.train_validation) == 72 and asked.train_validation.levels
-
-
-def test_images_cannot_be_gray_and_levels_at_once():
-    with pytest.raises(ValueError, match="both gray and levels"):
-        ImageSplit(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), gray=True, levels=True)
+    assert len(asked.train_validation) == 72 and asked.train_validation.values is BYTES
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_on_cuda():
-    split = gray_split()
-    data = ImageDataset("x", "", split, split.binarize(1), split.binarize(2), split).to("cuda")
+    split = intensity_split()
+    data = ImageDataset.of_intensities("x", "", split, split, split).to("cuda")
     assert data.train_validation.images.is_cuda
     assert torch.equal(data.train.binarize(1).images, data.validation.images)
     index = torch.tensor([1, 5])

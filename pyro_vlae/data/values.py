@@ -1,0 +1,92 @@
+"""What the stored bytes of images mean: the values a model sees, and the unit of its score."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Values:
+    """The meaning of the bytes that a split stores: a byte b stands for ``b / scale + offset``.
+
+    Args:
+        name: Its name, for messages.
+        unit: Unit of a score: ``"nats"`` per image, or ``"bits/dim"``.
+        largest: The largest byte.
+        scale: Divides the bytes.
+        offset: Is added to them.
+        bernoulli: Whether a byte stands for the probability of 1 rather than for a value, so that
+            a model sees a binary sample, a new one each time.
+    """
+
+    name: str
+    unit: str
+    largest: int
+    scale: float
+    offset: float = 0.0
+    bernoulli: bool = False
+
+    @property
+    def support(self) -> Tensor:
+        """The values that a model may see, ascending: ``float32``, on the CPU."""
+        if self.bernoulli:
+            return torch.tensor([0.0, 1.0])
+        return self._decode(torch.arange(self.largest + 1, dtype=torch.uint8))
+
+    def sample(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return images as a model takes them; only `INTENSITIES` are random.
+
+        Args:
+            images: ``uint8`` of any shape.
+            generator: Source of the sample, on the device of the images; PyTorch's global one by
+                default.
+
+        Returns:
+            ``float32`` of the same shape, on the same device.
+
+        Raises:
+            ValueError: the generator is on another device.
+        """
+        decoded = self._decode(images)
+        if not self.bernoulli:
+            return decoded
+        # Byte 0 is never 1, and the largest byte always is.
+        return (uniform(images.shape, generator, images.device) < decoded).to(torch.float32)
+
+    def to_unit_range(self, x: Tensor) -> Tensor:
+        """Map what a model sees to [0, 1], on the CPU, for pictures."""
+        low, high = self.support[[0, -1]].tolist()
+        return (x.cpu() - low) / (high - low)
+
+    def score(self, nats_per_image: float, dimensions: int) -> float:
+        """Convert a score, or its error, from nats per image of so many dimensions to `unit`."""
+        return nats_per_image / (dimensions * math.log(2) if self.unit == "bits/dim" else 1)
+
+    def _decode(self, images: Tensor) -> Tensor:
+        return images.to(torch.float32) / self.scale + self.offset
+
+
+BINARY = Values("binary", "nats", largest=1, scale=1)
+"""Bytes 0 and 1 (ink, or the object), which a model sees as they are."""
+
+INTENSITIES = Values("intensities", "nats", largest=255, scale=255, bernoulli=True)
+"""Gray intensities 0 to 255; a model sees Bernoulli samples with mean ``byte / 255``."""
+
+BYTES = Values("bytes", "bits/dim", largest=255, scale=127.5, offset=-1)
+"""256 levels of color or gray; a model sees level k as ``k / 127.5 - 1``."""
+
+
+def uniform(
+    shape: Sequence[int], generator: torch.Generator | None, device: torch.device
+) -> Tensor:
+    """Sample from [0, 1) in ``float32``, whatever PyTorch's default dtype.
+
+    Raises:
+        ValueError: the generator is on another device.
+    """
+    if generator is not None and generator.device.type != device.type:
+        raise ValueError(f"the generator is on {generator.device}, the images are on {device}")
+    return torch.rand(tuple(shape), generator=generator, device=device, dtype=torch.float32)

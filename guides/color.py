@@ -4,21 +4,18 @@ References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 4.3 and appendix.
 """
 
-from math import prod
-
 from torch import nn
 
 from pyro_vlae.guides.gaussian import GaussianGuide
-from pyro_vlae.nn import Architecture, MapEncoder
+from pyro_vlae.nn import MapArchitecture, MapEncoder
 
 
-def color_guide(architecture: Architecture = Architecture()) -> GaussianGuide:  # noqa: B008 (frozen)
-    """The guide for `resnet_vlae` and `densenet_vlae`: means and scales of the code as maps.
+def color_guide(architecture: MapArchitecture = MapArchitecture()) -> GaussianGuide:  # noqa: B008 (frozen)
+    """The guide for `resnet_vlae` and `densenet_vlae`: means and scales of a code of feature maps.
 
     Args:
-        architecture: the model's; ``Architecture(dense=True)`` for `densenet_vlae`.
+        architecture: the model's; ``MapArchitecture(dense=True)`` for `densenet_vlae`.
     """
-    encoder = MapEncoder(architecture)
     return GaussianGuide(
-        prod(architecture.code_shape), architecture.image_shape, encoder, head=nn.Identity()
+        architecture.code_dim, encoder=MapEncoder(architecture), head=nn.Identity()
     )

@@ -12,24 +12,29 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vlae.guides.gaussian import UNIT_SCALE
-from pyro_vlae.nn import ResNetEncoder, WeightNormLinear
+from pyro_vlae.nn import ResNetArchitecture, ResNetEncoder, WeightNormLinear
+from pyro_vlae.nn.architecture import complete_architecture
 from pyro_vlae.nn.weight_norm import BRANCH_INIT_SCALE
 from pyro_vlae.registration import register_parameters
 
 
 class IAFGuide(nn.Module):
-    """A diagonal Gaussian pushed through affine autoregressive steps that also read the image.
+    """A diagonal Gaussian pushed through affine autoregressive layers that also read the image.
 
-    Drawing codes and scoring those very codes is parallel; scoring other codes takes one pass per
+    Sampling codes and scoring those very codes is parallel; scoring other codes takes one pass per
     dimension.
 
     Args:
-        code_dim: dimensions of the code.
-        image_shape: ``(C, H, W)`` of the images.
+        code_dim: as in `GaussianGuide`.
+        image_shape: as in `GaussianGuide`.
         encoder: as in `GaussianGuide`.
-        steps: number of steps; the order of dimensions is reversed between them.
-        hidden_dims: hidden layers of each step's MADE, each at least code_dim.
-        context_dim: features of the image that the steps read.
+        layers: number of flow layers; the order of dimensions is reversed between them.
+        hidden_dims: hidden layers of each flow layer's MADE, each at least code_dim.
+        context_dim: features of the image that the flow layers read.
+        architecture: as in `GaussianGuide`.
+
+    Raises:
+        ValueError: layers is less than 1, or code_dim or image_shape contradicts the architecture.
 
     References:
         Kingma et al., "Improving Variational Inference with Inverse Autoregressive Flow", 2016,
@@ -38,17 +43,26 @@ class IAFGuide(nn.Module):
 
     def __init__(
         self,
-        code_dim: int = 64,
-        image_shape: tuple[int, int, int] = (1, 28, 28),
+        code_dim: int | None = None,
+        image_shape: tuple[int, int, int] | None = None,
         encoder: nn.Module | None = None,
-        steps: int = 4,
+        layers: int = 4,
         hidden_dims: Sequence[int] = (640, 640),
         context_dim: int = 64,
+        architecture: ResNetArchitecture | None = None,
     ) -> None:
         super().__init__()
-        self.code_dim = code_dim
+        if layers < 1:
+            raise ValueError(
+                f"the guide needs at least 1 flow layer, got layers={layers}: for none take "
+                "GaussianGuide"
+            )
+        sizes = complete_architecture(
+            architecture, ResNetArchitecture, code_dim=code_dim, image_shape=image_shape
+        )
+        self.code_dim = code_dim = sizes.code_dim
         self.context_dim = context_dim
-        self.encoder = ResNetEncoder(image_shape) if encoder is None else encoder
+        self.encoder = ResNetEncoder(sizes) if encoder is None else encoder
         features = int(self.encoder.out_features)  # type: ignore[arg-type]
         self.head = WeightNormLinear(
             features, 2 * code_dim + context_dim, init_scale=BRANCH_INIT_SCALE
@@ -63,22 +77,22 @@ class IAFGuide(nn.Module):
                     permutation=cast(torch.LongTensor, order.flip(0) if k % 2 else order),
                 )
             )
-            for k in range(steps)
+            for k in range(layers)
         )
 
     def posterior(self, x: Tensor) -> dist.TorchDistribution:
-        """The distribution of codes given images ``(batch, C, H, W)``: batch shape ``(batch,)``."""
+        """The distribution of codes given images: batch shape ``(batch,)``."""
         sizes = [self.code_dim, self.code_dim, self.context_dim]
         loc, raw_scale, context = self.head(self.encoder(x)).split(sizes, -1)
         base = dist.Normal(loc, F.softplus(raw_scale + UNIT_SCALE)).to_event(1)
-        steps = [
-            cast(ConditionalAffineAutoregressive, step).condition(context)
-            for step in self.transforms
+        transforms = [
+            cast(ConditionalAffineAutoregressive, transform).condition(context)
+            for transform in self.transforms
         ]
-        return dist.TransformedDistribution(base, steps)
+        return dist.TransformedDistribution(base, transforms)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The inference program: draw codes ``(batch, code_dim)`` for images."""
+        """The inference program: sample codes ``(batch, code_dim)`` for images."""
         register_parameters(self)
         with pyro.plate("images", len(x), dim=-1):
             return pyro.sample("z", self.posterior(x))

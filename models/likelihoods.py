@@ -31,16 +31,18 @@ class BernoulliLikelihood(nn.Module):
     """Independent Bernoulli pixels: the factorized decoder of an ordinary VAE.
 
     Args:
-        feature_maps: maps that the decoder puts out.
+        feature_channels: channels of the decoder's output.
         image_channels: channels of the images.
 
-    Calling it with features ``(*batch, feature_maps, H, W)`` returns a distribution of batch shape
-    ``batch`` and event shape ``(image_channels, H, W)``.
+    Calling it with features ``(*batch, feature_channels, H, W)`` returns a distribution
+    of batch shape ``batch`` and event shape ``(image_channels, H, W)``.
     """
 
-    def __init__(self, feature_maps: int = 4, image_channels: int = 1) -> None:
+    def __init__(self, feature_channels: int = 4, image_channels: int = 1) -> None:
         super().__init__()
-        self.logits = WeightNormConv2d(feature_maps, image_channels, init_scale=BRANCH_INIT_SCALE)
+        self.logits = WeightNormConv2d(
+            feature_channels, image_channels, init_scale=BRANCH_INIT_SCALE
+        )
 
     def forward(self, features: Tensor) -> dist.TorchDistribution:
         flat = features.reshape(-1, *features.shape[-3:])

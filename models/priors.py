@@ -1,5 +1,6 @@
 """Priors p(z): modules that return a Pyro distribution, built fresh at each call."""
 
+import warnings
 from collections.abc import Sequence
 from math import prod
 from typing import Any
@@ -35,21 +36,24 @@ class StandardNormalPrior(nn.Module):
 class FlowPrior(nn.Module):
     """An autoregressive-flow prior: ``eps = f(z)`` is standard normal, f autoregressive.
 
-    ``log p(z) = log N(f(z)) + log |d f / d z|`` takes one parallel pass whichever steps are used;
-    drawing z inverts f, which is sequential over dimensions. Along the encoder path this prior
-    equals an inverse-autoregressive-flow posterior, but it makes the generator deeper at no cost
-    in training.
+    ``log p(z) = log N(f(z)) + log |d f / d z|`` takes one parallel pass; sampling z inverts f,
+    which is sequential over dimensions. Along the encoder path this prior equals an
+    inverse-autoregressive-flow posterior, but it makes the generator deeper at no cost in training.
 
     Args:
         code_dim: dimensions of the code.
-        steps: number of default steps: mean-only, a ReLU MADE each, order reversed between steps.
-        hidden_dims: hidden layers of each default step's MADE.
+        layers: number of default layers: mean-only, a ReLU MADE each, in alternating order.
+        hidden_dims: hidden layers of each default layer's MADE.
         transforms: use these Pyro transforms instead, in the order z -> eps, each of them cheap in
             its forward direction (`pyro.distributions.transforms.affine_autoregressive(code_dim)`,
-            `spline_autoregressive(code_dim)`, ...). A stock `AffineAutoregressive` is given our
-            faster inverse, around the same network.
+            `spline_autoregressive(code_dim)`, ...). A stock `AffineAutoregressive` gets our faster
+            inverse around the same network. A transform without an inverse can be trained and
+            scored but not sampled, and is warned of.
 
     Calling it returns a distribution with event shape ``(code_dim,)``.
+
+    Raises:
+        ValueError: layers is less than 1.
 
     References:
         Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 3.2.
@@ -60,26 +64,30 @@ class FlowPrior(nn.Module):
     def __init__(
         self,
         code_dim: int = 64,
-        steps: int = 4,
+        layers: int = 4,
         hidden_dims: Sequence[int] = (640, 640),
         transforms: Sequence[Transform] | None = None,
     ) -> None:
         super().__init__()
         self.code_dim = code_dim
         if transforms is None:
+            _check_layers(layers)
             transforms = [
                 mean_only_autoregressive(code_dim, hidden_dims, reverse=bool(k % 2))
-                for k in range(steps)
+                for k in range(layers)
             ]
-        self.transforms = [_with_fast_inverse(step) for step in transforms]
+        else:
+            for transform in transforms:
+                _warn_unless_invertible(transform, code_dim)
+        self.transforms = [_with_fast_inverse(transform) for transform in transforms]
         self.learnable = nn.ModuleList(t for t in self.transforms if isinstance(t, nn.Module))
         self.register_buffer("loc", torch.zeros(code_dim), persistent=False)
 
     def forward(self) -> dist.TorchDistribution:
         forget((*self.transforms, *self.modules()))
         base = dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1)
-        # eps -> z is the distribution's forward direction: the inverse steps, last one first.
-        inverses = [step.inv for step in reversed(self.transforms)]
+        # eps -> z is the distribution's forward direction: the inverse transforms, last one first.
+        inverses = [transform.inv for transform in reversed(self.transforms)]
         return dist.TransformedDistribution(base, inverses)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -89,33 +97,85 @@ class FlowPrior(nn.Module):
 
 def spatial_flow_prior(
     code_shape: tuple[int, int, int] = (16, 8, 8),
-    steps: int = 6,
-    hidden_maps: Sequence[int] = (128, 128),
+    layers: int = 6,
+    hidden_channels: Sequence[int] = (128, 128),
 ) -> FlowPrior:
-    """The flow prior of the paper's color models: masked ConvNets on the code's maps.
+    """The flow prior of the paper's color models: masked ConvNets on the code's feature maps.
 
-    Its codes are flat, event shape ``(C * H * W,)``; the order is reversed between steps.
+    Its codes are flat, event shape ``(C * H * W,)``; the order is reversed between layers.
 
     Args:
         code_shape: ``(C, H, W)`` of the code.
-        steps: number of steps.
-        hidden_maps: maps of the hidden layers of each step.
+        layers: number of flow layers.
+        hidden_channels: channels of the hidden layers of each ConvNet.
+
+    Raises:
+        ValueError: layers is less than 1.
     """
+    _check_layers(layers)
     transforms = [
-        SpatialMeanOnlyAutoregressive(code_shape, hidden_maps, reverse=bool(k % 2))
-        for k in range(steps)
+        SpatialMeanOnlyAutoregressive(code_shape, hidden_channels, reverse=bool(k % 2))
+        for k in range(layers)
     ]
     return FlowPrior(prod(code_shape), transforms=transforms)
 
 
-def _with_fast_inverse(step: Transform) -> Transform:
-    """The same step with an inverse that does not take a pass per dimension."""
-    if type(step) is not AffineAutoregressive:
-        return step
+def choose_prior(
+    prior: str | nn.Module, code_shape: tuple[int, ...], layers: int, hidden: Sequence[int]
+) -> nn.Module:
+    """A prior by name for codes of a shape, or the given module.
+
+    Args:
+        prior: ``"flow"``, ``"normal"`` or a prior module.
+        code_shape: ``(code_dim,)``, or ``(C, H, W)`` of feature maps.
+        layers: layers of the flow.
+        hidden: hidden units, or channels, of the network of each flow layer.
+
+    Raises:
+        ValueError: a string that names neither choice.
+    """
+    if not isinstance(prior, str):
+        return prior
+    if prior == "normal":
+        return StandardNormalPrior(prod(code_shape))
+    if prior != "flow":
+        raise ValueError(f'prior must be "flow", "normal" or a prior module, got {prior!r}')
+    if len(code_shape) == 3:
+        return spatial_flow_prior(code_shape, layers, hidden)
+    return FlowPrior(prod(code_shape), layers, hidden)
+
+
+def _check_layers(layers: int) -> None:
+    if layers < 1:
+        raise ValueError(
+            f"a flow prior needs at least 1 layer, got {layers}: for none take StandardNormalPrior"
+        )
+
+
+def _warn_unless_invertible(transform: Transform, code_dim: int) -> None:
+    """Try to invert one code; Pyro's classes tell in no other way whether they can."""
+    like = next(transform.parameters(), None) if isinstance(transform, nn.Module) else None
+    code = torch.zeros(1, code_dim) if like is None else like.new_zeros(1, code_dim)
+    try:
+        with torch.no_grad():
+            transform.inv(code)
+    except (NotImplementedError, KeyError):  # what they raise
+        warnings.warn(
+            f"{type(transform).__name__} has no inverse: a prior with it can be trained and "
+            "scored, but not sampled, so the model generates no images",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _with_fast_inverse(transform: Transform) -> Transform:
+    """The same transform with an inverse that does not take a pass per dimension."""
+    if type(transform) is not AffineAutoregressive:
+        return transform
     return IncrementalAffineAutoregressive(
-        step.arn,
-        log_scale_min_clip=step.log_scale_min_clip,
-        log_scale_max_clip=step.log_scale_max_clip,
-        sigmoid_bias=step.sigmoid_bias,
-        stable=step.stable,
+        transform.arn,
+        log_scale_min_clip=transform.log_scale_min_clip,
+        log_scale_max_clip=transform.log_scale_max_clip,
+        sigmoid_bias=transform.sigmoid_bias,
+        stable=transform.stable,
     )

@@ -6,11 +6,12 @@ from contextlib import nullcontext
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
 from torch import Tensor, nn
 
 from pyro_vlae.distributions import PixelCNN
-from pyro_vlae.nn import without_initialization
-from pyro_vlae.nn.encoders import check_image_shape
+from pyro_vlae.nn.weight_norm import initialization
 from pyro_vlae.registration import register_parameters
 
 
@@ -20,11 +21,11 @@ class VLAE(nn.Module):
     Args:
         prior: called without arguments, returns a distribution of codes, event shape
             ``(code_dim,)``.
-        decoder: maps codes ``(*batch, code_dim)`` to features ``(*batch, K, H, W)``.
-        likelihood: maps features to a distribution of images, batch shape ``batch``, event shape
-            ``(C, H, W)``.
+        decoder: maps codes ``(*batch, code_dim)`` to features ``(*batch, *feature_shape)``.
+        likelihood: maps features to a distribution of images, batch shape ``batch``; its event
+            shape is that of an image, for example ``(C, H, W)``.
 
-    Swapping a part is passing another object; with a factorized likelihood this is a plain VAE.
+    To swap a part, pass another object; with a factorized likelihood this is a plain VAE.
 
     References:
         Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731.
@@ -45,11 +46,11 @@ class VLAE(nn.Module):
         """The generative program.
 
         Args:
-            x: images ``(batch, C, H, W)`` to condition on, or None to generate.
+            x: images ``(batch, *image_shape)`` to condition on, or None to generate.
             batch_size: number of images to generate when x is None.
 
         Returns:
-            The images, ``(batch, C, H, W)``.
+            The images, ``(batch, *image_shape)``.
 
         Raises:
             ValueError: the prior returns no distribution, its event shape is not one-dimensional
@@ -71,12 +72,14 @@ class VLAE(nn.Module):
                 f"{tuple(prior.batch_shape)}: add .to_event(1)"
             )
         with pyro.plate("images", size, dim=-1):
-            z = pyro.sample("z", prior)
-            # Layers are initialized by data, not by what an untrained prior makes up.
-            with nullcontext() if x is not None else without_initialization():
+            with _Origin() as origin:
+                z = pyro.sample("z", prior)
+            # Codes of an untrained prior are no data to initialize a decoder with.
+            inferred = x is not None and origin.is_given
+            with nullcontext() if inferred else initialization(False):
                 likelihood = self.likelihood(self.decoder(z))
             if x is not None:
-                check_image_shape(x, likelihood.event_shape)
+                _check_event_shape(x, likelihood.event_shape)
             return pyro.sample("x", likelihood, obs=x)
 
 
@@ -86,9 +89,9 @@ class UnconditionalModel(nn.Module):
     Fit it by SVI with a guide that samples nothing (``lambda x: None``).
 
     Args:
-        network: see `pyro_vlae.distributions.PixelCNN`. If it reads a context, learned maps take
-            the place of a decoder's, the same for all images: without any, convolutions do not
-            know where in the image they are, but for a few pixels along its border.
+        network: see `pyro_vlae.distributions.PixelCNN`. If it reads a context, learned feature
+            maps take the place of a decoder's, the same for all images: without them, convolutions
+            do not know where in the image they are, except a few pixels along its border.
         image_shape: ``(C, H, W)``.
 
     Raises:
@@ -105,8 +108,8 @@ class UnconditionalModel(nn.Module):
         self.network = network
         self.image_shape = image_shape
         channels = getattr(network, "context_channels", 0)
-        maps = 0.1 * torch.randn(channels, *image_shape[1:])
-        self.context = nn.Parameter(maps) if channels else None
+        context = 0.1 * torch.randn(channels, *image_shape[1:])
+        self.context = nn.Parameter(context) if channels else None
 
     def forward(self, x: Tensor | None = None, batch_size: int = 1) -> Tensor:
         """The generative program; arguments and result as in `VLAE.forward`."""
@@ -118,3 +121,30 @@ class UnconditionalModel(nn.Module):
             else:
                 likelihood = PixelCNN(self.network, self.context.expand(size, -1, -1, -1))
             return pyro.sample("x", likelihood, obs=x)
+
+
+class _Origin(Messenger):
+    """Tells whether a sample site's value was given from outside or sampled in place.
+
+    Handlers that condition a site mark it as observed; those that replay a trace put that trace's
+    `infer` dictionary in the place of the site's own.
+    """
+
+    is_given = False
+
+    def _pyro_sample(self, msg: Message) -> None:
+        self._own_infer = msg["infer"]
+
+    def _pyro_post_sample(self, msg: Message) -> None:
+        self.is_given = bool(msg["is_observed"]) or msg["infer"] is not self._own_infer
+
+
+def _check_event_shape(x: Tensor, event_shape: torch.Size) -> None:
+    batch_dims = x.dim() - len(event_shape)
+    if batch_dims < 1 or x.shape[batch_dims:] != event_shape:
+        sizes = "".join(f", {size}" for size in event_shape)
+        raise ValueError(
+            f"expected images of shape (*batch{sizes}), the likelihood's event shape, got "
+            f"{tuple(x.shape)}; resize the images, or build model and guide with the images' own "
+            "image_shape"
+        )

@@ -12,8 +12,6 @@ import pyro
 import torch
 from torch import nn
 
-from pyro_vlae.nn.weight_norm import without_initialization
-
 
 def derive_seed(*parts: int | str) -> int:
     """Hash a seed, indices and a purpose to a 64-bit seed; different parts share no noise."""
@@ -32,7 +30,7 @@ def set_seed(seed: int, device: torch.device) -> None:
 
 @contextlib.contextmanager
 def evaluation_context(device: torch.device, *programs: Callable[..., Any]) -> Iterator[None]:
-    """Run programs without leaving a trace: evaluation mode, no validation, no initialization.
+    """Run programs without leaving a trace: evaluation mode, no validation.
 
     Afterwards training modes, random state, validation and Pyro's parameter store are as before.
     Convolutions on a GPU run in full float32: TF32 rounds differently for each chunk size.
@@ -53,7 +51,6 @@ def evaluation_context(device: torch.device, *programs: Callable[..., Any]) -> I
         with (
             pyro.validation_enabled(False),
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-            without_initialization(),
         ):
             yield
     finally:

@@ -18,7 +18,7 @@ from pyro_vlae.data import load_dataset
 from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.infer import marginal_log_likelihood
 from pyro_vlae.models import binary_vlae, load_pretrained
-from pyro_vlae.nn import ResNetDecoder, ResNetEncoder
+from pyro_vlae.nn import ResNetArchitecture
 from pyro_vlae.plots.figures import plot_reconstructions, plot_samples
 
 pyro.set_rng_seed(0)
@@ -46,16 +46,14 @@ plot_samples(train.batch(slice(0, 16)), "Training images")
 # them. Everything is made smaller here; two masked layers see two rows up.
 
 # %%
-shape, code_dim = train.image_shape, 16
+sizes = ResNetArchitecture(train.image_shape, code_dim=16, channels=(8,), features=64)
 model = binary_vlae(
-    code_dim=code_dim,
-    image_shape=shape,
-    decoder=ResNetDecoder(code_dim, shape, channels=(8,), features=64),
+    architecture=sizes,
     masked_layers=2,
-    flow_steps=2,
+    flow_layers=2,
     flow_hidden_dims=(64, 64),
 )
-guide = GaussianGuide(code_dim, shape, ResNetEncoder(shape, channels=(8,), features=64))
+guide = GaussianGuide(architecture=sizes)
 
 # %% [markdown]
 # ## Training
@@ -71,8 +69,7 @@ for step in range(401):
 
 # %% [markdown]
 # Model and guide are modules and Pyro programs. A trace shows the sites: the code `z` and the
-# image `x`, both in a plate of images. (Trace a model after its first training step, not before:
-# its layers are initialized by the first batch that they see.)
+# image `x`, both in a plate of images.
 
 # %%
 x = test.batch(slice(0, 3))

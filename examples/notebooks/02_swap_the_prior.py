@@ -24,7 +24,7 @@ from pyro_vlae.data import load_dataset
 from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.infer import JointOptim, marginal_log_likelihood
 from pyro_vlae.models import VLAE, FlowPrior, StandardNormalPrior, binary_vlae
-from pyro_vlae.nn import ResNetDecoder, ResNetEncoder
+from pyro_vlae.nn import ResNetArchitecture
 from pyro_vlae.plots.figures import plot_samples
 from pyro_vlae.training import TrainingSettings, fit
 
@@ -34,6 +34,7 @@ train, test = (  # every other pixel, so that training takes seconds
     for split in (data.train, data.test)
 )
 shape, code_dim = train.image_shape, 16
+sizes = ResNetArchitecture(shape, code_dim, channels=(8,), features=64)
 
 # %% [markdown]
 # ## Two of one's own
@@ -82,7 +83,7 @@ class VampPrior(nn.Module):
 # %%
 PRIORS = {
     "standard normal": lambda guide: StandardNormalPrior(code_dim),
-    "mean-only flow": lambda guide: FlowPrior(code_dim, steps=2, hidden_dims=(64, 64)),
+    "mean-only flow": lambda guide: FlowPrior(code_dim, layers=2, hidden_dims=(64, 64)),
     "affine flow": lambda guide: FlowPrior(
         code_dim, transforms=[affine_autoregressive(code_dim, [64, 64]) for _ in range(2)]
     ),
@@ -117,12 +118,10 @@ def train_further(model: nn.Module, guide: nn.Module, steps: int) -> None:
 
 
 pyro.set_rng_seed(0)
-first_guide = GaussianGuide(code_dim, shape, ResNetEncoder(shape, channels=(8,), features=64))
+first_guide = GaussianGuide(architecture=sizes)
 first_model = binary_vlae(
-    code_dim=code_dim,
-    image_shape=shape,
+    architecture=sizes,
     prior="normal",
-    decoder=ResNetDecoder(code_dim, shape, channels=(8,), features=64),
     likelihood="bernoulli",
 )
 train_further(first_model, first_guide, steps=500)

@@ -23,7 +23,7 @@ from pyro_vlae.data import load_dataset
 from pyro_vlae.guides import GaussianGuide, IAFGuide
 from pyro_vlae.infer import JointOptim, marginal_log_likelihood
 from pyro_vlae.models import binary_vlae
-from pyro_vlae.nn import ResNetDecoder, ResNetEncoder
+from pyro_vlae.nn import ResNetArchitecture
 from pyro_vlae.training import TrainingSettings, fit
 
 pyro.set_rng_seed(0)
@@ -33,6 +33,7 @@ train, test = (  # every other pixel, so that training takes seconds
     for split in (data.train, data.test)
 )
 shape, code_dim = train.image_shape, 16
+sizes = ResNetArchitecture(shape, code_dim, channels=(8,), features=64)
 
 # %% [markdown]
 # ## The model, trained once
@@ -41,10 +42,6 @@ shape, code_dim = train.image_shape, 16
 
 
 # %%
-def encoder() -> nn.Module:
-    return ResNetEncoder(shape, channels=(8,), features=64)
-
-
 def train_both(model, guide, steps: int) -> None:
     optimizer = JointOptim(torch.optim.Adamax, {"lr": 0.01})
     settings = TrainingSettings(max_steps=steps)
@@ -60,14 +57,12 @@ def train_both(model, guide, steps: int) -> None:
 
 
 model = binary_vlae(
-    code_dim=code_dim,
-    image_shape=shape,
-    decoder=ResNetDecoder(code_dim, shape, channels=(8,), features=64),
+    architecture=sizes,
     likelihood="bernoulli",
-    flow_steps=2,
+    flow_layers=2,
     flow_hidden_dims=(64, 64),
 )
-gaussian = GaussianGuide(code_dim, shape, encoder())
+gaussian = GaussianGuide(architecture=sizes)
 train_both(model, gaussian, steps=500)
 
 # %% [markdown]
@@ -87,7 +82,13 @@ fixed_model = model.eval()
 # %%
 train_both(fixed_model, gaussian, steps=300)
 encoder_of_gaussian = copy.deepcopy(gaussian.encoder)
-iaf = IAFGuide(code_dim, shape, encoder_of_gaussian, steps=2, hidden_dims=(64, 64), context_dim=32)
+iaf = IAFGuide(
+    encoder=encoder_of_gaussian,
+    layers=2,
+    hidden_dims=(64, 64),
+    context_dim=32,
+    architecture=sizes,
+)
 train_both(fixed_model, iaf, steps=300)
 
 # %% [markdown]

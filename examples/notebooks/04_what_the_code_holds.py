@@ -23,7 +23,7 @@ from pyro_vlae.data import load_dataset
 from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.infer import JointOptim, marginal_log_likelihood
 from pyro_vlae.models import binary_vlae
-from pyro_vlae.nn import ResNetDecoder, ResNetEncoder
+from pyro_vlae.nn import ResNetArchitecture
 from pyro_vlae.plots import plot_code_map, plot_pixel_influence, plot_rate_distortion
 from pyro_vlae.plots.figures import plot_samples
 from pyro_vlae.training import TrainingSettings, fit
@@ -34,6 +34,7 @@ train, test = (  # every other pixel, so that training takes seconds
     for split in (data.train, data.test)
 )
 shape, code_dim = train.image_shape, 16
+sizes = ResNetArchitecture(shape, code_dim, channels=(8,), features=64)
 x_train, x_test = train.batch(slice(None)), test.batch(slice(None))
 
 # %% [markdown]
@@ -52,14 +53,12 @@ models, guides, scores = {}, {}, {}
 for name, options in WINDOWS.items():
     pyro.set_rng_seed(0)
     models[name] = binary_vlae(
-        code_dim=code_dim,
-        image_shape=shape,
-        decoder=ResNetDecoder(code_dim, shape, channels=(8,), features=64),
-        flow_steps=2,
+        architecture=sizes,
+        flow_layers=2,
         flow_hidden_dims=(64, 64),
         **options,
     )
-    guides[name] = GaussianGuide(code_dim, shape, ResNetEncoder(shape, channels=(8,), features=64))
+    guides[name] = GaussianGuide(architecture=sizes)
     fit(
         models[name],
         guides[name],

@@ -21,7 +21,7 @@ from pyro_vlae.data import load_dataset
 from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.infer import JointOptim, marginal_log_likelihood
 from pyro_vlae.models import binary_vlae
-from pyro_vlae.nn import ResNetDecoder, ResNetEncoder
+from pyro_vlae.nn import ResNetArchitecture
 from pyro_vlae.plots.figures import plot_samples
 from pyro_vlae.training import TrainingSettings, fit
 
@@ -36,6 +36,7 @@ train, test = (  # every other pixel, so that training takes seconds
     for split in (data.train, data.test)
 )
 shape, code_dim = train.image_shape, 8
+sizes = ResNetArchitecture(shape, code_dim, channels=(8,), features=64)
 
 # %% [markdown]
 # ## Training on another bound
@@ -46,14 +47,12 @@ shape, code_dim = train.image_shape, 8
 
 # %%
 model = binary_vlae(
-    code_dim=code_dim,
-    image_shape=shape,
-    decoder=ResNetDecoder(code_dim, shape, channels=(8,), features=64),
+    architecture=sizes,
     masked_layers=1,
-    flow_steps=2,
+    flow_layers=2,
     flow_hidden_dims=(64, 64),
 )
-guide = GaussianGuide(code_dim, shape, ResNetEncoder(shape, channels=(8,), features=64))
+guide = GaussianGuide(architecture=sizes)
 optimizer = JointOptim(torch.optim.Adamax, {"lr": 0.01})
 fit(
     model,

@@ -8,7 +8,6 @@ from torch.distributions import Bernoulli
 from torch.nn import functional as F
 
 from pyro_vlae.distributions import PixelCNN
-from pyro_vlae.nn import without_initialization
 
 _IMAGES_PER_PASS = 256
 
@@ -70,25 +69,24 @@ def pixel_influence(
     total = torch.zeros(reach[0] + 1, 2 * reach[1] + 1, dtype=torch.float64)
     pairs = torch.zeros_like(total)
     inside = torch.ones(height, width, dtype=torch.float64)
-    with without_initialization():
-        for n, image in enumerate(images):
-            context = likelihood.context
-            one = None if context is None else context[n : n + 1]
-            logits = network(image[None], one)
-            wide = logits.flatten().double().cpu()
-            doubt = torch.sigmoid(wide) * torch.sigmoid(-wide)
-            chosen = torch.multinomial(doubt, flips, generator=generator)
-            for part in chosen.split(_IMAGES_PER_PASS):
-                flipped = image.flatten().repeat(len(part), 1)
-                at = (torch.arange(len(part)), part)
-                flipped[at] = 1 - flipped[at]
-                many = None if one is None else one.expand(len(part), *one.shape[1:])
-                after = network(flipped.view(-1, *image.shape), many)
-                change = (after - logits).abs().squeeze(1).double().cpu()
-                for difference, position in zip(change, part.tolist(), strict=True):
-                    row, column = divmod(position, width)
-                    total += _around(difference, row, column, reach)
-                    pairs += _around(inside, row, column, reach)
+    for n, image in enumerate(images):
+        context = likelihood.context
+        one = None if context is None else context[n : n + 1]
+        logits = network(image[None], one)
+        wide = logits.flatten().double().cpu()
+        doubt = torch.sigmoid(wide) * torch.sigmoid(-wide)
+        chosen = torch.multinomial(doubt, flips, generator=generator)
+        for part in chosen.split(_IMAGES_PER_PASS):
+            flipped = image.flatten().repeat(len(part), 1)
+            at = (torch.arange(len(part)), part)
+            flipped[at] = 1 - flipped[at]
+            many = None if one is None else one.expand(len(part), *one.shape[1:])
+            after = network(flipped.view(-1, *image.shape), many)
+            change = (after - logits).abs().squeeze(1).double().cpu()
+            for difference, position in zip(change, part.tolist(), strict=True):
+                row, column = divmod(position, width)
+                total += _around(difference, row, column, reach)
+                pairs += _around(inside, row, column, reach)
     return PixelInfluence(total / pairs, window)  # 0 / 0 where no pair was met
 
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vlae.distributions.sampling import check_completable, draw_pixels, emission_layout
-from pyro_vlae.nn.weight_norm import without_initialization
 
 # Values drawn at once (4096 binary images, 1045 CIFAR images): bounds the memory of `sample`,
 # large enough that steps are not overhead.
@@ -210,16 +209,15 @@ class PixelCNN(TorchDistribution):
             context = context.expand(*shape, *context.shape[-3:]).reshape(-1, *context.shape[-3:])
         if known is not None:
             known = known.reshape(-1, *self.event_shape[1:])
-        with without_initialization():
-            chunk = max(1, SAMPLE_CHUNK // self.event_shape.numel())
-            for start in range(0, len(image), chunk):
-                part = slice(start, start + chunk)
-                draw_pixels(
-                    self.network,
-                    None if context is None else context[part],
-                    image[part],
-                    None if known is None else known[part],
-                )
+        chunk = max(1, SAMPLE_CHUNK // self.event_shape.numel())
+        for start in range(0, len(image), chunk):
+            part = slice(start, start + chunk)
+            draw_pixels(
+                self.network,
+                None if context is None else context[part],
+                image[part],
+                None if known is None else known[part],
+            )
         return image.reshape(*shape, *self.event_shape)
 
     def _check_event_shape(self, value: Tensor) -> None:

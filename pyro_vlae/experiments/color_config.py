@@ -6,7 +6,7 @@ from pyro.infer import ELBO
 
 from pyro_vlae.experiments.config import ConfigError, TrainingConfig
 from pyro_vlae.infer import SoftFreeBitsELBO
-from pyro_vlae.nn import Architecture
+from pyro_vlae.nn import MapArchitecture
 
 # What color models can be built of; the other parts of the binary models do not fit them.
 CHOICES = {
@@ -61,10 +61,10 @@ class ColorConfig(TrainingConfig):
                     f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
                 )
 
-    def architecture(self) -> Architecture:
+    def architecture(self) -> MapArchitecture:
         """Encoder and decoder."""
-        widths = (self.width, 2 * self.width, 2 * self.width)
-        return Architecture(widths=widths, dense=self.encoder == "densenet")
+        channels = (self.width, 2 * self.width, 2 * self.width)
+        return MapArchitecture(channels=channels, dense=self.encoder == "densenet")
 
     def elbo(self, dimensions: int) -> ELBO:
         """The objective: soft free bits."""

@@ -42,8 +42,8 @@ def build_from_config(config: TrainingConfig) -> tuple[nn.Module, nn.Module]:
             architecture,
             config.window,
             prior=config.prior,
-            flow_maps=(config.flow_maps, config.flow_maps),
-            filters=config.filters,
+            flow_channels=(config.flow_maps, config.flow_maps),
+            pixelcnn_channels=config.filters,
         )
         return model, color_guide(architecture)
     if not isinstance(config, RunConfig):
@@ -52,7 +52,7 @@ def build_from_config(config: TrainingConfig) -> tuple[nn.Module, nn.Module]:
         "tied": config.tied,
         "masked_layers": config.masked_layers,
         "window": config.window,
-        "filters": config.filters,
+        "pixelcnn_channels": config.filters,
     }
     if config.model == "unconditional":
         return unconditional_pixelcnn(**network), NoCode()

@@ -4,6 +4,7 @@ from pyro_vlae.infer.capturable import CapturableOptim
 from pyro_vlae.infer.elbo import FreeBitsELBO
 from pyro_vlae.infer.graphed import CaptureError, GraphedSVI
 from pyro_vlae.infer.importance import marginal_log_likelihood
+from pyro_vlae.infer.initialize import initialize
 from pyro_vlae.infer.optim import JointOptim
 from pyro_vlae.infer.soft_free_bits import SoftFreeBitsELBO
 from pyro_vlae.infer.weights import MarginalLikelihood
@@ -16,5 +17,6 @@ __all__ = [
     "JointOptim",
     "MarginalLikelihood",
     "SoftFreeBitsELBO",
+    "initialize",
     "marginal_log_likelihood",
 ]

@@ -1,8 +1,9 @@
-"""Plain torch networks, no probability: weight-normalized layers, ResNets, masked PixelCNNs."""
+"""Plain torch networks without probability: weight-normalized layers, ResNets, PixelCNNs."""
 
+from pyro_vlae.nn.architecture import Architecture, MapArchitecture, ResNetArchitecture
 from pyro_vlae.nn.blocks import ResidualBlock
 from pyro_vlae.nn.causal import MaskedConv2d
-from pyro_vlae.nn.encoders import Architecture, MapDecoder, MapEncoder, ResNetDecoder, ResNetEncoder
+from pyro_vlae.nn.encoders import MapDecoder, MapEncoder, ResNetDecoder, ResNetEncoder
 from pyro_vlae.nn.masked_maps import MaskedMapNet
 from pyro_vlae.nn.masked_resnet import MaskedResNet
 from pyro_vlae.nn.pixelcnn_pp import ColorPixelCNN
@@ -12,17 +13,18 @@ from pyro_vlae.nn.weight_norm import (
     WeightNormConv2d,
     WeightNormConvTranspose2d,
     WeightNormLinear,
-    without_initialization,
 )
 
 __all__ = [
     "Architecture",
     "ColorPixelCNN",
+    "MapArchitecture",
     "MapDecoder",
     "MapEncoder",
     "MaskedConv2d",
     "MaskedMapNet",
     "MaskedResNet",
+    "ResNetArchitecture",
     "ResNetDecoder",
     "ResNetEncoder",
     "ResidualBlock",
@@ -31,5 +33,4 @@ __all__ = [
     "WeightNormConvTranspose2d",
     "WeightNormLinear",
     "wavefronts",
-    "without_initialization",
 ]

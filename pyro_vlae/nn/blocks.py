@@ -1,4 +1,4 @@
-"""The blocks that the networks are built of: residual, dense, pointwise, gated.
+"""Building blocks of the networks: residual, dense, pointwise and gated.
 
 References:
     Kingma et al., "Improving Variational Inference with Inverse Autoregressive Flow", 2016,
@@ -22,15 +22,13 @@ from pyro_vlae.nn.weight_norm import (
     image_layout,
 )
 
-DENSE_STEPS = 3
-
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with ELU before each, added to a skip connection.
+    """Two 3x3 convolutions with an ELU before each, added to a skip connection.
 
     Args:
-        in_channels: maps coming in.
-        out_channels: maps going out.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
         resample: ``"down"`` halves the size (stride 2), ``"up"`` doubles it (transposed), ``None``
             keeps it. Where shapes change, the skip is a convolution of the same stride.
         output_padding: with ``"up"``, (rows, columns) added to ``2 size - 1``, each 0 or 1.
@@ -67,30 +65,32 @@ class ResidualBlock(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    """Steps that each read all maps so far and put new ones beside them.
+    """Three 3x3 convolutions, each of which reads all channels so far and appends new ones.
 
     Args:
-        in_channels: maps coming in.
-        growth: maps that each of the `DENSE_STEPS` 3x3 convolutions adds.
+        in_channels: channels of the input.
+        growth: channels that each convolution appends.
 
     Shapes: ``(N, in_channels, H, W) -> (N, in_channels + 3 growth, H, W)``.
     """
 
+    LAYERS = 3
+
     def __init__(self, in_channels: int, growth: int) -> None:
         super().__init__()
-        self.steps = nn.ModuleList(
-            WeightNormConv2d(in_channels + k * growth, growth) for k in range(DENSE_STEPS)
+        self.layers = nn.ModuleList(
+            WeightNormConv2d(in_channels + k * growth, growth) for k in range(self.LAYERS)
         )
 
     def forward(self, x: Tensor) -> Tensor:
         x = image_layout(x)
-        for step in self.steps:
-            x = torch.cat([x, step(F.elu(x))], 1)
+        for layer in self.layers:
+            x = torch.cat([x, layer(F.elu(x))], 1)
         return x
 
 
 class PointwiseBlock(nn.Module):
-    """A residual block of two 1x1 convolutions: it mixes maps and sees no other pixel."""
+    """A residual block of two 1x1 convolutions: it mixes channels and sees no other pixel."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -107,18 +107,18 @@ class GatedBlock(nn.Module):
     ``h + value * sigmoid(gate)`` with ``(value, gate) = second(elu(first(elu(h)) + link(other)))``.
 
     Args:
-        first: the layer that mixes pixels, or maps only; it keeps their number.
-        filters: maps of h.
-        other_channels: maps of the other features, 0 for none.
+        first: a layer that mixes pixels or channels only and keeps the number of channels.
+        channels: channels of h.
+        other_channels: channels of the other features, 0 for none.
 
-    Shapes: ``(N, filters, H, W)`` and others ``(N, *, H, W)`` to ``(N, filters, H, W)``.
+    Shapes: ``(N, channels, H, W)`` and others ``(N, *, H, W)`` to ``(N, channels, H, W)``.
     """
 
-    def __init__(self, first: WeightNormLayer, filters: int, other_channels: int) -> None:
+    def __init__(self, first: WeightNormLayer, channels: int, other_channels: int) -> None:
         super().__init__()
         self.first = first
-        self.link = WeightNormConv2d(other_channels, filters, 1) if other_channels else None
-        self.second = WeightNormConv2d(filters, 2 * filters, 1, init_scale=BRANCH_INIT_SCALE)
+        self.link = WeightNormConv2d(other_channels, channels, 1) if other_channels else None
+        self.second = WeightNormConv2d(channels, 2 * channels, 1, init_scale=BRANCH_INIT_SCALE)
 
     def forward(self, h: Tensor, others: Sequence[Tensor]) -> Tensor:
         branch = self.first(F.elu(h))

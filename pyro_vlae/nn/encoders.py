@@ -1,4 +1,4 @@
-"""Encoders and decoders: ResNets for vector codes, stages of blocks for codes that are maps.
+"""Encoders and decoders, built from an architecture that both read.
 
 References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, sections 4.1 and 4.3 and
@@ -8,13 +8,13 @@ References:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_vlae.nn.blocks import DENSE_STEPS, DenseBlock, ResidualBlock
+from pyro_vlae.nn.architecture import MapArchitecture, ResNetArchitecture
+from pyro_vlae.nn.blocks import DenseBlock, ResidualBlock
 from pyro_vlae.nn.weight_norm import (
     BRANCH_INIT_SCALE,
     WeightNormConv2d,
@@ -24,261 +24,206 @@ from pyro_vlae.nn.weight_norm import (
 )
 
 
-def _halved(size: int) -> int:
-    return (size + 1) // 2
-
-
 class ResNetEncoder(nn.Module):
-    """Image to features: strided residual blocks with a stride-1 block between them, then linear.
+    """Image to features: strided residual blocks with a stride-1 block between them, then dense.
 
-    With the default ``channels`` and a 28x28 image the maps shrink 28 -> 14 -> 7 -> 4.
+    With the paper's architecture a 28x28 image becomes maps of size 14, 7 and 4.
 
     Args:
-        image_shape: ``(channels, height, width)`` of the images.
-        channels: maps of the strided blocks.
-        features: size of the output.
+        architecture: the sizes.
 
     Shapes: ``(*batch, *image_shape) -> (*batch, features)``.
     """
 
-    def __init__(
-        self,
-        image_shape: tuple[int, int, int] = (1, 28, 28),
-        channels: Sequence[int] = (16, 32, 32),
-        features: int = 450,
-    ) -> None:
+    def __init__(self, architecture: ResNetArchitecture = ResNetArchitecture()) -> None:  # noqa: B008 (frozen)
         super().__init__()
-        self.image_shape = image_shape
-        self.out_features = features
-        maps, height, width = image_shape
+        self.image_shape = architecture.image_shape
+        self.out_features = architecture.features
+        channels = architecture.image_shape[0]
         blocks: list[nn.Module] = []
-        for k, out in enumerate(channels):
-            if k:
-                blocks.append(ResidualBlock(maps, maps))
-            blocks.append(ResidualBlock(maps, out, "down"))
-            maps, height, width = out, _halved(height), _halved(width)
+        for out in architecture.channels:
+            if blocks:
+                blocks.append(ResidualBlock(channels, channels))
+            blocks.append(ResidualBlock(channels, out, "down"))
+            channels = out
         self.blocks = nn.Sequential(*blocks)
-        self.linear = WeightNormLinear(maps * height * width, features)
+        inputs = channels * prod(architecture.sizes[-1])
+        self.linear = WeightNormLinear(inputs, architecture.features)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_image_shape(x, self.image_shape)
-        batch = x.shape[:-3]
-        h = self.blocks(x.reshape(-1, *self.image_shape))
+        h = self.blocks(_flat_images(x, self.image_shape))
         h = F.elu(self.linear(F.elu(h).flatten(1)))
-        return h.reshape(*batch, self.out_features)
+        return h.reshape(*x.shape[:-3], self.out_features)
 
 
 class ResNetDecoder(nn.Module):
     """Code to feature maps of the image's size: the mirror image of `ResNetEncoder`.
 
     Args:
-        code_dim: size of the code.
-        image_shape: ``(channels, height, width)`` of the images; the channels do not matter here.
-        channels: maps of the encoder's strided blocks, in the encoder's order.
-        features: size of the linear layer.
-        feature_maps: maps going out (not a mean image: the likelihood reads them).
+        architecture: the sizes.
 
-    Shapes: ``(*batch, code_dim) -> (*batch, feature_maps, height, width)``.
+    Shapes: ``(*batch, code_dim) -> (*batch, feature_channels, height, width)``. They are no mean
+    image: the likelihood reads them.
     """
 
-    def __init__(
-        self,
-        code_dim: int = 64,
-        image_shape: tuple[int, int, int] = (1, 28, 28),
-        channels: Sequence[int] = (16, 32, 32),
-        features: int = 450,
-        feature_maps: int = 4,
-    ) -> None:
+    def __init__(self, architecture: ResNetArchitecture = ResNetArchitecture()) -> None:  # noqa: B008 (frozen)
         super().__init__()
-        self.code_dim = code_dim
-        self.feature_maps = feature_maps
-        sizes = [image_shape[1:]]
-        for _ in channels:
-            sizes.append((_halved(sizes[-1][0]), _halved(sizes[-1][1])))
-        maps = channels[-1]
-        self.smallest = (maps, *sizes[-1])
-        self.first = WeightNormLinear(code_dim, features)
-        self.second = WeightNormLinear(features, prod(self.smallest))
+        self.code_shape = architecture.code_shape
+        self.feature_channels = architecture.feature_channels
+        channels, sizes = architecture.channels[-1], architecture.sizes
+        self.smallest = (channels, *sizes[-1])
+        self.first = WeightNormLinear(architecture.code_dim, architecture.features)
+        self.second = WeightNormLinear(architecture.features, prod(self.smallest))
         blocks: list[nn.Module] = []
-        for k in reversed(range(len(channels))):
-            out = channels[max(k - 1, 0)]
+        for k in reversed(range(len(architecture.channels))):
+            out = architecture.channels[max(k - 1, 0)]
             (height, width), (full_height, full_width) = sizes[k + 1], sizes[k]
             padding = (full_height - 2 * height + 1, full_width - 2 * width + 1)
-            blocks.append(ResidualBlock(maps, out, "up", padding))
+            blocks.append(ResidualBlock(channels, out, "up", padding))
             if k:
                 blocks.append(ResidualBlock(out, out))
-            maps = out
+            channels = out
         self.blocks = nn.Sequential(*blocks)
-        self.last = WeightNormConv2d(maps, feature_maps)
+        self.last = WeightNormConv2d(channels, self.feature_channels)
 
     def forward(self, z: Tensor) -> Tensor:
-        if z.shape[-1] != self.code_dim:
-            raise ValueError(
-                f"the decoder expects codes of {self.code_dim} dimensions in the last axis, "
-                f"got a tensor of shape {tuple(z.shape)}; build prior, guide and decoder with the "
-                "same code_dim"
-            )
-        batch = z.shape[:-1]
-        h = F.elu(self.first(z.reshape(-1, self.code_dim)))
+        h = F.elu(self.first(_flat_codes(z, self.code_shape)))
         h = self.second(h).view(-1, *self.smallest)
         h = self.last(F.elu(self.blocks(h)))
-        return h.view(*batch, *h.shape[1:])
-
-
-def check_image_shape(x: Tensor, image_shape: Sequence[int]) -> None:
-    """Raise a ValueError unless x is floating point and ``(*batch, *image_shape)``."""
-    if not x.is_floating_point():
-        raise ValueError(f"expected floating-point images, got {x.dtype}: convert with x.float()")
-    if tuple(x.shape[-3:]) != tuple(image_shape) or x.dim() < 3:
-        raise ValueError(
-            f"expected images of shape (*batch, {', '.join(map(str, image_shape))}) "
-            f"(channels, height, width), got {tuple(x.shape)}; resize the images, or build the "
-            "model and guide with the images' own image_shape"
-        )
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What encoder and decoder have in common; the defaults are the paper's.
-
-    Args:
-        image_shape: ``(channels, height, width)`` of the images.
-        code_maps: maps of the code.
-        widths: maps of each stage, from the image's size down; each stage has half the size of the
-            one before.
-        blocks: residual blocks of each stage.
-        dense: each pair of residual blocks (a single one left over, too) becomes a `DenseBlock`.
-
-    Raises:
-        ValueError: the stages are not as many as the widths, or the image cannot be halved that
-            often.
-    """
-
-    image_shape: tuple[int, int, int] = (3, 32, 32)
-    code_maps: int = 16
-    widths: Sequence[int] = (48, 96, 96)
-    blocks: Sequence[int] = (2, 2, 3)
-    dense: bool = False
-
-    def __post_init__(self) -> None:
-        if len(self.widths) != len(self.blocks) or not self.widths:
-            raise ValueError(
-                f"widths and blocks must have one number for each stage, got {self.widths} and "
-                f"{self.blocks}"
-            )
-        if any(size % self.shrinkage for size in self.image_shape[1:]):
-            raise ValueError(
-                f"{len(self.widths)} stages need a height and width divisible by "
-                f"{self.shrinkage}, got images of shape {self.image_shape}: use fewer stages, or "
-                "pad the images"
-            )
-
-    @property
-    def shrinkage(self) -> int:
-        """How many pixels of the image a code position spans on a side."""
-        return 2 ** (len(self.widths) - 1)
-
-    @property
-    def code_shape(self) -> tuple[int, int, int]:
-        """``(maps, height, width)`` of the code."""
-        _, height, width = self.image_shape
-        return self.code_maps, height // self.shrinkage, width // self.shrinkage
-
-    def entry(self, stage: int) -> int:
-        """Maps with which a stage begins."""
-        return self.widths[stage] // 2 if self.dense else self.widths[stage]
-
-    def exit(self, stage: int) -> int:
-        """Maps with which a stage ends."""
-        if not self.dense:
-            return self.widths[stage]
-        return self.entry(stage) + DENSE_STEPS * growth_rate(self.widths[stage])
-
-    def stage(self, stage: int) -> nn.Module:
-        """The blocks of a stage, which keep the size."""
-        if not self.dense:
-            width = self.widths[stage]
-            return nn.Sequential(*(ResidualBlock(width, width) for _ in range(self.blocks[stage])))
-        entry, growth = self.entry(stage), growth_rate(self.widths[stage])
-        modules: list[nn.Module] = []
-        for k in range((self.blocks[stage] + 1) // 2):
-            if k:
-                modules += [nn.ELU(), WeightNormConv2d(self.exit(stage), entry, 1)]
-            modules.append(DenseBlock(entry, growth))
-        return nn.Sequential(*modules)
-
-
-def growth_rate(width: int) -> int:
-    """Maps that each step of a dense block adds, in place of residual blocks of this width.
-
-    The paper gives no number, only that a block ends slightly wider than the residual stage: it
-    begins here with half of the width and ends with the width and three to five maps more (51 for
-    48, 99 for 96).
-    """
-    return -(-(width - width // 2) // DENSE_STEPS) + 1
+        return h.view(*z.shape[:-1], *h.shape[1:])
 
 
 class MapEncoder(nn.Module):
-    """Image to the code's feature maps, each stage half the size of the one before.
+    """Image to the moments of a code that is feature maps, each stage half the size of the last.
 
     A 3x3 convolution, the blocks of the first stage, a strided convolution, the blocks of the
-    second, and so on; a 1x1 convolution at the end gives ``2 code_maps`` maps: means, then raw
+    second, and so on; a 1x1 convolution at the end gives ``2 code_channels`` maps: means, then raw
     scales.
 
     Args:
-        architecture: see `Architecture`.
+        architecture: the sizes.
 
     Shapes: ``(*batch, *image_shape) -> (*batch, 2 * code_dim)``, the maps flattened.
     """
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: MapArchitecture = MapArchitecture()) -> None:  # noqa: B008 (frozen)
         super().__init__()
-        a = architecture
-        self.image_shape = a.image_shape
-        self.first = WeightNormConv2d(a.image_shape[0], a.entry(0))
-        modules: list[nn.Module] = [a.stage(0)]
-        for k in range(1, len(a.widths)):
-            modules += [nn.ELU(), WeightNormConv2d(a.exit(k - 1), a.entry(k), stride=2), a.stage(k)]
+        self.image_shape = architecture.image_shape
+        first, *others = _stages(architecture)
+        self.first = WeightNormConv2d(self.image_shape[0], first.in_channels)
+        modules: list[nn.Module] = [first]
+        channels = first.out_channels
+        for stage in others:
+            down = WeightNormConv2d(channels, stage.in_channels, stride=2)
+            modules += [nn.ELU(), down, stage]
+            channels = stage.out_channels
         self.stages = nn.Sequential(*modules)
-        self.last = WeightNormConv2d(a.exit(-1), 2 * a.code_maps, 1, init_scale=BRANCH_INIT_SCALE)
+        self.last = WeightNormConv2d(
+            channels, 2 * architecture.code_channels, 1, init_scale=BRANCH_INIT_SCALE
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        check_image_shape(x, self.image_shape)
-        h = self.stages(self.first(image_layout(x.reshape(-1, *self.image_shape))))
-        return self.last(F.elu(h)).flatten(1).reshape(*x.shape[:-3], -1)
+        h = self.first(image_layout(_flat_images(x, self.image_shape)))
+        return self.last(F.elu(self.stages(h))).flatten(1).reshape(*x.shape[:-3], -1)
 
 
 class MapDecoder(nn.Module):
     """Code to feature maps of the image's size: the mirror image of `MapEncoder`.
 
-    It ends with the maps of the stage at the image's size, after a last ELU, for the likelihood to
-    read; ``feature_maps`` says how many.
+    It ends with the features of the stage at the image's size, after a last ELU, for the likelihood
+    to read; ``feature_channels`` is their number.
 
     Args:
-        architecture: see `Architecture`.
+        architecture: the sizes.
 
-    Shapes: ``(*batch, code_dim) -> (*batch, feature_maps, height, width)``.
+    Shapes: ``(*batch, code_dim) -> (*batch, feature_channels, height, width)``.
     """
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: MapArchitecture = MapArchitecture()) -> None:  # noqa: B008 (frozen)
         super().__init__()
-        a = architecture
-        self.code_shape = a.code_shape
-        self.feature_maps = a.exit(0)
-        self.first = WeightNormConv2d(a.code_maps, a.entry(-1), 1)
-        modules: list[nn.Module] = [a.stage(-1)]
-        for k in reversed(range(len(a.widths) - 1)):
-            up = WeightNormConvTranspose2d(a.exit(k + 1), a.entry(k))
-            modules += [nn.ELU(), up, a.stage(k)]
+        self.code_shape = architecture.code_shape
+        first, *others = reversed(_stages(architecture))
+        self.first = WeightNormConv2d(architecture.code_channels, first.in_channels, 1)
+        modules: list[nn.Module] = [first]
+        channels = first.out_channels
+        for stage in others:
+            up = WeightNormConvTranspose2d(channels, stage.in_channels)
+            modules += [nn.ELU(), up, stage]
+            channels = stage.out_channels
         self.stages = nn.Sequential(*modules)
+        self.feature_channels = channels
 
     def forward(self, z: Tensor) -> Tensor:
-        if z.shape[-1] != prod(self.code_shape):
-            raise ValueError(
-                f"the decoder expects codes of {prod(self.code_shape)} dimensions in the last "
-                f"axis, the flat form of maps {self.code_shape}, got a tensor of shape "
-                f"{tuple(z.shape)}; build prior, guide and decoder for the same code"
-            )
-        h = self.first(image_layout(z.reshape(-1, *self.code_shape)))
+        h = self.first(image_layout(_flat_codes(z, self.code_shape)))
         h = F.elu(self.stages(h))
         return h.reshape(*z.shape[:-1], *h.shape[1:])
+
+
+class Stage(nn.Sequential):
+    """Blocks that keep the size of the feature maps.
+
+    Args:
+        modules: applied one after the other.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], in_channels: int, out_channels: int) -> None:
+        super().__init__(*modules)
+        self.in_channels, self.out_channels = in_channels, out_channels
+
+
+def residual_stage(channels: int, blocks: int) -> Stage:
+    """Residual blocks with the same number of channels throughout."""
+    modules = [ResidualBlock(channels, channels) for _ in range(blocks)]
+    return Stage(modules, channels, channels)
+
+
+def dense_stage(channels: int, blocks: int) -> Stage:
+    """Dense blocks in place of so many residual blocks of so many channels, one for every two.
+
+    The paper gives no growth rate, only that a block ends slightly wider than the residual stage.
+    Here it begins with half of the channels, its layers fill up the other half, and each adds one
+    more: 48 channels become 24 + 3 x 9 = 51, 96 become 48 + 3 x 17 = 99.
+    """
+    start = channels // 2
+    growth = ceil((channels - start) / DenseBlock.LAYERS) + 1
+    end = start + DenseBlock.LAYERS * growth
+    modules: list[nn.Module] = []
+    for _ in range(ceil(blocks / 2)):
+        if modules:
+            modules += [nn.ELU(), WeightNormConv2d(end, start, 1)]
+        modules.append(DenseBlock(start, growth))
+    return Stage(modules, start, end)
+
+
+def _stages(architecture: MapArchitecture) -> list[Stage]:
+    """The stages of an encoder or decoder, from the image's size down."""
+    stage = dense_stage if architecture.dense else residual_stage
+    sizes = zip(architecture.channels, architecture.blocks, strict=True)
+    return [stage(channels, blocks) for channels, blocks in sizes]
+
+
+def _flat_images(x: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
+    """Images ``(*batch, *image_shape)`` as ``(N, *image_shape)``, checked."""
+    if not x.is_floating_point():
+        raise ValueError(f"expected floating-point images, got {x.dtype}: convert with x.float()")
+    if x.shape[-3:] != image_shape:
+        raise ValueError(
+            f"expected images of shape (*batch, {', '.join(map(str, image_shape))}), got "
+            f"{tuple(x.shape)}; resize the images, or build model and guide with the images' own "
+            "image_shape"
+        )
+    return x.reshape(-1, *image_shape)
+
+
+def _flat_codes(z: Tensor, code_shape: tuple[int, ...]) -> Tensor:
+    """Codes ``(*batch, code_dim)`` as ``(N, *code_shape)``, checked."""
+    if z.shape[-1] != prod(code_shape):
+        flat = "" if len(code_shape) == 1 else f" (feature maps {code_shape} as a flat vector)"
+        raise ValueError(
+            f"the decoder expects codes of {prod(code_shape)} dimensions in the last axis{flat}, "
+            f"got a tensor of shape {tuple(z.shape)}; build prior, guide and decoder for the same "
+            "code"
+        )
+    return z.reshape(-1, *code_shape)

@@ -1,8 +1,14 @@
 """Weight-normalized layers with data-dependent initialization.
 
-A layer computes ``y = scale * <direction / |direction|, x> + bias`` per output channel. In its
-first forward pass it sets ``scale`` and ``bias`` so that, on that very batch, every output channel
-has mean 0 and standard deviation ``init_scale``; a saved buffer remembers that this has happened.
+A layer computes ``y = scale * <direction / |direction|, x> + bias`` per output channel. Its
+initialization sets ``scale`` and ``bias`` so that, on one batch, every output channel has mean 0
+and standard deviation ``init_scale``.
+
+`pyro_vlae.infer.initialize` runs it; if nobody did, the first training pass does (training mode,
+gradients enabled). Only layers that are still as they were constructed are initialized. The
+parameters themselves tell: the bias is zero and the scale is the norm of the direction. So
+whatever brings other values into a layer (copies, running averages, broadcasts, saved weights)
+also keeps it from being initialized again, and no flag has to travel with them.
 
 References:
     Salimans and Kingma, "Weight Normalization", 2016, arXiv:1602.07868, section 3.
@@ -11,34 +17,38 @@ References:
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_initialization_allowed = ContextVar("initialization_allowed", default=True)
+# True or False: initialize, or do not, whatever the mode. None: in training passes.
+_initialize: ContextVar[bool | None] = ContextVar("initialize", default=None)
 
-# Below this variance a channel is constant for all purposes (a one-image batch in a linear layer,
-# an empty border): there is no scale to normalize, so its plain weights are kept.
+# Below this variance a channel is constant (a one-image batch in a linear layer, an empty border):
+# there is no scale to normalize, so the plain weights are kept.
 VARIANCE_FLOOR = 1e-6
+
+# A channel whose outputs vary by chance little in a small batch must not be amplified without
+# limit: its standard deviation counts as at least this fraction of the layer's typical one.
+DEVIATION_FLOOR = 0.1
 
 # Residual branches start small, so that a deep network starts near the identity.
 BRANCH_INIT_SCALE = 0.1
 
 
 @contextmanager
-def without_initialization() -> Iterator[None]:
-    """Run layers that are not yet initialized with their plain weights, and leave them so."""
-    token = _initialization_allowed.set(False)
+def initialization(enabled: bool) -> Iterator[None]:
+    """Initialize the layers that run in this context and are as constructed, or leave them so."""
+    token = _initialize.set(enabled)
     try:
         yield
     finally:
-        _initialization_allowed.reset(token)
+        _initialize.reset(token)
 
 
 class WeightNormLayer(nn.Module):
-    """What the weight-normalized layers share; a layer says only how its weight is applied.
+    """Base class of the weight-normalized layers.
 
     Args:
         weight_shape: shape of the direction.
@@ -46,8 +56,6 @@ class WeightNormLayer(nn.Module):
         init_scale: standard deviation of every output channel after initialization.
         fan_in: number of inputs of one output, for the spread of the random directions.
     """
-
-    initialized: Tensor
 
     def __init__(
         self, weight_shape: tuple[int, ...], channel_dim: int, init_scale: float, fan_in: int
@@ -60,8 +68,17 @@ class WeightNormLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(weight_shape[channel_dim]))
         with torch.no_grad():
             self.scale.copy_(self._norm(self.direction))  # so that the plain weight is `direction`
-        self.register_buffer("initialized", torch.tensor(False))
-        self._is_initialized = False  # the buffer's twin: reading the buffer would stall a GPU
+        # Saves training passes from looking at the parameters, which would stall a GPU.
+        self._checked = False
+
+    @property
+    def initialized(self) -> bool:
+        """Whether the parameters are no longer those of construction."""
+        if self._checked:
+            return True
+        norm = self._norm(self.effective_direction())
+        # The tolerance is for changes of precision, down to bfloat16.
+        return bool(self.bias.any()) or not torch.allclose(self.scale, norm, rtol=0.02, atol=0)
 
     def effective_direction(self) -> Tensor:
         """The direction with whatever mask the layer has."""
@@ -77,27 +94,28 @@ class WeightNormLayer(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self._is_initialized and _initialization_allowed.get():
-            self._initialize(x)
+        if not self._checked:
+            enabled = _initialize.get()
+            if enabled is None:
+                enabled = self.training and torch.is_grad_enabled()
+            if enabled:
+                self._initialize(x)
         return self.apply_weight(x, self.weight(), self.bias)
 
     @torch.no_grad()
     def _initialize(self, x: Tensor) -> None:
+        initialized, self._checked = self.initialized, True
+        if initialized:
+            return
         direction = self.effective_direction()
         unit = direction / self._per_channel(self._norm(direction))
         out = self.apply_weight(x, unit, None)
         dims = [d for d in range(out.dim()) if d != 1]
         variance, mean = torch.var_mean(out, dims, correction=0)
-        constant = variance < VARIANCE_FLOOR
-        scale = self.init_scale / variance.clamp(min=VARIANCE_FLOOR).sqrt()
-        scale = torch.where(constant, self.scale, scale)
-        self.scale.copy_(scale)
-        self.bias.copy_(-mean * scale)
-        self._mark_initialized()
-
-    def _mark_initialized(self) -> None:
-        self.initialized.fill_(True)
-        self._is_initialized = True
+        bounded = variance.clamp(min=DEVIATION_FLOOR**2 * variance.mean())
+        scale = self.init_scale / bounded.clamp(min=VARIANCE_FLOOR).sqrt()
+        self.scale.copy_(torch.where(variance < VARIANCE_FLOOR, self.scale, scale))
+        self.bias.copy_(-mean * self.scale)
 
     def _norm(self, direction: Tensor) -> Tensor:
         dims = [d for d in range(direction.dim()) if d != self.channel_dim]
@@ -107,10 +125,6 @@ class WeightNormLayer(nn.Module):
         shape = [1] * self.direction.dim()
         shape[self.channel_dim] = -1
         return values.view(shape)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(state_dict, *args, **kwargs)
-        self._is_initialized = bool(self.initialized)
 
 
 class WeightNormLinear(WeightNormLayer):
@@ -164,7 +178,7 @@ class WeightNormConvTranspose2d(WeightNormLayer):
         output_padding: tuple[int, int] = (1, 1),
         init_scale: float = 1.0,
     ) -> None:
-        # A 3x3 kernel of stride 2 puts 9/4 taps on an output pixel on average.
+        # With stride 2 an output pixel is reached by 9/4 weights of a 3x3 kernel on average.
         super().__init__((in_channels, out_channels, 3, 3), 1, init_scale, in_channels * 9 // 4)
         self.output_padding = output_padding
 
@@ -173,9 +187,9 @@ class WeightNormConvTranspose2d(WeightNormLayer):
 
 
 def image_layout(x: Tensor) -> Tensor:
-    """Feature maps ``(N, C, H, W)`` in the layout that convolutions are fastest in.
+    """Feature maps ``(N, C, H, W)`` in the memory layout in which convolutions are fastest.
 
-    On a CPU channels-last, which makes a training step about a quarter shorter; elsewhere as they
-    are. Weights are never moved: Pyro's parameter store would train a copy of them.
+    Channels-last on a CPU, where it makes a training step about a quarter shorter; unchanged on
+    other devices. Weights are never converted: Pyro's parameter store would train a copy of them.
     """
     return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x

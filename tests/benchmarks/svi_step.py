@@ -15,7 +15,7 @@ from pyro.infer import SVI, Trace_ELBO
 from timing import interleaved, print_table
 
 from pyro_vlae.guides import GaussianGuide
-from pyro_vlae.infer import CapturableOptim, FreeBitsELBO, GraphedSVI, JointOptim
+from pyro_vlae.infer import CapturableOptim, FreeBitsELBO, GraphedSVI, JointOptim, initialize
 from pyro_vlae.models import VLAE, binary_vlae
 
 
@@ -63,7 +63,7 @@ def main() -> None:
     torch.manual_seed(0)
     x = torch.rand(options.batch_size, 1, 28, 28, device=device).round()
     model, guide = binary_vlae().to(device), GaussianGuide().to(device)
-    model(x), guide(x)  # initialized once, so that all start from the same weights
+    initialize(model, guide, x)  # once, so that all start from the same weights
     joint = JointOptim(
         torch.optim.Adamax, {"lr": 0.002}, clip_norm=1000.0 * len(x), ema_decay=0.998
     )

@@ -147,7 +147,7 @@ def test_arviz_plots(export, plot):
 
 
 def test_binary_images():
-    model = binary_vlae(code_dim=4, prior="normal", masked_layers=2, filters=4)
+    model = binary_vlae(code_dim=4, prior="normal", masked_layers=2, pixelcnn_channels=4)
     guide = GaussianGuide(code_dim=4)
     x = torch.rand(2, 1, 28, 28).round()
     with torch.no_grad():

@@ -14,13 +14,15 @@ from pyro_vlae.analysis.code_figures import (
 )
 from pyro_vlae.guides import GaussianGuide, color_guide
 from pyro_vlae.models import FlowPrior, StandardNormalPrior, binary_vlae, resnet_vlae
-from pyro_vlae.nn import Architecture
+from pyro_vlae.nn import MapArchitecture
 
 SHAPE = (1, 8, 8)
 
 
 def small(**options):
-    model = binary_vlae(code_dim=4, image_shape=SHAPE, flow_hidden_dims=(8,), filters=4, **options)
+    model = binary_vlae(
+        code_dim=4, image_shape=SHAPE, flow_hidden_dims=(8,), pixelcnn_channels=4, **options
+    )
     guide = GaussianGuide(code_dim=4, image_shape=SHAPE)
     x = torch.rand(6, *SHAPE).round()
     model(x), guide(x)
@@ -94,7 +96,7 @@ def mixture():
 
 
 def test_drawing_leaves_an_untrained_pair_as_it_was():
-    model = binary_vlae(code_dim=4, image_shape=SHAPE, flow_hidden_dims=(8,), filters=4)
+    model = binary_vlae(code_dim=4, image_shape=SHAPE, flow_hidden_dims=(8,), pixelcnn_channels=4)
     guide = GaussianGuide(code_dim=4, image_shape=SHAPE)
     draw_interpolations(model, guide, torch.rand(4, *SHAPE).round(), steps=3)
     assert not guide.head.initialized and guide.training
@@ -102,10 +104,9 @@ def test_drawing_leaves_an_untrained_pair_as_it_was():
 
 
 def test_color_images_are_drawn_from_the_range_that_models_have():
-    model = resnet_vlae(
-        "4x2", image_shape=(3, 8, 8), widths=(4, 4, 4), code_maps=2, filters=4, flow_maps=(4,)
-    )
-    guide = color_guide(Architecture((3, 8, 8), 2, (4, 4, 4)))
+    architecture = MapArchitecture((3, 8, 8), 2, (4, 4, 4))
+    model = resnet_vlae("4x2", architecture, pixelcnn_channels=4, flow_channels=(4,))
+    guide = color_guide(architecture)
     x = torch.randint(0, 256, (4, 3, 8, 8)) / 127.5 - 1
     plot_interpolations(x, draw_interpolations(model, guide, x, steps=2))
     plot_code_swap(swap_codes(model, guide, x))

@@ -59,7 +59,7 @@ def test_aggregate_posterior_of_equal_and_of_separate_codes():
     """Equal posteriors tell nothing; N far apart tell which image it is: log N nats."""
     loc = torch.tensor([[0.0, 0.0], [0.0, 50.0], [0.0, 100.0]]).double()
     guide, x = gaussian(loc, torch.full_like(loc, 0.3))
-    for prior in (None, FlowPrior(2, steps=1, hidden_dims=(4,)).double()()):
+    for prior in (None, FlowPrior(2, layers=1, hidden_dims=(4,)).double()()):
         got = code_dimension_rates(guide, x, prior)
         assert got.against == "aggregate posterior"
         expected = torch.tensor([0.0, math.log(3)]).double()
@@ -104,7 +104,7 @@ def test_what_has_no_marginals_is_named(linear_gaussian):
     problem = linear_gaussian()
     with pytest.raises(ValueError, match=r"'z' is MultivariateNormal.*expected Normal"):
         code_marginals(problem.guide, problem.sample(2))
-    iaf = IAFGuide(code_dim=4, hidden_dims=(8,), steps=1)
+    iaf = IAFGuide(code_dim=4, hidden_dims=(8,), layers=1)
     with pytest.raises(ValueError, match=r"'z' is TransformedDistribution"):
         code_marginals(iaf, torch.rand(2, 1, 28, 28).round())
     with pytest.raises(ValueError, match="'z' is not there"):

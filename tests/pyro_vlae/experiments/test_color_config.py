@@ -25,7 +25,7 @@ def test_paper_preset_is_the_recipe_of_the_paper():
     assert (config.learning_rate, config.ema_decay, config.num_samples) == (0.002, 0.998, 512)
     assert config.eval_images is None
     a = config.architecture()
-    assert (a.widths, a.blocks, a.code_shape) == ((48, 96, 96), (2, 2, 3), (16, 8, 8))
+    assert (a.channels, a.blocks, a.code_shape) == ((48, 96, 96), (2, 2, 3), (16, 8, 8))
     assert (config.filters, config.flow_maps) == (64, 128)
     assert isinstance(config.elbo(3072), SoftFreeBitsELBO) and config.elbo(3072).target_nats == 100
     assert "reduced" not in config.describe()

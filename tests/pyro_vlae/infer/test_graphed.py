@@ -30,7 +30,7 @@ SHAPE = (1, 8, 8)
 
 def parts(device="cpu"):
     pyro.set_rng_seed(0)
-    model = binary_vlae(code_dim=4, image_shape=SHAPE, flow_hidden_dims=(8,), filters=4)
+    model = binary_vlae(code_dim=4, image_shape=SHAPE, flow_hidden_dims=(8,), pixelcnn_channels=4)
     guide = GaussianGuide(code_dim=4, image_shape=SHAPE)
     x = torch.rand(6, *SHAPE).round()
     model(x), guide(x)

@@ -15,7 +15,6 @@ def made(shape, hidden=(9, 7), reverse=False):
         for layer in step.network.ordered_layers():
             layer.scale.copy_(torch.rand_like(layer.scale) + 0.5)
             layer.bias.normal_()
-            layer._mark_initialized()
     return step
 
 

@@ -1,0 +1,51 @@
+"""Data-dependent initialization of a model and its guide.
+
+References:
+    Salimans and Kingma, "Weight Normalization", 2016, arXiv:1602.07868, section 3.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_vlae.nn.weight_norm import initialization
+
+
+@torch.no_grad()
+def initialize(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) -> None:
+    """Initialize the weight-normalized layers of a model and its guide on a batch.
+
+    It runs the guide, then the model on the guide's codes, and scores both. Layers that were
+    already initialized, loaded or trained stay as they are, so a second call changes nothing. The
+    random generators and Pyro's parameter store are left as they were: training after it does
+    exactly what it would do if its first step initialized the layers.
+
+    Call it before layers are to be copied or compiled, or handed to several processes, and
+    otherwise if you like: `pyro_vlae.training.fit` calls it, and under plain `SVI` the first step
+    initializes.
+
+    Args:
+        model: called with x.
+        guide: called with x.
+        x: a batch of images, as training takes them; some tens at least, for the statistics.
+
+    Example:
+        >>> model, guide = binary_vlae(), GaussianGuide(code_dim=64)
+        >>> initialize(model, guide, train.batch(range(64)))
+    """
+    store = pyro.get_param_store()
+    known = set(store.keys())
+    devices = [x.device] if x.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices), initialization(True):
+            guide_trace = poutine.trace(guide).get_trace(x)
+            model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(x)
+            for trace in (guide_trace, model_trace):
+                trace.compute_log_prob()
+    finally:
+        for name in set(store.keys()) - known:
+            del store[name]

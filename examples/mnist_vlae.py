@@ -9,7 +9,7 @@ Pictures, metrics, checkpoint and results go to a folder under runs/.
 import argparse
 import sys
 
-from pyro_vlae.data import DATASET_NAMES, DatasetNotFoundError, load_dataset
+from pyro_vlae.data import BINARY, DatasetNotFoundError, dataset_names, load_dataset
 from pyro_vlae.experiments.command_line import (
     add_folder_options,
     add_run_options,
@@ -30,8 +30,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options; None where nothing was given."""
     parser = make_parser(__doc__)
     add = parser.add_argument
-    datasets = f"{', '.join(DATASET_NAMES)}; default: static-mnist, or digits without data"
-    add("--dataset", choices=DATASET_NAMES, metavar="NAME", help=datasets)
+    datasets = f"{', '.join(dataset_names(BINARY))}; default: static-mnist, or digits without data"
+    add("--dataset", choices=dataset_names(BINARY), metavar="NAME", help=datasets)
     add("--prior", choices=("flow", "normal"), help="p(z); default: flow")
     add("--guide", choices=("gaussian", "iaf"), help="q(z | x); default: gaussian")
     add("--likelihood", choices=("pixelcnn", "bernoulli"), help="p(x | z); default: pixelcnn")

@@ -30,7 +30,7 @@ CITATION = """\
 def contents() -> str:
     """What the package holds that has a name."""
     # Here, not above: they bring torch along, for which --version need not wait.
-    from pyro_vlae.data import COLOR_DATASET_NAMES, DATASET_NAMES
+    from pyro_vlae.data import dataset_names
     from pyro_vlae.models import pretrained_names
 
     scripts = [f"  python examples/{name:18} {what}" for name, what in EXAMPLES.items()]
@@ -38,7 +38,7 @@ def contents() -> str:
         [
             "scripts of the repository (each has --help):",
             *scripts,
-            f"data sets: {', '.join((*DATASET_NAMES, *COLOR_DATASET_NAMES))}",
+            f"data sets: {', '.join(dataset_names())}",
             f"trained weights: {', '.join(pretrained_names())}",
             "",
             "to cite:",

@@ -1,6 +1,6 @@
-"""Data sets: find, verify, download, decode, binarize, split."""
+"""Data sets: files found, downloaded, verified and decoded; images split and sampled."""
 
-from pyro_vlae.data.datasets import COLOR_DATASET_NAMES, DATASET_NAMES, load_dataset
+from pyro_vlae.data.datasets import dataset_names, load_dataset, register_dataset
 from pyro_vlae.data.errors import DatasetCorruptError, DatasetError, DatasetNotFoundError
 from pyro_vlae.data.split import ImageDataset, ImageSplit
 from pyro_vlae.data.values import BINARY, BYTES, INTENSITIES, Values
@@ -8,8 +8,6 @@ from pyro_vlae.data.values import BINARY, BYTES, INTENSITIES, Values
 __all__ = [
     "BINARY",
     "BYTES",
-    "COLOR_DATASET_NAMES",
-    "DATASET_NAMES",
     "INTENSITIES",
     "DatasetCorruptError",
     "DatasetError",
@@ -17,5 +15,7 @@ __all__ = [
     "ImageDataset",
     "ImageSplit",
     "Values",
+    "dataset_names",
     "load_dataset",
+    "register_dataset",
 ]

@@ -1,4 +1,4 @@
-"""`load_dataset`: a data set by its name."""
+"""`load_dataset`: a data set by its name, from one table of readers."""
 
 import difflib
 import os
@@ -7,27 +7,41 @@ from collections.abc import Callable
 import torch
 
 from pyro_vlae.data import readers
-from pyro_vlae.data.cifar import read_cifar10
 from pyro_vlae.data.files import FileStore
 from pyro_vlae.data.split import ImageDataset
+from pyro_vlae.data.values import BINARY, BYTES, Values
 
-_Readers = dict[str, Callable[[FileStore], ImageDataset]]
+Reader = Callable[[FileStore], ImageDataset]
 
-_BINARY: _Readers = {
-    "static-mnist": readers.read_static_mnist,
-    "mnist": readers.read_mnist,
-    "omniglot": readers.read_omniglot,
-    "caltech101": readers.read_caltech101,
-    "digits": readers.read_digits,
+_READERS: dict[str, tuple[Reader, Values]] = {
+    "static-mnist": (readers.read_static_mnist, BINARY),
+    "mnist": (readers.read_mnist, BINARY),
+    "omniglot": (readers.read_omniglot, BINARY),
+    "caltech101": (readers.read_caltech101, BINARY),
+    "digits": (readers.read_digits, BINARY),
+    "cifar10": (readers.read_cifar10, BYTES),
 }
 
-_COLOR: _Readers = {"cifar10": read_cifar10}
 
-DATASET_NAMES = tuple(_BINARY)
-"""The sets of binary images that `load_dataset` takes, all 28x28."""
+def register_dataset(name: str, reader: Reader, values: Values) -> None:
+    """Let `load_dataset` load a data set by this name.
 
-COLOR_DATASET_NAMES = tuple(_COLOR)
-"""The sets of color images that `load_dataset` takes."""
+    Args:
+        name: Its name.
+        reader: Returns the data set; a `FileStore` finds, downloads and verifies its files.
+        values: What a model sees of it, its ``values``, by which families find their data sets.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if name in _READERS:
+        raise ValueError(f"there is a data set {name!r} already; register it by another name")
+    _READERS[name] = (reader, values)
+
+
+def dataset_names(values: Values | None = None) -> tuple[str, ...]:
+    """The names that `load_dataset` takes: all, or those whose images have these values."""
+    return tuple(name for name, (_, its) in _READERS.items() if values in (None, its))
 
 
 def load_dataset(
@@ -38,33 +52,40 @@ def load_dataset(
 ) -> ImageDataset:
     """Load a data set, verified, with the splits the literature uses.
 
+    Splits keep their published order, and some are sorted: the test images of static MNIST by
+    digit, those of OMNIGLOT by alphabet. The first few hundred are not representative: take a
+    part of a split by ``split.subset(size, seed=0)``, which shuffles.
+
     Files are looked for in ``root``, then in ``$PYRO_VLAE_DATA``, then in the user cache, each in
     a folder of its own (``mnist/``, ``binarized_mnist/``, ``omniglot/``,
-    ``caltech101_silhouettes/``, ``cifar10/``), compressed by gzip or xz or not. What is in none of
-    them is downloaded into the user cache; ``root`` and ``$PYRO_VLAE_DATA`` are never written to. A
-    warning is logged when a folder that was named lacks a file.
+    ``caltech101_silhouettes/``, ``cifar10/``), compressed by gzip or xz or not. Files found in
+    none of them are downloaded into the user cache; ``root`` and ``$PYRO_VLAE_DATA`` are never
+    written to. A warning is logged when a folder that was named lacks a file.
 
     Args:
-        name: One of `DATASET_NAMES` or `COLOR_DATASET_NAMES`.
+        name: One of `dataset_names`: ``"static-mnist"``, ``"mnist"``, ``"omniglot"``,
+            ``"caltech101"``, ``"digits"``, ``"cifar10"``, or one that was registered.
         root: Folder to look in first.
-        device: Where the images are to be kept, as ``uint8``.
+        device: Where to keep the images, as ``uint8``.
         download: Whether files that are not on disk may be downloaded.
 
     Raises:
-        ValueError: There is no data set of this name.
-        DatasetNotFoundError: A file is neither on disk nor downloadable.
-        DatasetCorruptError: A file is not the published one.
-        DatasetError: A file cannot be read.
+        ValueError: there is no data set of this name.
+        DatasetNotFoundError: a file is neither on disk nor downloadable.
+        DatasetCorruptError: a file is not the published one.
+        DatasetError: a file cannot be read.
 
     Example:
         >>> data = load_dataset("digits")
         >>> data.train.batch(torch.arange(64)).shape
         torch.Size([64, 1, 28, 28])
+        >>> len(data.test.subset(100, seed=0))
+        100
     """
-    all_readers = _BINARY | _COLOR
-    if name not in all_readers:
-        close = difflib.get_close_matches(name.lower().replace("_", "-"), all_readers, n=1)
+    if name not in _READERS:
+        close = difflib.get_close_matches(name.lower().replace("_", "-"), _READERS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        names = ", ".join(all_readers)
+        names = ", ".join(_READERS)
         raise ValueError(f"there is no data set {name!r}; the names are {names}.{hint}")
-    return all_readers[name](FileStore(name, root, download)).to(device)
+    reader, _ = _READERS[name]
+    return reader(FileStore(name, root, download)).to(device)

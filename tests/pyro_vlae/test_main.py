@@ -10,7 +10,7 @@ import pytest
 
 from pyro_vlae import __version__
 from pyro_vlae.__main__ import EXAMPLES, main
-from pyro_vlae.data import DATASET_NAMES
+from pyro_vlae.data import dataset_names
 from pyro_vlae.models import pretrained_names
 
 SCRIPTS = Path(__file__).parents[2] / "examples"
@@ -29,7 +29,7 @@ def test_the_page_names_everything_and_fits_80_columns(options, tmp_path):
     lines = result.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     assert any(line.startswith(f"pyro_vlae {__version__}") for line in lines)
-    for name in (*EXAMPLES, *DATASET_NAMES, *pretrained_names(), "arXiv:1611.02731"):
+    for name in (*EXAMPLES, *dataset_names(), *pretrained_names(), "arXiv:1611.02731"):
         assert name in result.stdout
 
 

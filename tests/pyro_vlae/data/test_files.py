@@ -6,21 +6,18 @@ import io
 import logging
 import lzma
 import tarfile
+import tracemalloc
 
 import pytest
 
 from pyro_vlae.data import DatasetCorruptError, DatasetError, DatasetNotFoundError, files
 from pyro_vlae.data.files import FileStore, PublishedFile, read_verified
-from pyro_vlae.data.formats import FormatError
 
 CONTENT = b"the published content " * 50
 CHECKSUM = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
-FILE = PublishedFile("mnist", "images", CHECKSUM, "images", CHECKSUM)
-SECOND = PublishedFile("mnist", "rebuilt", "md5:" + hashlib.md5(CONTENT).hexdigest())
-
-
-def identity(content):
-    return content
+MIRRORS = ("http://127.0.0.1:9/m/",)  # refuses
+FILE = PublishedFile("mnist", "images", CHECKSUM, len(CONTENT), MIRRORS)
+SECOND = PublishedFile("mnist", "rebuilt", "md5:" + hashlib.md5(CONTENT).hexdigest(), len(CONTENT))
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +28,7 @@ def places(tmp_path, monkeypatch):
         (place / "mnist").mkdir(parents=True)
     monkeypatch.setenv("PYRO_VLAE_DATA", str(places["env"]))
     monkeypatch.setattr(files, "user_cache", lambda: places["cache"])
-    monkeypatch.setitem(files.MIRRORS, "mnist", ())
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return places
 
 
@@ -63,8 +60,8 @@ def test_a_folder_passed_over_is_named_once(places, caplog):
     (places["cache"] / "mnist" / "images").write_bytes(CONTENT)
     store = FileStore("x", places["root"], download=True)
     with caplog.at_level(logging.WARNING):
-        store.load(FILE, identity)
-        store.load(FILE, identity)
+        store.read(FILE)
+        store.read(FILE)
     first, second = caplog.messages
     assert "root (the data folder given) has no mnist/images; using" in first
     assert "env ($PYRO_VLAE_DATA) has no mnist/images; using" in second
@@ -84,29 +81,27 @@ def test_what_can_be_done_without_is_not_downloaded(places, monkeypatch, caplog)
         pytest.fail("asked the network")
 
     store = FileStore("x", places["root"], download=True)
-    monkeypatch.setattr(store._downloader, "fetch", refuse)
-    assert store.load_if_on_disk(FILE, identity) is None
+    monkeypatch.setattr(files, "download", refuse)
+    assert store.read_if_on_disk(FILE) is None
     for place in reversed(places.values()):
         (place / "mnist" / "images").write_bytes(CONTENT)
-        assert store.load_if_on_disk(FILE, identity) == CONTENT
+        assert store.read_if_on_disk(FILE) == CONTENT
     assert not caplog.messages
     (places["root"] / "mnist" / "images").write_bytes(CONTENT[:-1])
     with pytest.raises(DatasetCorruptError, match="root"):
-        store.load_if_on_disk(FILE, identity)
+        store.read_if_on_disk(FILE)
 
 
 def test_nothing_is_said_when_the_first_folder_has_it(places, caplog):
     (places["root"] / "mnist" / "images").write_bytes(CONTENT)
-    FileStore("x", places["root"], download=True).load(FILE, identity)
+    FileStore("x", places["root"], download=True).read(FILE)
     assert not caplog.messages
 
 
 @pytest.mark.parametrize("download", [True, False])
-def test_not_found(places, monkeypatch, download):
-    monkeypatch.setitem(files.MIRRORS, "mnist", ("http://127.0.0.1:9/m/",))  # refuses
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def test_not_found(places, download):
     with pytest.raises(DatasetNotFoundError) as caught:
-        FileStore("some-set", places["root"], download).load(FILE, identity)
+        FileStore("some-set", places["root"], download).read(FILE)
     summary, *details = str(caught.value).splitlines()
     text = "\n".join(details)
     assert "some-set" in summary
@@ -129,11 +124,7 @@ def test_not_found(places, monkeypatch, download):
 def test_compressed_or_not_whatever_the_name(places, name, compress):
     path = places["root"] / "mnist" / name
     path.write_bytes(compress(CONTENT))
-    assert FileStore("x", places["root"], download=False).load(FILE, identity) == CONTENT
-
-
-def refuse(content):
-    raise FormatError("it is something else")
+    assert FileStore("x", places["root"], download=False).read(FILE) == CONTENT
 
 
 def truncated(content):
@@ -147,89 +138,116 @@ def damaged(content):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "decode", "message"),
+    ("spoil", "message"),
     [
-        (truncated, identity, "gzip stream is truncated or damaged"),
-        (damaged, identity, "gzip stream is truncated or damaged"),
-        (lambda content: lzma.compress(content)[:-20], identity, "xz stream is truncated or damag"),
-        (lambda content: content[:-1], identity, f"sha256 of its {len(CONTENT) - 1} bytes is"),
-        (lambda content: b"", identity, "sha256 of its 0 bytes is"),
-        (lambda content: content, refuse, "it is something else"),
+        (truncated, "compressed stream is truncated or damaged"),
+        (damaged, "compressed stream is truncated or damaged"),
+        (lambda content: lzma.compress(content)[:-20], "stream is truncated or damaged"),
+        (lambda content: content[:-1], f"sha256 of its {len(CONTENT) - 1:,} bytes, which begin"),
+        (lambda content: b"", "sha256 of its 0 bytes is"),
+        (lambda content: b"<!DOCTYPE html><html>", "which begin with b'<!DOCTYPE html>"),
+        (lambda content: content + b"!", f"it has more than {len(CONTENT):,} bytes"),
     ],
-    ids=["truncated", "damaged", "xz", "short", "empty", "format"],
+    ids=["truncated", "damaged", "xz", "short", "empty", "page", "long"],
 )
-def test_corrupt_files_are_named_and_left_alone(places, spoil, decode, message):
+def test_corrupt_files_are_named_and_left_alone(places, spoil, message):
     path = places["root"] / "mnist" / "images.gz"
     path.write_bytes(spoil(CONTENT))
     before = path.read_bytes()
     with pytest.raises(DatasetCorruptError, match=message) as caught:
-        FileStore("x", places["root"], download=True).load(FILE, decode)
+        FileStore("x", places["root"], download=True).read(FILE)
     assert str(path) in str(caught.value)
     assert "delete it" in str(caught.value)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["images.gz"]
 
 
+@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress])
+def test_decompression_stops_at_the_known_size(places, compress):
+    path = places["root"] / "mnist" / "images.gz"
+    path.write_bytes(compress(bytes(10**8)))
+    tracemalloc.start()
+    with pytest.raises(DatasetCorruptError, match=f"it has more than {len(CONTENT):,} bytes"):
+        FileStore("x", places["root"], download=False).read(FILE)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * 10**7  # the dictionary of xz, not the content
+
+
 def test_other_checksum_algorithms(places):
     path = places["root"] / "mnist" / "rebuilt"
     path.write_bytes(CONTENT)
-    assert read_verified(path, SECOND, identity) == CONTENT
-    path.write_bytes(CONTENT + b"!")
+    assert read_verified(path, SECOND) == CONTENT
+    path.write_bytes(CONTENT[:-1])
     with pytest.raises(DatasetCorruptError, match=r"the md5 of its.*replace it with the published"):
-        read_verified(path, SECOND, identity)
+        read_verified(path, SECOND)
 
 
 def test_unreadable_file(places):
     with pytest.raises(DatasetError, match="mnist cannot be read: Is a directory"):
-        read_verified(places["root"] / "mnist", FILE, identity)
+        read_verified(places["root"] / "mnist", FILE)
 
 
-ARCHIVE = PublishedFile("mnist", "all.tar.gz", "md5:0", "all.tar.gz", "md5:0")
-PACKED = PublishedFile("mnist", "images", CHECKSUM, archive=ARCHIVE)
-
-
-def write_archive(path, **members):
-    with tarfile.open(path, "w:gz") as archive:
-        for name, content in members.items():
+def tar(*members):
+    """A compressed archive of members, each a name and its content or attributes of a link."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for name, content in members:
             member = tarfile.TarInfo(f"folder/{name}")
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
+            if isinstance(content, bytes):
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+            else:
+                member.type, member.linkname, member.size = content
+                archive.addfile(member)
+    return stream.getvalue()
 
 
-def test_an_archive_will_do_instead_of_its_files(places):
+OTHER = b"another file of the archive"
+GOOD = tar(("images", CONTENT), ("more", OTHER), ("link", (tarfile.SYMTYPE, "images", 0)))
+MD5 = "md5:" + hashlib.md5(GOOD).hexdigest()
+ARCHIVE = PublishedFile("mnist", "all.tar.gz", MD5, len(GOOD), MIRRORS)
+PACKED = PublishedFile("mnist", "images", CHECKSUM, len(CONTENT), archive=ARCHIVE)
+
+
+def test_an_archive_serves_instead_of_its_files(places):
     store = FileStore("x", places["root"], download=False)
-    write_archive(places["env"] / "mnist" / "all.tar.gz", images=CONTENT, more=b"")
-    assert store.load(PACKED, identity) == CONTENT
-    other = b"another file of the archive"
-    checksum = "sha256:" + hashlib.sha256(other).hexdigest()
-    (places["root"] / "mnist" / "more").write_bytes(other)  # a file of its own counts where it is
-    assert store.load(PublishedFile("mnist", "more", checksum, archive=ARCHIVE), identity) == other
+    (places["env"] / "mnist" / "all.tar.gz").write_bytes(GOOD)
+    assert store.read(PACKED) == CONTENT
+    checksum = "sha256:" + hashlib.sha256(OTHER).hexdigest()
+    (places["root"] / "mnist" / "more").write_bytes(OTHER)  # a file of its own counts where it is
+    more = PublishedFile("mnist", "more", checksum, len(OTHER), archive=ARCHIVE)
+    assert store.find(more, ARCHIVE)[1] is more
+    assert store.read(more) == OTHER
 
 
 @pytest.mark.parametrize(
-    ("members", "cut", "message"),
+    "content",
     [
-        ({"images": CONTENT[:-1]}, 0, "is not the published images: the sha256"),
-        ({"others": CONTENT}, 0, r"is not the published all\.tar\.gz: it does not hold images"),
-        ({"images": CONTENT}, 30, "it is no whole tar archive"),
-        ({}, 10_000, "it is no whole tar archive"),
+        tar(("images", CONTENT[:-1])),
+        tar(("others", CONTENT)),
+        tar(("images", (tarfile.SYMTYPE, "nowhere", 0))),
+        tar(("images", (tarfile.LNKTYPE, "folder/images", 0))),
+        tar(("images", (tarfile.REGTYPE, "", 1 << 40))),
+        GOOD[:-30],
+        b"",
     ],
+    ids=["changed", "others", "dangling", "loop", "terabyte", "short", "empty"],
 )
-def test_corrupt_archives_are_named_and_left_alone(places, members, cut, message):
+def test_corrupt_archives_are_named_and_left_alone(places, content):
+    """They are not even opened, whatever is wrong with their members."""
     path = places["root"] / "mnist" / "all.tar.gz"
-    write_archive(path, **members)
-    content = path.read_bytes()
-    path.write_bytes(content[: max(0, len(content) - cut)])
+    path.write_bytes(content)
+    message = r"is not the published all\.tar\.gz: (the md5 of its .* bytes|it has more than)"
     with pytest.raises(DatasetCorruptError, match=message) as caught:
-        FileStore("x", places["root"], download=False).load(PACKED, identity)
+        FileStore("x", places["root"], download=False).read(PACKED)
     assert str(path) in str(caught.value) and "delete it" in str(caught.value)
-    assert path.exists()
+    assert path.read_bytes() == content
 
 
-def test_where_neither_file_nor_archive_is_the_archive_is_what_to_get(places, monkeypatch):
-    monkeypatch.setitem(files.MIRRORS, "mnist", ("http://127.0.0.1:9/m/",))
+def test_where_neither_file_nor_archive_is_on_disk_the_archive_is_asked_for():
     with pytest.raises(DatasetNotFoundError) as caught:
-        FileStore("x", places["root"], download=False).load(PACKED, identity)
+        FileStore("x", None, download=False).read(PACKED)
     summary, *details = str(caught.value).splitlines()
     assert "mnist/images[.gz|.xz] or mnist/all.tar.gz is not on disk" in summary
     assert "put the file of http://127.0.0.1:9/m/all.tar.gz into" in "".join(details)

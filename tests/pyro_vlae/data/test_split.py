@@ -111,7 +111,7 @@ def test_wrong_images_and_labels_are_refused():
         ImageSplit(bits.float())
     with pytest.raises(ValueError, match=r"shape \(N, C, H, W\).*\(4, 2, 2\)"):
         ImageSplit(bits[:, 0])
-    with pytest.raises(ValueError, match="be 0 to 1; got a pixel of 9.*values=INTENSITIES"):
+    with pytest.raises(ValueError, match=r"be 0 to 1; got a pixel of 9.*values=INTENSITIES"):
         ImageSplit(bits + 9)
     for labels in (torch.zeros(3, dtype=torch.int64), torch.zeros(4)):
         with pytest.raises(ValueError, match="labels must be int64"):

@@ -167,11 +167,16 @@ class ImageDataset:
         validation: ImageSplit,
         test: ImageSplit,
     ) -> "ImageDataset":
-        """Make a data set of intensities, with validation and test images binarized once."""
-        seeds = f"seeds {VALIDATION_SEED} and {TEST_SEED}"
-        description += "; train binarized each time an image is sampled, validation and test once"
+        """Make a data set of splits of `INTENSITIES`: validation and test are binarized once.
+
+        The description is completed by how, and by the seeds.
+        """
+        description += (
+            "; train binarized each time an image is sampled, validation and test once "
+            f"(seeds {VALIDATION_SEED} and {TEST_SEED})"
+        )
         bits = validation.binarize(VALIDATION_SEED), test.binarize(TEST_SEED)
-        return cls(name, f"{description} ({seeds})", train, *bits, validation)
+        return cls(name, description, train, *bits, validation)
 
     @property
     def values(self) -> Values:

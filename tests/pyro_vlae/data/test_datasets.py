@@ -59,9 +59,9 @@ def assert_splits(data, sizes, values):
     assert len(data.train_validation) == sizes[0] + sizes[1]
     assert data.train_validation.values is values
     for split in (data.train, data.validation, data.test):
-        draw = split.batch(torch.arange(0, len(split), 50))
-        assert draw.dtype == torch.float32
-        assert set(draw.unique().tolist()) == {0.0, 1.0}
+        batch = split.batch(torch.arange(0, len(split), 50))
+        assert batch.dtype == torch.float32
+        assert set(batch.unique().tolist()) == {0.0, 1.0}
 
 
 @pytest.mark.real_data
@@ -121,10 +121,10 @@ def test_mnist_is_binarized_by_its_gray_levels(real_data_root):
     data = load_dataset("mnist", real_data_root)
     # README's mean of the gray test images; the sample's error is far below 1e-3.
     assert mean(data.test) == pytest.approx(0.132515, abs=3e-4)
-    draw = data.train.batch(slice(None), torch.Generator().manual_seed(0))
+    batch = data.train.batch(slice(None), torch.Generator().manual_seed(0))
     levels = mean_image(data.train.images) / 255
     error = (levels * (1 - levels) / len(data.train)).sqrt()
-    assert ((mean_image(draw) - levels).abs() <= 5 * error).all()
+    assert ((mean_image(batch) - levels).abs() <= 5 * error).all()
     gray = data.train_validation.images[-10_000:]  # the gray images behind the validation bits
     assert not (data.validation.images > gray).any()  # no ink on white
     assert (data.validation.images[gray == 255] == 1).all()
@@ -245,9 +245,9 @@ def test_cifar10(real_data_root):
     assert correlation(images[..., 1:], images[..., :-1]) > 0.9
     sky = mean_image(data.test.images[(data.test.labels == 8) | (data.test.labels == 0)])
     assert sky[:8].mean() > sky[-8:].mean() + 10
-    draw = data.test.batch(torch.arange(0, 10_000, 50))
-    assert draw.shape == (200, 3, 32, 32) and draw.dtype == torch.float32
-    assert torch.equal(((draw + 1) * 127.5).round().byte(), data.test.images[::50])
+    batch = data.test.batch(torch.arange(0, 10_000, 50))
+    assert batch.shape == (200, 3, 32, 32) and batch.dtype == torch.float32
+    assert torch.equal(((batch + 1) * 127.5).round().byte(), data.test.images[::50])
     assert not any(split.flip for split in splits)
 
 

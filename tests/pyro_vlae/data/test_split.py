@@ -24,10 +24,10 @@ def test_samples_have_the_mean_of_the_intensities():
     levels = torch.tensor([0, 1, 64, 127, 200, 254, 255], dtype=torch.uint8)
     repeats = 40_000
     split = ImageSplit(levels.expand(repeats, 1, 1, 7).contiguous(), values=INTENSITIES)
-    draws = split.batch(slice(None), seeded(0))
-    assert draws.dtype == torch.float32
-    assert set(draws.unique().tolist()) == {0.0, 1.0}
-    mean, probability = draws.mean(0).flatten(), levels / 255
+    samples = split.batch(slice(None), seeded(0))
+    assert samples.dtype == torch.float32
+    assert set(samples.unique().tolist()) == {0.0, 1.0}
+    mean, probability = samples.mean(0).flatten(), levels / 255
     error = (probability * (1 - probability) / repeats).sqrt()
     assert ((mean - probability).abs() <= 4.5 * error).all()
     assert mean[0] == 0
@@ -67,12 +67,12 @@ def test_samples_do_not_depend_on_the_default_dtype():
     expected = split.batch(slice(None), seeded(2))
     torch.set_default_dtype(torch.float64)
     try:
-        draw = split.batch(slice(None), seeded(2))
+        batch = split.batch(slice(None), seeded(2))
         fixed = split.binarize(2)
     finally:
         torch.set_default_dtype(torch.float32)
-    assert draw.dtype == torch.float32
-    assert torch.equal(draw, expected)
+    assert batch.dtype == torch.float32
+    assert torch.equal(batch, expected)
     assert torch.equal(fixed.images, split.binarize(2).images)
 
 
@@ -150,11 +150,11 @@ def byte_split(count=64, flip=False):
 
 def test_bytes_are_levels_of_the_likelihood():
     split = ImageSplit(torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16), values=BYTES)
-    draw = split.batch(slice(None))
-    assert draw.dtype == torch.float32
-    assert torch.equal(draw.flatten(), torch.arange(256) / 127.5 - 1)
-    assert draw.min() == -1 and draw.max() == 1
-    assert pixel_levels.check(draw).all()
+    batch = split.batch(slice(None))
+    assert batch.dtype == torch.float32
+    assert torch.equal(batch.flatten(), torch.arange(256) / 127.5 - 1)
+    assert batch.min() == -1 and batch.max() == 1
+    assert pixel_levels.check(batch).all()
     assert split.binarize(0) is split
 
 
@@ -163,8 +163,8 @@ def test_flips_mirror_half_of_the_images():
     plain = byte_split().batch(slice(None))
     flipped = 0
     for _ in range(20):
-        draw = split.batch(slice(None), generator)
-        kept, mirrored = ((draw == image).all((1, 2, 3)) for image in (plain, plain.flip(-1)))
+        batch = split.batch(slice(None), generator)
+        kept, mirrored = ((batch == image).all((1, 2, 3)) for image in (plain, plain.flip(-1)))
         assert (kept | mirrored).all()
         flipped += int(mirrored.sum())
     assert abs(flipped / (20 * 64) - 0.5) < 4.5 * 0.5 / (20 * 64) ** 0.5
@@ -189,9 +189,9 @@ def test_on_cuda():
     assert data.train_validation.images.is_cuda
     assert torch.equal(data.train.binarize(1).images, data.validation.images)
     index = torch.tensor([1, 5])
-    draw = data.train.batch(index, torch.Generator("cuda").manual_seed(0))
+    batch = data.train.batch(index, torch.Generator("cuda").manual_seed(0))
     again = data.train.batch(index.cuda(), torch.Generator("cuda").manual_seed(0))
-    assert draw.is_cuda
-    assert torch.equal(draw, again)
+    assert batch.is_cuda
+    assert torch.equal(batch, again)
     with pytest.raises(ValueError, match="generator is on cpu"):
         data.train.batch(index, seeded(0))

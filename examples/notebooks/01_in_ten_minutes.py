@@ -19,7 +19,7 @@ from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.infer import marginal_log_likelihood
 from pyro_vlae.models import binary_vlae, load_pretrained
 from pyro_vlae.nn import ResNetDecoder, ResNetEncoder
-from pyro_vlae.plots.figures import plot_reconstructions, plot_samples
+from pyro_vlae.plots import plot_reconstructions, plot_samples
 
 pyro.set_rng_seed(0)
 

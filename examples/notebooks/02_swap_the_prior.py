@@ -19,13 +19,13 @@ from pyro.distributions.transforms import affine_autoregressive, spline_autoregr
 from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
-from pyro_vlae.analysis.comparison import compare_models
+from pyro_vlae.analysis import compare_models
 from pyro_vlae.data import load_dataset
 from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.infer import JointOptim, marginal_log_likelihood
 from pyro_vlae.models import VLAE, FlowPrior, StandardNormalPrior, binary_vlae
 from pyro_vlae.nn import ResNetDecoder, ResNetEncoder
-from pyro_vlae.plots.figures import plot_samples
+from pyro_vlae.plots import plot_samples
 from pyro_vlae.training import TrainingSettings, fit
 
 data = load_dataset("digits")

@@ -24,8 +24,12 @@ from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.infer import JointOptim, marginal_log_likelihood
 from pyro_vlae.models import binary_vlae
 from pyro_vlae.nn import ResNetDecoder, ResNetEncoder
-from pyro_vlae.plots import plot_code_map, plot_pixel_influence, plot_rate_distortion
-from pyro_vlae.plots.figures import plot_samples
+from pyro_vlae.plots import (
+    plot_code_map,
+    plot_pixel_influence,
+    plot_rate_distortion,
+    plot_samples,
+)
 from pyro_vlae.training import TrainingSettings, fit
 
 data = load_dataset("digits")

@@ -16,13 +16,13 @@ from pyro import poutine
 from pyro.infer import HMC, MCMC, RenyiELBO
 from torch import Tensor
 
-from pyro_vlae.analysis.arviz_export import to_inference_data
+from pyro_vlae.analysis import to_inference_data
 from pyro_vlae.data import load_dataset
 from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.infer import JointOptim, marginal_log_likelihood
 from pyro_vlae.models import binary_vlae
 from pyro_vlae.nn import ResNetDecoder, ResNetEncoder
-from pyro_vlae.plots.figures import plot_samples
+from pyro_vlae.plots import plot_samples
 from pyro_vlae.training import TrainingSettings, fit
 
 with warnings.catch_warnings():

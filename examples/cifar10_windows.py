@@ -24,8 +24,7 @@ from pyro_vlae.experiments.command_line import (
 )
 from pyro_vlae.experiments.run import EVALUATION_SEED, color_error, decompress, shuffled
 from pyro_vlae.models import load_run
-from pyro_vlae.plots.figures import plot_groups, save_figure
-from pyro_vlae.plots.pictures import to_unit_range
+from pyro_vlae.plots import plot_groups, save_figure
 
 SHOWN = 32
 
@@ -43,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     device = pick_device(options.device)
     data = load_dataset("cifar10", options.data_dir, device)
     x = data.test.batch(shuffled(len(data.test), options.images))
-    pictures = {"original": to_unit_range(x[:SHOWN])}
+    pictures = {"original": data.values.to_unit_range(x[:SHOWN])}
     errors = {}
     for run in options.runs:
         model, guide = (module.to(device) for module in load_run(run))
@@ -52,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
             decompressed = decompress(model, guide, x)
         window = model.card["config"]["window"]
         head = window if window not in pictures else f"{window} ({run.name})"
-        pictures[head] = to_unit_range(decompressed[:SHOWN])
+        pictures[head] = data.values.to_unit_range(decompressed[:SHOWN])
         error = color_error(x, decompressed)
         errors[head] = {
             "run": run.name,

@@ -10,6 +10,7 @@ up to 15x8 take about an hour in all, "all" several hours more.
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pyro
@@ -28,13 +29,12 @@ from pyro_vlae.experiments.run import shuffled
 from pyro_vlae.experiments.window_study import (
     PICTURES,
     StudySettings,
-    plot_window_study,
     study_window,
 )
 from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.models import VLAE, binary_vlae
 from pyro_vlae.nn.two_stack import window_layers
-from pyro_vlae.plots.figures import save_figure
+from pyro_vlae.plots import plot_window_study, save_figure
 
 WINDOWS = ("none", "4x2", "7x4", "15x8", "all")
 
@@ -119,7 +119,8 @@ def main(arguments: list[str] | None = None) -> int:
     budget = f"{options.dataset}, {settings.images:,} training images each"
     title = f"What the window leaves to the code: {budget}"
     save_figure(
-        plot_window_study(originals, pictures, results, title), options.out / "window_study.png"
+        plot_window_study(originals, pictures, [asdict(r) for r in results], title),
+        options.out / "window_study.png",
     )
     print(f"{options.out / 'window_study.png'} shows them side by side")
     return 0

@@ -1,9 +1,10 @@
 # %% [markdown]
 # # A VLAE in ten minutes
 #
-# A variational autoencoder whose decoder is autoregressive over a small *window* of pixels: what
-# the window shows, the decoder models by itself; what it does not show must be in the code. Here
-# is one, as the Pyro program that it is: data, model, guide, training, score, pictures.
+# A VLAE is a variational autoencoder whose decoder is autoregressive over a small *window* of
+# pixels: what the window shows, the decoder models by itself; what it does not show must be in the
+# code. This notebook builds one as a Pyro program: data, model, guide, training, score, and
+# samples.
 
 # %%
 # %matplotlib inline
@@ -19,7 +20,7 @@ from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.infer import marginal_log_likelihood
 from pyro_vlae.models import binary_vlae, load_pretrained
 from pyro_vlae.nn import ResNetArchitecture
-from pyro_vlae.plots.figures import plot_reconstructions, plot_samples
+from pyro_vlae.plots import plot_reconstructions, plot_samples
 
 pyro.set_rng_seed(0)
 
@@ -27,7 +28,7 @@ pyro.set_rng_seed(0)
 # ## Data
 #
 # `digits` comes with scikit-learn. We keep every other pixel, so that training takes seconds.
-# `draw` gives a batch as the model takes it: floats 0 and 1, ink is 1.
+# `batch` returns images as the model takes them: floats 0 and 1, where ink is 1.
 
 # %%
 data = load_dataset("digits")
@@ -41,19 +42,17 @@ plot_samples(train.batch(slice(0, 16)), "Training images")
 # %% [markdown]
 # ## Model and guide
 #
-# The model says $p(x, z)$. `binary_vlae` is the paper's recipe: an autoregressive flow as the
-# prior of the code, a ResNet decoder that puts out four feature maps, and a PixelCNN that reads
-# them. Everything is made smaller here; two masked layers see two rows up.
+# The model is $p(x, z)$. `binary_vlae` builds the paper's: an autoregressive flow as the prior of
+# the code, a ResNet decoder that returns four feature maps, and a PixelCNN that reads them. The
+# guide is $q(z \mid x)$; its encoder mirrors the decoder, so both are built from one architecture.
+# Everything is small here, and two masked layers see two rows up.
 
 # %%
-sizes = ResNetArchitecture(train.image_shape, code_dim=16, channels=(8,), features=64)
+architecture = ResNetArchitecture(train.image_shape, code_dim=16, channels=(8,), features=64)
 model = binary_vlae(
-    architecture=sizes,
-    masked_layers=2,
-    flow_layers=2,
-    flow_hidden_dims=(64, 64),
+    architecture=architecture, masked_layers=2, flow_layers=2, flow_hidden_dims=(64, 64)
 )
-guide = GaussianGuide(architecture=sizes)
+guide = GaussianGuide(architecture=architecture)
 
 # %% [markdown]
 # ## Training
@@ -65,10 +64,10 @@ svi = SVI(model, guide, pyro.optim.Adamax({"lr": 0.01}), Trace_ELBO())
 for step in range(401):
     loss = svi.step(train.batch(torch.randint(len(train), (64,))))
     if step % 100 == 0:
-        print(f"step {step:3}: the images of this batch cost {loss / 64:6.1f} nats each")
+        print(f"step {step:3}: {loss / 64:6.1f} nats per image")
 
 # %% [markdown]
-# Model and guide are modules and Pyro programs. A trace shows the sites: the code `z` and the
+# Model and guide are both modules and Pyro programs. A trace shows the sites: the code `z` and the
 # image `x`, both in a plate of images.
 
 # %%
@@ -80,9 +79,9 @@ print(trace.format_shapes())
 # %% [markdown]
 # ## Score
 #
-# The ELBO is a bound. Importance sampling with the guide as the proposal comes nearer to
-# $\log p(x)$, image by image, and says how well it worked: an effective sample size near one or a
-# Pareto k above 0.7 for many images would mean that more samples, or a better guide, are needed.
+# The ELBO is a lower bound. Importance sampling with the guide as the proposal estimates
+# $\log p(x)$ itself, image by image, and reports how well it worked: if the effective sample size
+# is near one, or Pareto k is above 0.7 for many images, you need more samples or a better guide.
 
 # %%
 score = marginal_log_likelihood(model, guide, test.batch(slice(None)), num_samples=64)
@@ -92,10 +91,10 @@ for name, value in score.summary().items():
 # %% [markdown]
 # ## Pictures
 #
-# New images are the model, run without an observation. A *decompression* is $z \sim q(z \mid x)$,
-# $x' \sim p(x \mid z)$: the guide's codes in the model with its observation taken away, which is
-# Pyro's `Predictive`. After seconds of training the code keeps the silhouette, not always the
-# digit.
+# To generate images, run the model without an observation. A *decompression* is $z \sim q(z \mid
+# x)$, $x' \sim p(x \mid z)$: run the model on the guide's codes, again without an observation, which
+# is what Pyro's `Predictive` does. After a few seconds of training the code keeps the silhouette,
+# but not always the digit.
 
 # %%
 plot_samples(model(batch_size=32), "Samples of the small model")
@@ -108,12 +107,11 @@ with torch.no_grad():
 plot_reconstructions(x, again, "Test images and one decompression each")
 
 # %% [markdown]
-# ## A larger one, already trained
+# ## The paper's size, already trained
 #
-# The same program in the paper's size, trained on static MNIST; how far, its card says. Its
-# samples stand in for test images here, so that nothing has to be downloaded: we draw some,
-# encode them, and draw what their codes decode to. The shape comes back, the noise along its
-# edges is new.
+# The package ships weights of the same program at the paper's size, trained on static MNIST; the
+# model's card tells how long. To avoid a download, its own samples stand in for test images: we
+# encode them and decompress their codes. The shape comes back, the noise along its edges is new.
 
 # %%
 model, guide = load_pretrained("static-mnist")
@@ -128,6 +126,6 @@ with torch.no_grad():
 plot_reconstructions(x, again, "Samples of the MNIST model and one decompression each")
 
 # %% [markdown]
-# The next notebooks swap the [prior](02_swap_the_prior) and the [guide](03_swap_the_guide), look
-# at [what the code holds](04_what_the_code_holds), and use the model in [inference of your
-# own](05_your_own_inference).
+# The next notebooks swap the [prior](02_swap_the_prior) and the [guide](03_swap_the_guide), ask
+# [what the code holds](04_what_the_code_holds), and show [other kinds of
+# inference](05_your_own_inference).

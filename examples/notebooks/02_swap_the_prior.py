@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Swap the prior
 #
-# A prior is a module that returns a distribution over codes, event shape `(code_dim,)`, when it
-# is called. `FlowPrior` and `StandardNormalPrior` come with the package, any Pyro transform fits
-# into `FlowPrior`, and one's own is a class of a few lines. Here are six in the same model,
-# compared on the same test images.
+# A prior is a module that returns a distribution over codes, with event shape `(code_dim,)`, when
+# it is called. `FlowPrior` and `StandardNormalPrior` are part of the package, `FlowPrior` takes any
+# invertible Pyro transforms, and a prior of your own is a class of a few lines. Here are six priors
+# in the same model, compared on the same test images.
 
 # %%
 # %matplotlib inline
@@ -19,13 +19,13 @@ from pyro.distributions.transforms import affine_autoregressive, spline_autoregr
 from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
-from pyro_vlae.analysis.comparison import compare_models
+from pyro_vlae.analysis import compare_models
 from pyro_vlae.data import load_dataset
 from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.infer import JointOptim, marginal_log_likelihood
 from pyro_vlae.models import VLAE, FlowPrior, StandardNormalPrior, binary_vlae
 from pyro_vlae.nn import ResNetArchitecture
-from pyro_vlae.plots.figures import plot_samples
+from pyro_vlae.plots import plot_samples
 from pyro_vlae.training import TrainingSettings, fit
 
 data = load_dataset("digits")
@@ -33,13 +33,13 @@ train, test = (  # every other pixel, so that training takes seconds
     dataclasses.replace(split, images=split.images[..., ::2, ::2])
     for split in (data.train, data.test)
 )
-shape, code_dim = train.image_shape, 16
-sizes = ResNetArchitecture(shape, code_dim, channels=(8,), features=64)
+code_dim = 16
+architecture = ResNetArchitecture(train.image_shape, code_dim, channels=(8,), features=64)
 
 # %% [markdown]
-# ## Two of one's own
+# ## Two priors of our own
 #
-# A mixture of Gaussians, its means, scales and weights learnt:
+# A mixture of Gaussians with learned means, scales, and weights:
 
 
 # %%
@@ -56,9 +56,9 @@ class MixturePrior(nn.Module):
 
 
 # %% [markdown]
-# A VampPrior (Tomczak and Welling, 2018, arXiv:1705.07120): the mixture of the *posteriors* of
-# some pseudo-images, which are learnt. It reads the guide, so it takes the guide's `posterior`;
-# as a bound method, so that the guide does not become a part of the model.
+# A VampPrior (Tomczak and Welling, 2018, arXiv:1705.07120): a mixture of the *posteriors* of
+# learned pseudo-images. It needs the guide's `posterior`; we pass the bound method, so that the
+# guide does not become a submodule of the model.
 
 
 # %%
@@ -77,8 +77,8 @@ class VampPrior(nn.Module):
 # %% [markdown]
 # ## All six
 #
-# Each is made for a guide; only the VampPrior looks at it. The transforms of a `FlowPrior` go
-# from the code to the noise: scoring a code is one parallel pass whichever they are.
+# Each prior is built for a guide, though only the VampPrior uses it. The transforms of a
+# `FlowPrior` map codes to noise, so that scoring a code takes one parallel pass.
 
 # %%
 PRIORS = {
@@ -96,10 +96,10 @@ PRIORS = {
 }
 
 # %% [markdown]
-# All six start from one and the same trained model with the standard normal prior, get the prior
-# in place of its own, and are trained on for equally long. The decoder is the factorized one of
-# an ordinary VAE here: its code holds more, so that the prior matters more.
-# (`likelihood="pixelcnn"` makes it a VLAE.)
+# All six start from the same trained model, whose standard normal prior is replaced, and are
+# trained for the same number of further steps. The decoder here is the factorized one of an
+# ordinary VAE: its code holds more, so the prior matters more. (`likelihood="pixelcnn"` makes it a
+# VLAE.)
 
 
 # %%
@@ -118,12 +118,8 @@ def train_further(model: nn.Module, guide: nn.Module, steps: int) -> None:
 
 
 pyro.set_rng_seed(0)
-first_guide = GaussianGuide(architecture=sizes)
-first_model = binary_vlae(
-    architecture=sizes,
-    prior="normal",
-    likelihood="bernoulli",
-)
+first_guide = GaussianGuide(architecture=architecture)
+first_model = binary_vlae(architecture=architecture, prior="normal", likelihood="bernoulli")
 train_further(first_model, first_guide, steps=500)
 
 models, scores = {}, {}
@@ -142,11 +138,11 @@ for name, make_prior in PRIORS.items():
 # %% [markdown]
 # ## Which is best?
 #
-# `compare_models` pairs the models image by image: images differ from each other far more than
-# models do, so that the error of a difference is much smaller than that of either mean. A
-# difference of less than two errors says nothing. And all were trained further for the same short
-# time: what is compared is how soon these priors help, not how good they would be in the end. The
-# VampPrior has a head start, its components are posteriors of real images from the first step on.
+# `compare_models` compares the models image by image. Images differ from each other far more than
+# models do, so the standard error of a paired difference is much smaller than that of either mean.
+# A difference below two standard errors means nothing. And since training was short, this compares
+# how soon a prior helps, not how good it would be in the end. The VampPrior has a head start: its
+# components are posteriors of real images from the first step.
 
 # %%
 print(compare_models(scores))

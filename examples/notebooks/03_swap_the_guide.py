@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Swap the guide
 #
-# $\log p(x)$ belongs to the model alone. The ELBO lies below it by $\mathrm{KL}(q(z \mid x)
-# \,\|\, p(z \mid x))$, and that gap belongs to the guide. Here one trained model is held fixed
-# while guides of different kinds are fitted to it; the gap of each tells what the guide costs.
+# $\log p(x)$ depends on the model alone. The ELBO is smaller by $\mathrm{KL}(q(z \mid x) \,\|\,
+# p(z \mid x))$, and this gap depends on the guide. Here we hold a trained model fixed and fit
+# different guides to it; the gap of each is what the guide costs.
 
 # %%
 # %matplotlib inline
@@ -33,12 +33,13 @@ train, test = (  # every other pixel, so that training takes seconds
     for split in (data.train, data.test)
 )
 shape, code_dim = train.image_shape, 16
-sizes = ResNetArchitecture(shape, code_dim, channels=(8,), features=64)
+architecture = ResNetArchitecture(shape, code_dim, channels=(8,), features=64)
 
 # %% [markdown]
 # ## The model, trained once
 #
-# With its Gaussian guide, as usual; the factorized decoder makes the posterior a demanding one.
+# We train it with its Gaussian guide, as usual. The factorized decoder makes the posterior hard to
+# approximate.
 
 
 # %%
@@ -57,17 +58,14 @@ def train_both(model, guide, steps: int) -> None:
 
 
 model = binary_vlae(
-    architecture=sizes,
-    likelihood="bernoulli",
-    flow_layers=2,
-    flow_hidden_dims=(64, 64),
+    architecture=architecture, likelihood="bernoulli", flow_layers=2, flow_hidden_dims=(64, 64)
 )
-gaussian = GaussianGuide(architecture=sizes)
+gaussian = GaussianGuide(architecture=architecture)
 train_both(model, gaussian, steps=500)
 
 # %% [markdown]
-# From here on the model does not change: its parameters need no gradient, so Pyro is not told of
-# them.
+# From here on the model is fixed: its parameters require no gradient, so they are not registered
+# with Pyro.
 
 # %%
 model.requires_grad_(False)
@@ -76,23 +74,23 @@ fixed_model = model.eval()
 # %% [markdown]
 # ## Guides for all images
 #
-# The Gaussian guide goes on for as long as the others are given. `IAFGuide` pushes a Gaussian
-# through autoregressive steps that read the image; it starts with the Gaussian guide's encoder.
+# The Gaussian guide is trained further for as many steps as the others. `IAFGuide` transforms a
+# Gaussian by autoregressive layers that also read the image; it starts from the Gaussian guide's
+# encoder.
 
 # %%
 train_both(fixed_model, gaussian, steps=300)
-encoder_of_gaussian = copy.deepcopy(gaussian.encoder)
 iaf = IAFGuide(
-    encoder=encoder_of_gaussian,
+    architecture=architecture,
+    encoder=copy.deepcopy(gaussian.encoder),
     layers=2,
     hidden_dims=(64, 64),
     context_dim=32,
-    architecture=sizes,
 )
 train_both(fixed_model, iaf, steps=300)
 
 # %% [markdown]
-# A guide need not be a module of this package, nor a class. It samples `z` in the model's plate:
+# A guide need not be part of this package, nor a class. It samples `z` in the model's plate:
 
 # %%
 network = nn.Sequential(nn.Flatten(), nn.Linear(shape[1] * shape[2], 2 * code_dim))
@@ -110,9 +108,9 @@ train_both(fixed_model, linear_guide, steps=300)
 # %% [markdown]
 # ## Guides for a handful of images
 #
-# For a few images the guide's parameters can be fitted to these very images, which takes an
-# encoder's generalization out of the gap. `AutoNormal` does it from the model alone, given
-# nothing but a place to start from:
+# For a few images, the parameters of a guide can be fitted to these images alone, which removes the
+# encoder's generalization error from the gap. `AutoNormal` needs nothing but the model and a
+# starting point:
 
 # %%
 few = test.batch(slice(0, 16))
@@ -133,8 +131,8 @@ auto = AutoNormal(fixed_model, init_loc_fn=start, init_scale=0.5)
 fit_to_few(auto, steps=300)
 
 # %% [markdown]
-# Semi-amortized: the guide proposes, some steps refine. What the encoder says about these images
-# is the start of the parameters; here as a plain Pyro guide again.
+# Semi-amortized inference: start from the encoder's output for these images and refine it by some
+# optimizer steps, again as a plain Pyro guide.
 
 # %%
 with torch.no_grad():
@@ -153,17 +151,16 @@ fit_to_few(refined_guide, steps=50)
 # %% [markdown]
 # ## The gaps
 #
-# $\log p(x)$ of the sixteen images by importance sampling, with the IAF guide as the proposal;
-# its Monte Carlo error is printed beside it. The ELBO of each guide is a mean over draws of its
-# own.
+# We estimate $\log p(x)$ of the sixteen images by importance sampling with the IAF guide as the
+# proposal, and print its Monte Carlo error. The ELBO of each guide is a mean over its own samples.
 
 # %%
 best = marginal_log_likelihood(fixed_model, iaf, few, num_samples=4096)
 print(f"log p(x) = {best.mean_log_prob:.2f} ± {best.mean_monte_carlo_error:.2f} nats per image")
 
 
-def elbo(guide, draws: int = 1000) -> float:
-    estimator = Trace_ELBO(num_particles=draws, vectorize_particles=True, max_plate_nesting=1)
+def elbo(guide, samples: int = 1000) -> float:
+    estimator = Trace_ELBO(num_particles=samples, vectorize_particles=True, max_plate_nesting=1)
     with torch.no_grad():
         return -estimator.loss(fixed_model, guide, few) / len(few)
 
@@ -189,7 +186,8 @@ axes.spines[["top", "right"]].set_visible(False)
 figure
 
 # %% [markdown]
-# The gap has two parts. *Amortization*: one encoder has to serve all images, these among them
-# that it has never seen. Fitting to the very images removes it. *Shape*: the posterior is no
-# diagonal Gaussian. That is what the fitted Gaussians cannot remove, and what the flow steps are
-# for; how much they gain depends on which of the two is the larger part.
+# The gap has two parts. *Amortization*: one encoder serves all images, including these test images,
+# which it has never seen. Fitting a guide to the images themselves removes this part. *Shape*: the
+# true posterior is not a diagonal Gaussian. A fitted Gaussian cannot remove this part; a flow can. On
+# this small data set amortization is the larger part: the refined Gaussian comes closer than the
+# amortized flow.

@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Your own inference
 #
-# Model and guide are Pyro programs, so Pyro's inference works on them as it is: other bounds,
-# conditioning, importance resampling, Hamiltonian Monte Carlo. One small model, five questions.
+# Model and guide are Pyro programs, so all of Pyro's inference works on them: other bounds,
+# conditioning, importance resampling, Hamiltonian Monte Carlo. This notebook asks five questions of
+# one small model.
 
 # %%
 # %matplotlib inline
@@ -16,13 +17,13 @@ from pyro import poutine
 from pyro.infer import HMC, MCMC, RenyiELBO
 from torch import Tensor
 
-from pyro_vlae.analysis.arviz_export import to_inference_data
+from pyro_vlae.analysis import to_inference_data
 from pyro_vlae.data import load_dataset
 from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.infer import JointOptim, marginal_log_likelihood
 from pyro_vlae.models import binary_vlae
 from pyro_vlae.nn import ResNetArchitecture
-from pyro_vlae.plots.figures import plot_samples
+from pyro_vlae.plots import plot_samples
 from pyro_vlae.training import TrainingSettings, fit
 
 with warnings.catch_warnings():
@@ -36,23 +37,20 @@ train, test = (  # every other pixel, so that training takes seconds
     for split in (data.train, data.test)
 )
 shape, code_dim = train.image_shape, 8
-sizes = ResNetArchitecture(shape, code_dim, channels=(8,), features=64)
+architecture = ResNetArchitecture(shape, code_dim, channels=(8,), features=64)
 
 # %% [markdown]
 # ## Training on another bound
 #
 # `RenyiELBO` with `alpha=0` is the importance-weighted bound (Burda et al., 2016,
-# arXiv:1509.00519). It takes the place of `Trace_ELBO` in `SVI`, and in `fit`. Particles are
-# vectorized: all networks take leading dimensions.
+# arXiv:1509.00519). It replaces `Trace_ELBO` in `SVI` and in `fit`. Particles are vectorized: all
+# networks accept leading dimensions.
 
 # %%
 model = binary_vlae(
-    architecture=sizes,
-    masked_layers=1,
-    flow_layers=2,
-    flow_hidden_dims=(64, 64),
+    architecture=architecture, masked_layers=1, flow_layers=2, flow_hidden_dims=(64, 64)
 )
-guide = GaussianGuide(architecture=sizes)
+guide = GaussianGuide(architecture=architecture)
 optimizer = JointOptim(torch.optim.Adamax, {"lr": 0.01})
 fit(
     model,
@@ -81,21 +79,20 @@ print(f"marginal_log_likelihood, 512 samples: {score.mean_log_prob:.2f}")
 # %% [markdown]
 # ## Conditioning on a code
 #
-# `poutine.condition` fixes a site. With the code fixed, the model draws images that share it.
+# `poutine.condition` fixes a site. With the code fixed, the model samples images that share it.
 
 # %%
 z = guide.posterior(x[:3]).mean.repeat_interleave(8, 0)
 with torch.no_grad():
     siblings = poutine.condition(model, data={"z": z})(batch_size=len(z))
-plot_samples(siblings, "Each row: images drawn from one code")
+plot_samples(siblings, "Each row: images sampled from one code")
 
 # %% [markdown]
-# ## In-painting: what stood in the lower half?
+# ## In-painting: what was in the lower half?
 #
-# Only the upper rows of an image are known. Pixels are drawn in raster order, each from those
-# before it, so that $p(x_{upper} \mid z)$ is simply the product over the upper rows: no integral
-# over the lower ones. As a Pyro program, the code is sampled from the prior and the upper half
-# enters as a factor:
+# Suppose only the upper rows of an image are known. Pixels are modeled in raster order, so $p(x_{upper}
+# \mid z)$ is the product over the upper rows, without an integral over the lower ones. As a Pyro
+# program: sample the code from the prior and add the upper half as a factor.
 
 # %%
 known_rows = shape[1] // 2
@@ -111,10 +108,9 @@ def upper_half_model(x: Tensor) -> Tensor:
 
 
 # %% [markdown]
-# Importance resampling: draw codes from a proposal, weight them by model over proposal, and
-# choose among them by their weights. The guide has never seen half an image, but the prior is a
-# proposal that always fits. The weights of the images are independent of each other, so each
-# image has its own. The effective sample size tells whether it worked.
+# Importance resampling: sample codes from a proposal, weight them by the ratio of model to proposal,
+# and resample them by their weights. The guide has never seen half an image, so the proposal is the
+# prior. Each image has weights of its own. The effective sample size tells whether it worked.
 
 # %%
 halves = x[:4]
@@ -127,8 +123,8 @@ weight = log_weight.softmax(0)
 print("effective sample sizes:", *(f"{n:.0f}" for n in 1 / weight.square().sum(0)))
 
 # %% [markdown]
-# The chosen codes, and the lower half from its exact conditional given code and upper half, by
-# `complete`. The first column is the true image, the second what was known of it.
+# Given the resampled codes, `complete` samples the lower half from its exact conditional given code
+# and upper half. The first column is the true image, the second its known part.
 
 # %%
 rows = []
@@ -142,10 +138,10 @@ plot_samples(torch.cat(rows), "Image, its upper half, six completions")
 # %% [markdown]
 # ## Hamiltonian Monte Carlo over the code of one image
 #
-# The guide gives a Gaussian. What does the posterior $p(z \mid x)$ itself look like? `model(x)`
-# observes the image, so that `z` is the only unknown. Four copies of the image in the plate are
-# four chains in one run (they share the step size, and move or stay together); they start from
-# draws of the guide. `NUTS` takes the place of `HMC` where time allows.
+# The guide is a Gaussian. What does the true posterior $p(z \mid x)$ look like? `model(x)` observes
+# the image, so `z` is the only latent variable. Four copies of the image in the plate are four
+# chains in one run (they share the step size, and are accepted or rejected together); they start
+# from samples of the guide. Use `NUTS` instead of `HMC` if you have the time.
 
 # %%
 image = x[:1]
@@ -159,11 +155,11 @@ mcmc = MCMC(
 )
 with pyro.validation_enabled(False):
     mcmc.run(copies)
-chains = mcmc.get_samples()["z"].transpose(0, 1)  # (chain, draw, code_dim)
+chains = mcmc.get_samples()["z"].transpose(0, 1)  # (chain, sample, code_dim)
 
 # %% [markdown]
-# Diagnosed with ArviZ: R-hat near 1 says that the chains agree, the effective sample sizes how
-# many independent draws they are worth. The guide's mean and scale stand beside.
+# ArviZ's diagnostics: R-hat near 1 means that the chains agree; the effective sample size is the
+# number of independent samples they are worth. The last columns are the guide's mean and scale.
 
 # %%
 posterior = arviz.convert_to_dataset({"z": chains.numpy()})
@@ -176,9 +172,9 @@ table["guide_sd"] = q.scale[0].numpy().round(2)
 print(table.to_string())
 
 # %% [markdown]
-# A guide fitted by the ELBO tends to be narrower than the posterior; the importance-weighted
-# bound rewards one that covers it. Compare `sd` and `guide_sd`, and look at the strongest
-# correlation that the chains found, which a diagonal Gaussian cannot have.
+# A guide fitted by the ELBO tends to be narrower than the posterior; the importance-weighted bound
+# rewards a guide that covers it. Compare `sd` and `guide_sd`. The chains also show correlations,
+# which a diagonal Gaussian cannot represent:
 
 # %%
 correlation = np.corrcoef(chains.flatten(0, 1).T.numpy()) - np.eye(code_dim)
@@ -188,9 +184,10 @@ print(f"strongest correlation: {correlation[a, b]:+.2f}, of dimensions {a} and {
 # %% [markdown]
 # ## The same by importance resampling
 #
-# `to_inference_data` does it for many images at once: codes from the guide, weighted and
-# resampled, in ArviZ's format, with decompressions and diagnostics. Its means should agree with
-# those of the chains, to the accuracy that the effective sample sizes allow.
+# `to_inference_data` samples codes from the guide, resamples them by their importance weights, and
+# returns them in ArviZ's format with decompressions and diagnostics, for many images at once. Its
+# means should agree with those of the chains up to the accuracy that the effective sample sizes
+# allow.
 
 # %%
 resampled = to_inference_data(model, guide, image, num_samples=4096, num_codes=800)

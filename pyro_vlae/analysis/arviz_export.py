@@ -1,8 +1,10 @@
 """Codes, decompressions and importance weights of images as an ArviZ object."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
@@ -11,7 +13,7 @@ from torch import Tensor
 from pyro_vlae._version import __version__
 from pyro_vlae.infer.arviz_versions import gather_groups
 from pyro_vlae.infer.importance import check_arguments
-from pyro_vlae.infer.particles import PARTICLES, ScoredCodes, sample_sites, scored_codes
+from pyro_vlae.infer.particles import scored_codes
 from pyro_vlae.infer.weights import PER_IMAGE, PendingWeights
 from pyro_vlae.reproducible import derive_seed, evaluation_context, set_seed
 
@@ -19,26 +21,12 @@ if TYPE_CHECKING:
     import xarray
 
 CHAINS = 4
-"""Independent importance samplings of each image, so that R-hat has something to compare."""
+"""Independent importance samplers for each image, so that R-hat has something to compare."""
 
-# Codes decoded at once; a constant, because decompressions depend on it.
-_DECODED_CODES = 256
-_DRAWS = ("chain", "draw", "image")
-# Dimensions before those of an event, by group or, in sample_stats, by variable.
-_LEADING = {
-    "posterior": _DRAWS,
-    "posterior_predictive": _DRAWS,
-    "log_likelihood": _DRAWS,
-    "observed_data": ("image",),
-    "sample_stats": ("image",),
-    "sample_index": _DRAWS,
-    "log_weight": ("importance_sample", "image"),
-}
+_DECODED_CODES = 256  # at once; a constant, because decompressions depend on it
 _EVENT_DIMS = {1: ("code_dim",), 3: ("channel", "row", "column")}
-_IN_NATS = {"log_prob", "elbo", "kl", "monte_carlo_error", "log_weight"}
-_NO_LOO = "log p(x | z) at codes of the very image: not for LOO or WAIC"
-_ATTRIBUTES = {"log_likelihood": {"units": "nats", "note": _NO_LOO}}
-_Groups = dict[str, dict[str, Tensor]]
+_DRAWS = ("chain", "draw")
+_Variables = dict[str, tuple[tuple[str, ...], np.ndarray]]
 
 
 @torch.no_grad()
@@ -53,14 +41,14 @@ def to_inference_data(
     image_index: Sequence[int] | Tensor | None = None,
     max_codes_per_chunk: int | None = None,
 ) -> Any:
-    """Sample the codes' posterior by importance resampling, for ArviZ to look at.
+    """Sample the posterior of the codes by importance resampling, as an ArviZ object.
 
-    Each image is treated by itself: its codes are drawn by the guide and weighted by
-    ``p(x, z) / q(z | x)`` of that image alone. They are dealt to `CHAINS` chains, and each chain is
-    resampled from its own codes by their weights. So the chains are independent runs: where R-hat
-    is far above 1, the weights rest on a few codes and the posterior is not to be trusted, nor
-    where an image's Pareto k is above 0.7. ArviZ's ``ess_bulk`` counts resampled codes; how many
-    codes really carry the weight says ``effective_sample_size``.
+    Each image is sampled separately: its codes come from the guide and have the weights
+    ``p(x, z) / q(z | x)``. They are divided among `CHAINS` chains, and each chain is resampled from
+    its own codes by their weights. So the chains are independent: where R-hat is far above 1 or the
+    Pareto k of an image is above 0.7, the weights rest on a few codes and the posterior cannot be
+    trusted. ArviZ's ``ess_bulk`` counts resampled codes; ``effective_sample_size`` is that of the
+    weights.
 
     The groups, over dimensions ``chain``, ``draw``, ``image`` (its index in the data set),
     ``code_dim``, ``channel``, ``row`` and ``column``:
@@ -68,23 +56,23 @@ def to_inference_data(
     - ``posterior``: resampled codes, ``(chain, draw, image, code_dim)``.
     - ``posterior_predictive``: a decompression x' ~ p(x | z) of each of them.
     - ``log_likelihood``: log p(x | z) of the image itself, ``(chain, draw, image)``. Not for
-      ``az.loo`` or ``az.waic``: see `pyro_vlae.analysis.comparison.compare_models`.
+      ``az.loo`` or ``az.waic``: see `pyro_vlae.analysis.compare_models`.
     - ``observed_data``: the images.
-    - ``sample_stats``: ``log_weight`` of all codes drawn, ``(importance_sample, image)``;
-      ``sample_index``, which of them each resampled code is, ``(chain, draw, image)``; and for each
-      image the estimates of `pyro_vlae.infer.MarginalLikelihood` from all chains, Pareto k and
-      effective sample size among them.
+    - ``sample_stats``: ``log_weight`` of all codes, ``(importance_sample, image)``;
+      ``sample_index``, which of these each resampled code is, ``(chain, draw, image)``; and for
+      each image the estimates of `pyro_vlae.infer.MarginalLikelihood` from all chains.
 
-    Sites of other shapes than code vectors and ``(C, H, W)`` images, and several sites of a kind,
-    have dimensions ``<site>_dim_<n>``. Draws of an image do not depend on the other images.
+    Sites whose events are neither vectors nor ``(C, H, W)``, and several sites in one group, have
+    dimensions ``<site>_dim_<n>``. Samples for an image do not depend on the other images.
 
     Args:
         model: as for `pyro_vlae.infer.marginal_log_likelihood`.
-        guide: likewise; it samples at least one site.
+        guide: as for ``marginal_log_likelihood``; samples at least one site.
         images: ``(N, *event)``, on the device of model and guide.
-        num_samples: codes drawn per image, all chains together: a multiple of `CHAINS`.
-        num_codes: resampled codes per image, all chains together: a multiple of `CHAINS`.
-        seed: seed of all draws; ``log_prob`` is what ``marginal_log_likelihood`` says with it.
+        num_samples: codes sampled per image, over all chains: a multiple of `CHAINS`.
+        num_codes: resampled codes per image, over all chains: a multiple of `CHAINS`.
+        seed: seed of all samples; ``log_prob`` is that of ``marginal_log_likelihood`` with this
+            seed.
         image_index: index of each image within its data set, ``(N,)``; ``0..N-1`` if None.
         max_codes_per_chunk: as for ``marginal_log_likelihood``.
 
@@ -94,7 +82,7 @@ def to_inference_data(
         ``pyro-vlae[netcdf]``).
 
     Raises:
-        ValueError: as ``marginal_log_likelihood``, a number of codes is no positive multiple of
+        ValueError: as ``marginal_log_likelihood``, a number of codes is not a positive multiple of
             `CHAINS`, or the guide samples nothing.
 
     Example:
@@ -102,7 +90,7 @@ def to_inference_data(
         >>> arviz.summary(data, var_names="z", coords={"image": [0]})
 
     References:
-        Rubin, *Using the SIR algorithm to simulate posterior distributions*, 1988.
+        Rubin, "Using the SIR Algorithm to Simulate Posterior Distributions", 1988.
     """
     index = check_arguments(images, num_samples, image_index, max_codes_per_chunk)
     for name, count in (("num_samples", num_samples), ("num_codes", num_codes)):
@@ -111,83 +99,95 @@ def to_inference_data(
                 f"{name} is {count}, expected a multiple of {CHAINS} (chains), such as "
                 f"{CHAINS * max(1, round(count / CHAINS))}"
             )
-    parts: list[_Groups] = []
+    parts = []
     with evaluation_context(images.device, model, guide):
-        for block in scored_codes(
-            model, guide, images, num_samples, seed, index, max_codes_per_chunk
-        ):
-            if not block.codes:
+        for image, number in zip(images.split(1), index, strict=True):
+            (samples,) = scored_codes(
+                model, guide, image, num_samples, seed, [number], max_codes_per_chunk
+            )
+            if not samples.codes:
                 raise ValueError(
                     "the guide samples nothing: a model without a code has no posterior to export; "
                     "its log p(x) is what marginal_log_likelihood gives"
                 )
-            numbers, kl = index[block.images], block.log_q - block.log_prior
-            figures = PendingWeights(block.log_weight, kl, numbers).statistics()
-            for i, number in enumerate(numbers):
-                one = block.of_image(i)
-                chosen = _resample(
-                    one.log_weight[:, 0], num_codes, derive_seed(seed, number, "resample")
-                )
-                set_seed(derive_seed(seed, number, "decompress"), images.device)
-                groups = _draws(model, one, chosen, images[one.images])
-                groups["sample_stats"] = {
-                    **dict(zip(PER_IMAGE, figures[:, i : i + 1], strict=True)),
-                    "log_weight": one.log_weight.cpu(),
-                    "sample_index": chosen.view(CHAINS, -1, 1),
+            log_weight, kl = samples.log_weight, samples.log_q - samples.log_prior
+            estimates = PendingWeights(log_weight, kl, [number]).statistics()[:, 0]
+            chosen = _resample(log_weight, num_codes, derive_seed(seed, number, "resample"))
+            codes = {name: value[chosen] for name, value in samples.codes.items()}
+            set_seed(derive_seed(seed, number, "decompress"), images.device)
+            decompressed, observed = _decompress(model, codes, image)
+            log_likelihood = {"_".join(observed): samples.log_likelihood[chosen, 0]}
+            stats = _named((), dict(zip(PER_IMAGE, estimates, strict=True)))
+            stats |= _named(("importance_sample",), {"log_weight": log_weight[:, 0]})
+            stats |= _named(_DRAWS, {"sample_index": chosen})
+            parts.append(
+                {
+                    "posterior": _named(_DRAWS, {n: value[:, 0] for n, value in codes.items()}),
+                    "posterior_predictive": _named(_DRAWS, decompressed),
+                    "log_likelihood": _named(_DRAWS, log_likelihood),
+                    "sample_stats": stats,
+                    "observed_data": _named((), observed),
                 }
-                parts.append(groups)
-    return gather_groups({group: _dataset(group, parts, index) for group in parts[0]})
+            )
+    groups = {group: _stack([part[group] for part in parts], index) for group in parts[0]}
+    groups["log_likelihood"].attrs |= {
+        "units": "nats",
+        "note": "log p(x | z) given codes of the same image: not for LOO or WAIC",
+    }
+    for name in ("log_prob", "elbo", "kl", "monte_carlo_error", "log_weight"):
+        groups["sample_stats"][name].attrs["units"] = "nats"
+    return gather_groups(groups)
 
 
 def _resample(log_weight: Tensor, num_codes: int, seed: int) -> Tensor:
-    """Numbers ``(num_codes,)`` of resampled codes, chain by chain, each from its own codes."""
+    """Resample the codes of each chain by their weights; return their indices ``(num_codes,)``."""
     generator = torch.Generator().manual_seed(seed)
     weights = torch.softmax(log_weight.cpu().view(CHAINS, -1), 1)
-    drawn = torch.multinomial(weights, num_codes // CHAINS, replacement=True, generator=generator)
-    first = torch.arange(CHAINS) * weights.shape[1]
-    return (first[:, None] + drawn).flatten()
+    chosen = torch.multinomial(weights, num_codes // CHAINS, replacement=True, generator=generator)
+    return (torch.arange(CHAINS)[:, None] * weights.shape[1] + chosen).flatten()
 
 
-def _draws(model: Callable, scored: ScoredCodes, chosen: Tensor, image: Tensor) -> _Groups:
-    """The groups of one image that have draws, and the image itself, by group and variable."""
-    codes = {name: value[chosen] for name, value in scored.codes.items()}
-    decompressed: dict[str, list[Tensor]] = {}
-    for start in range(0, len(chosen), _DECODED_CODES):
-        part = {name: value[start : start + _DECODED_CODES] for name, value in codes.items()}
-        count = len(next(iter(part.values())))
-        decoder = pyro.plate(PARTICLES, count, dim=-2)(poutine.uncondition(model))
-        trace = poutine.trace(poutine.condition(decoder, data=part)).get_trace(image)
-        seen = {}
-        for name, site in sample_sites(trace):
-            if name not in codes:
+def _decompress(
+    model: Callable, codes: dict[str, Tensor], image: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Sample the observed sites given codes ``(n, 1, *event)``; also return the observed values."""
+    samples, observed = defaultdict(list), {}
+    count = len(next(iter(codes.values())))
+    for at in torch.arange(count).split(_DECODED_CODES):
+        program = pyro.plate("_decompressions", len(at), dim=-2)(poutine.uncondition(model))
+        given = {name: value[at] for name, value in codes.items()}
+        trace = poutine.trace(poutine.condition(program, data=given)).get_trace(image)
+        for name, site in trace.nodes.items():
+            if site["type"] == "sample" and site["infer"].get("was_observed"):
                 event = site["fn"].event_shape
-                decompressed.setdefault(name, []).append(site["value"].expand(count, 1, *event))
-                seen[name] = site["infer"]["obs"].expand(1, *event).cpu()
-    of_draws = {
-        "posterior": codes,
-        "posterior_predictive": {name: torch.cat(part) for name, part in decompressed.items()},
-        "log_likelihood": {"_".join(seen): scored.log_likelihood[chosen]},
-    }
-    groups: _Groups = {
-        group: {name: value.cpu().unflatten(0, (CHAINS, -1)) for name, value in variables.items()}
-        for group, variables in of_draws.items()
-    }
-    return {**groups, "observed_data": seen}
+                samples[name].append(site["value"].expand(len(at), 1, *event)[:, 0])
+                observed[name] = site["infer"]["obs"].expand(1, *event)[0]
+    return {name: torch.cat(parts) for name, parts in samples.items()}, observed
 
 
-def _dataset(group: str, parts: list[_Groups], index: list[int]) -> "xarray.Dataset":
-    """Put the variables of one group together, image after image, with names and units."""
-    from xarray import Dataset  # it takes a second to import
-
-    variables, sizes = {}, {"image": len(index)}
-    for name in parts[0][group]:
-        leading = _LEADING.get(name) or _LEADING[group]
-        values = torch.cat([part[group][name] for part in parts], leading.index("image"))
+def _named(leading: tuple[str, ...], variables: dict[str, Tensor]) -> _Variables:
+    """Name the dimensions of one image's variables; those of draws are split into chains."""
+    arrays: _Variables = {}
+    for name, value in variables.items():
+        values = value.unflatten(0, (CHAINS, -1)) if leading == _DRAWS else value
         ndim = values.ndim - len(leading)
-        event = _EVENT_DIMS.get(ndim, ()) if len(parts[0][group]) == 1 else ()
+        event = _EVENT_DIMS.get(ndim, ()) if len(variables) == 1 else ()
         dims = (*leading, *(event or (f"{name}_dim_{n}" for n in range(ndim))))
+        arrays[name] = (dims, values.cpu().numpy())
+    return arrays
+
+
+def _stack(parts: list[_Variables], index: list[int]) -> "xarray.Dataset":
+    """Stack the variables of all images along a dimension ``image``, before those of an event."""
+    from xarray import Dataset  # takes a second to import
+
+    arrays, sizes = {}, {}
+    for name, (dims, _) in parts[0].items():
+        axis = sum(dim in (*_DRAWS, "importance_sample") for dim in dims)
+        dims = (*dims[:axis], "image", *dims[axis:])
+        values = np.stack([part[name][1] for part in parts], axis)
+        arrays[name] = (dims, values)
         sizes.update(zip(dims, values.shape, strict=True))
-        variables[name] = (dims, values.numpy(), {"units": "nats"} if name in _IN_NATS else {})
-    coords = {name: range(size) for name, size in sizes.items()}
+    coords = {name: range(size) for name, size in sizes.items()} | {"image": index}
     about = {"inference_library": "pyro_vlae", "inference_library_version": __version__}
-    return Dataset(variables, {**coords, "image": index}, {**about, **_ATTRIBUTES.get(group, {})})
+    return Dataset(arrays, coords, about)

@@ -1,20 +1,13 @@
-"""What a linear classifier reads from codes."""
+"""A linear probe of codes."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Probe:
-    """How well a linear classifier reads classes from codes.
-
-    Attributes:
-        accuracy: share of the test codes classified correctly.
-        standard_error: of the accuracy, from having so many test codes only.
-    """
+class Probe(NamedTuple):
+    """Accuracy of a linear classifier on test codes, and its standard error over these codes."""
 
     accuracy: float
     standard_error: float
@@ -23,16 +16,18 @@ class Probe:
 def linear_probe(
     train_codes: Tensor, train_labels: Tensor, test_codes: Tensor, test_labels: Tensor
 ) -> Probe:
-    """Fit a multinomial logistic regression (scikit-learn's, its default penalty) to codes.
+    """Fit scikit-learn's logistic regression to codes and test it on others.
 
-    Codes are taken as they are: standardizing would blow up dimensions that hold nothing.
+    Codes are not standardized: that would amplify dimensions without information.
 
     Args:
-        train_codes: ``(N, D)``, such as the means of `pyro_vlae.infer.code_marginals`.
-        train_labels: ``(N,)``, integers.
+        train_codes: ``(N, D)``, such as the means of `code_marginals`.
+        train_labels: integers ``(N,)``.
         test_codes: ``(M, D)``.
-        test_labels: ``(M,)``.
+        test_labels: integers ``(M,)``.
     """
+    from sklearn.linear_model import LogisticRegression  # takes a second to import
+
     classifier = LogisticRegression(max_iter=2000)
     classifier.fit(train_codes.cpu().numpy(), train_labels.cpu().numpy())
     accuracy = float(classifier.score(test_codes.cpu().numpy(), test_labels.cpu().numpy()))

@@ -1,25 +1,27 @@
-"""Which earlier pixels a PixelCNN really uses, rather than which it could see."""
+"""Which earlier pixels a PixelCNN uses, of those in its window."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli
+from torch.distributions import constraints
 from torch.nn import functional as F
 
 from pyro_vlae.distributions import PixelCNN
+from pyro_vlae.reproducible import evaluation_context
 
 _IMAGES_PER_PASS = 256
 
 
 @dataclass(frozen=True, eq=False)
 class PixelInfluence:
-    """How much a pixel's log-odds change when an earlier pixel flips, by where that one stands.
+    """How much a pixel's log-odds change when an earlier pixel flips, by their offset.
 
     Attributes:
         change: ``(R + 1, 2 C + 1)``, float64: mean absolute change of the log-odds when the pixel
-            in row r - R and column c - C, seen from the changed one, flips. NaN where no pair of
-            pixels has that offset.
+            at offset (r - R, c - C) from the changed one flips. NaN where no pair of pixels has
+            that offset.
         window: offsets (rows, columns) of the pixels that the network can see, None if it does not
             say.
     """
@@ -38,14 +40,14 @@ class PixelInfluence:
 def pixel_influence(
     likelihood: PixelCNN, images: Tensor, flips: int = 32, seed: int = 0
 ) -> PixelInfluence:
-    """Flip pixels of images, one at a time, and see which log-odds change, and by how much.
+    """Measure how much flips of single pixels change the log-odds of later pixels.
 
-    Pixels are chosen with probability proportional to p (1 - p), the model's doubt about them:
-    those that could as well have been otherwise. Flips elsewhere, a dot of ink far from any stroke,
-    make images that no model has ever seen and would swamp the mean.
+    The pixels to flip are chosen with probability proportional to their Bernoulli variance
+    p (1 - p): those that could well have had the other value. Flips elsewhere, a dot of ink far
+    from any stroke, make images unlike any in the training data and would dominate the mean.
 
     Offsets reach one pixel beyond the network's window, where the change must be 0, or through the
-    whole image where the network does not tell its window.
+    whole image if the network does not tell its window.
 
     Args:
         likelihood: of binary images of one channel, batch shape ``(N,)``, such as
@@ -55,12 +57,13 @@ def pixel_influence(
         seed: seed of the choice.
 
     Raises:
-        ValueError: the likelihood is no PixelCNN of binary, one-channel images, the shapes do not
-            fit, or flips is not between 1 and the number of pixels.
+        ValueError: the likelihood is not a PixelCNN of binary, one-channel images, the shapes do
+            not fit, or flips is not between 1 and the number of pixels.
     """
     _check(likelihood, images, flips)
-    network, height, width = likelihood.network, *images.shape[-2:]
-    window = frozenset(network.window()) if hasattr(network, "window") else None  # type: ignore[operator]
+    network, (height, width) = likelihood.network, images.shape[-2:]
+    tell: Callable | None = getattr(network, "window", None)
+    window = None if tell is None else frozenset(tell())
     reach = (height - 1, width - 1)
     if window is not None:
         rows, columns = (max(abs(offset[axis]) for offset in window) for axis in (0, 1))
@@ -69,28 +72,28 @@ def pixel_influence(
     total = torch.zeros(reach[0] + 1, 2 * reach[1] + 1, dtype=torch.float64)
     pairs = torch.zeros_like(total)
     inside = torch.ones(height, width, dtype=torch.float64)
-    for n, image in enumerate(images):
-        context = likelihood.context
-        one = None if context is None else context[n : n + 1]
-        logits = network(image[None], one)
-        wide = logits.flatten().double().cpu()
-        doubt = torch.sigmoid(wide) * torch.sigmoid(-wide)
-        chosen = torch.multinomial(doubt, flips, generator=generator)
-        for part in chosen.split(_IMAGES_PER_PASS):
-            flipped = image.flatten().repeat(len(part), 1)
-            at = (torch.arange(len(part)), part)
-            flipped[at] = 1 - flipped[at]
-            many = None if one is None else one.expand(len(part), *one.shape[1:])
-            after = network(flipped.view(-1, *image.shape), many)
-            change = (after - logits).abs().squeeze(1).double().cpu()
-            for difference, position in zip(change, part.tolist(), strict=True):
-                row, column = divmod(position, width)
-                total += _around(difference, row, column, reach)
-                pairs += _around(inside, row, column, reach)
-    return PixelInfluence(total / pairs, window)  # 0 / 0 where no pair was met
+    with evaluation_context(images.device, network):
+        for n, image in enumerate(images):
+            context = None if likelihood.context is None else likelihood.context[n : n + 1]
+            logits = network(image[None], context)
+            log_odds = logits.flatten().double().cpu()
+            variance = torch.sigmoid(log_odds) * torch.sigmoid(-log_odds)
+            chosen = torch.multinomial(variance, flips, generator=generator)
+            for part in chosen.split(_IMAGES_PER_PASS):
+                flipped = image.flatten().repeat(len(part), 1)
+                at = (torch.arange(len(part)), part)
+                flipped[at] = 1 - flipped[at]
+                contexts = None if context is None else context.expand(len(part), -1, -1, -1)
+                after = network(flipped.view(-1, *image.shape), contexts)
+                change = (after - logits).abs().squeeze(1).double().cpu()
+                for difference, position in zip(change, part.tolist(), strict=True):
+                    row, column = divmod(position, width)
+                    total += _by_offset(difference, row, column, reach)
+                    pairs += _by_offset(inside, row, column, reach)
+    return PixelInfluence(total / pairs, window)  # 0 / 0 where there are no pairs
 
 
-def _around(values: Tensor, row: int, column: int, reach: tuple[int, int]) -> Tensor:
+def _by_offset(values: Tensor, row: int, column: int, reach: tuple[int, int]) -> Tensor:
     """Values at the pixels that see (row, column) at each offset, 0 outside the image."""
     rows, columns = reach
     padded = F.pad(values, (columns, columns, 0, rows))
@@ -109,8 +112,8 @@ def _check(likelihood: PixelCNN, images: Tensor, flips: int) -> None:
             f"images have shape {tuple(images.shape)}, expected (N, 1, H, W), one for each of the "
             f"likelihood's contexts (batch_shape {tuple(likelihood.batch_shape)})"
         )
-    emission = likelihood.network.emission(images)  # type: ignore[operator]
-    if not isinstance(emission, Bernoulli) or not ((images == 0) | (images == 1)).all():
+    pixel = getattr(likelihood.support, "base_constraint", None)
+    if pixel is not constraints.boolean or not ((images == 0) | (images == 1)).all():
         raise ValueError("expected a likelihood of binary images, and images of zeros and ones")
     if not 1 <= flips <= images[0].numel():
         raise ValueError(f"flips is {flips}, expected 1 to {images[0].numel()}, the pixels of one")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyro_vlae.analysis.comparison import compare_models
+from pyro_vlae.analysis import compare_models
 
 
 @dataclass(frozen=True)

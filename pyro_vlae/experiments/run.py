@@ -23,8 +23,7 @@ from pyro_vlae.data import ImageDataset
 from pyro_vlae.experiments.config import ConfigError, TrainingConfig
 from pyro_vlae.infer import JointOptim, MarginalLikelihood, marginal_log_likelihood
 from pyro_vlae.infer.weights import PER_IMAGE
-from pyro_vlae.plots.figures import plot_reconstructions, plot_samples, plot_training, save_figure
-from pyro_vlae.plots.pictures import to_unit_range
+from pyro_vlae.plots import plot_reconstructions, plot_samples, plot_training, save_figure
 from pyro_vlae.reproducible import write_atomically, write_json
 from pyro_vlae.training import TrainingInterrupted, TrainingResult, fit
 from pyro_vlae.training.checkpoint import has_checkpoint, read_state
@@ -142,7 +141,7 @@ def run(
     index = shuffled(len(data.test), config.eval_images)
     x = data.test.batch(index)
     with optimizer.averaged(), torch.no_grad(), pyro.validation_enabled(False):
-        draw_figures(config, model, guide, x, result, out)
+        draw_figures(config, data, model, guide, x, result, out)
         score = marginal_log_likelihood(
             model,
             guide,
@@ -167,6 +166,7 @@ def _write_scores(path: Path, index: Tensor, score: MarginalLikelihood) -> None:
 
 def draw_figures(
     config: TrainingConfig,
+    data: ImageDataset,
     model: nn.Module,
     guide: nn.Module,
     x: Tensor,
@@ -174,14 +174,15 @@ def draw_figures(
     out: Path,
 ) -> None:
     """Write ``samples.png``, ``reconstructions.png`` (of the first x) and ``training.png``."""
+    show = data.values.to_unit_range
     named = f"{config.dataset}, {result.images_seen:,} training images seen"
     pyro.set_rng_seed(config.seed)
     samples = model(batch_size=64)
-    save_figure(plot_samples(to_unit_range(samples), f"Samples: {named}"), out / "samples.png")
+    save_figure(plot_samples(show(samples), f"Samples: {named}"), out / "samples.png")
     if config.has_code:
         figure = plot_reconstructions(
-            to_unit_range(x[:32]),
-            to_unit_range(decompress(model, guide, x[:32])),
+            show(x[:32]),
+            show(decompress(model, guide, x[:32])),
             f"Test images and one decompression each: {named}",
         )
         save_figure(figure, out / "reconstructions.png")

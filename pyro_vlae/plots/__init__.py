@@ -1,18 +1,34 @@
-"""One function per plot: each draws into ``ax``, or a new figure, and returns the figure.
+"""Figures: each function returns a matplotlib figure, and `save_figure` writes it.
 
-No window system is touched; save by `pyro_vlae.plots.figures.save_figure`, show by naming
-the figure. Everything can be told apart in black and white.
+Functions with an argument ``ax`` plot into these axes, or into a new figure without it. No window
+system is used. All plots can be read in black and white. Images are in [0, 1].
 """
 
-from pyro_vlae.plots.codes import plot_code_dimensions, plot_code_map
+from pyro_vlae.plots.canvas import save_figure
+from pyro_vlae.plots.codes import (
+    plot_code_dimensions,
+    plot_code_map,
+    plot_code_swap,
+    plot_interpolations,
+)
+from pyro_vlae.plots.comparisons import plot_comparison, plot_rate_distortion, plot_window_study
 from pyro_vlae.plots.diagnostics import plot_pareto_k, plot_pixel_influence
-from pyro_vlae.plots.runs import plot_comparison, plot_rate_distortion
+from pyro_vlae.plots.images import plot_groups, plot_reconstructions, plot_samples
+from pyro_vlae.plots.training import plot_training
 
 __all__ = [
     "plot_code_dimensions",
     "plot_code_map",
+    "plot_code_swap",
     "plot_comparison",
+    "plot_groups",
+    "plot_interpolations",
     "plot_pareto_k",
     "plot_pixel_influence",
     "plot_rate_distortion",
+    "plot_reconstructions",
+    "plot_samples",
+    "plot_training",
+    "plot_window_study",
+    "save_figure",
 ]

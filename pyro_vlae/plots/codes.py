@@ -1,54 +1,63 @@
-"""What the codes hold: the information in each dimension, and a map of the images."""
+"""Code dimensions, a map of the codes, and images along paths between codes."""
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 from torch import Tensor
 
-from pyro_vlae.analysis.codes import CodeDimensionRates
-from pyro_vlae.plots.canvas import COLORS, DARK, canvas, legend_outside
+from pyro_vlae.analysis import CodeDimensionRates, CodeSwap
+from pyro_vlae.plots.canvas import BLUE, COLORS, DARK, RED, legend_outside, new_axes
+from pyro_vlae.plots.images import as_pictures, column_title, image_axes, place
 
-# More names than this do not fit below the bars.
-_NAMED_DIMENSIONS = 64
+_THRESHOLD = 0.01  # nats; dimensions below are not shown
+_NAMED_DIMENSIONS = 64  # the most names that fit below the bars
 
 
-def plot_code_dimensions(rates: CodeDimensionRates, ax: Axes | None = None) -> Figure:
-    """Draw the information in each code dimension, largest first.
+def plot_code_dimensions(
+    rates: CodeDimensionRates, ax: Axes | None = None, title: str | None = None
+) -> Figure:
+    """Plot the information in each code dimension that holds more than 0.01 nats, largest first.
 
     Args:
-        rates: of `pyro_vlae.infer.code_dimension_rates`; the axis says what they are against.
-        ax: where to draw; a new figure if None.
+        rates: from `pyro_vlae.analysis.code_dimension_rates`.
+        ax: axes to plot into; a new figure if None.
+        title: title of the axes.
     """
-    figure, ax = canvas(ax, 8.0, 3.6)
     values = rates.rates.numpy()
     order = np.argsort(-values, kind="stable")
-    # Hundreds of bars with gaps would be a pattern of their own.
-    width = 0.8 if len(values) <= _NAMED_DIMENSIONS else 1.0
-    ax.bar(np.arange(len(values)), values[order], width=width, color=DARK, lw=0)
-    if len(values) <= _NAMED_DIMENSIONS:
-        ax.set_xticks(np.arange(len(values)), order, rotation=90, fontsize=6.5)
+    order = order[values[order] > _THRESHOLD]
+    positions = np.arange(len(order))
+    above = ", ".join(f"{(values > nats).sum()} above {nats:g}" for nats in (_THRESHOLD, 0.1, 1))
+    summary = f"{len(values)} dimensions: {above} nats ({rates.num_images:,} images)"
+    figure, ax = new_axes(ax, f"{title}\n{summary}" if title else summary, 8.0, 3.6)
+    named = len(order) <= _NAMED_DIMENSIONS
+    # Gaps between hundreds of bars would make a pattern of their own.
+    ax.bar(positions, values[order], width=0.8 if named else 1.0, color=DARK, lw=0)
+    if named:
+        ax.set_xticks(positions, order, rotation=90, fontsize=6.5)
     else:
-        ax.xaxis.set_major_locator(MultipleLocator(10 ** int(np.log10(len(values)) - 0.3)))
-    ax.set_xlim(-0.8, len(values) - 0.2)
-    numbers = "" if len(values) <= _NAMED_DIMENSIONS else ", by rank"
-    ax.set_xlabel(f"code dimension{numbers}, most informative first")
-    ax.set_ylabel(f"KL of q($z_d$|x) to the {rates.against},\nnats per image")
-    above = ", ".join(f"{(values > nats).sum()} above {nats:g}" for nats in (0.01, 0.1, 1))
-    ax.set_title(
-        f"{len(values)} dimensions: {above} nats ({rates.num_images:,} images)", fontsize=10
-    )
+        ax.xaxis.set_major_locator(MultipleLocator(10 ** int(np.log10(len(order)) - 0.3)))
+    ax.set_xlim(-0.8, max(len(order), 1) - 0.2)
+    ax.set_ylim(bottom=0)
+    by_rank = "" if named else ", by rank"
+    ax.set_xlabel(f"code dimension{by_rank}, most informative first")
+    ax.set_ylabel(f"KL of q($z_d$|x) from the {rates.against},\nnats per image")
     return figure
 
 
-def plot_code_map(codes: Tensor, labels: Tensor, ax: Axes | None = None) -> Figure:
-    """Draw the codes of images on their two principal components, each image as its label.
+def plot_code_map(
+    codes: Tensor, labels: Tensor, ax: Axes | None = None, title: str | None = None
+) -> Figure:
+    """Plot the codes of images on their first two principal components, each as its label.
 
     Args:
-        codes: ``(N, code_dim)``, at least two images and dimensions: posterior means
-            (``code_marginals(guide, x).loc``), or draws of a guide without these.
+        codes: ``(N, code_dim)``, at least two images and two dimensions: posterior means, or
+            samples where the guide has no means in closed form.
         labels: integers ``(N,)``.
-        ax: where to draw; a new figure if None.
+        ax: axes to plot into; a new figure if None.
+        title: title of the axes.
 
     Raises:
         ValueError: the shapes are others.
@@ -58,21 +67,75 @@ def plot_code_map(codes: Tensor, labels: Tensor, ax: Axes | None = None) -> Figu
             f"expected codes (N, code_dim), at least two of each, and labels (N,); got shapes "
             f"{tuple(codes.shape)} and {tuple(labels.shape)}"
         )
-    from sklearn.decomposition import PCA  # it takes a second to import
+    from sklearn.decomposition import PCA  # takes a second to import
 
-    analysis = PCA(2, random_state=0)
-    points = analysis.fit_transform(codes.detach().double().cpu().numpy())
-    shares = analysis.explained_variance_ratio_
-    figure, ax = canvas(ax, 7.2, 6.0)
-    names = labels.cpu().numpy()
-    for n, name in enumerate(np.unique(names)):
-        x, y = points[names == name].T
-        glyphs = f"${name}$"
-        ax.scatter(x, y, s=28 * len(str(name)), marker=glyphs, color=COLORS[n % len(COLORS)],
+    pca = PCA(2, random_state=0)
+    points = pca.fit_transform(codes.detach().double().cpu().numpy())
+    first, second = pca.explained_variance_ratio_
+    figure, ax = new_axes(ax, title, 7.2, 6.0)
+    numbers = labels.cpu().numpy()
+    classes = np.unique(numbers)
+    for n, name in enumerate(classes):
+        x, y = points[numbers == name].T
+        ax.scatter(x, y, s=28 * len(str(name)), marker=f"${name}$", color=COLORS[n % len(COLORS)],
                    lw=0.3, alpha=0.8, label=str(name))  # fmt: skip
-    ax.set_xlabel(f"first principal component of the codes ({shares[0]:.0%} of their variance)")
-    ax.set_ylabel(f"second principal component ({shares[1]:.0%})")
+    ax.set_xlabel(f"first principal component of the codes ({first:.0%} of their variance)")
+    ax.set_ylabel(f"second principal component ({second:.0%})")
     ax.set_aspect("equal", adjustable="datalim")
-    if len(np.unique(names)) <= 20:
+    if len(classes) <= 20:
         legend_outside(ax, "label")
+    return figure
+
+
+def plot_interpolations(x: Tensor, path: Tensor, title: str | None = None) -> Figure:
+    """Plot interpolations row by row, each between the two images that it connects.
+
+    Args:
+        x: images ``(2 N, C, H, W)`` in [0, 1], as given to `pyro_vlae.analysis.interpolate_images`:
+            first all starts, then all ends.
+        path: its result in [0, 1], ``(count, N, C, H, W)``.
+        title: title of the figure.
+    """
+    starts, ends = (as_pictures(half, "x") for half in x.chunk(2))
+    gap = 0.35  # between the images and the path, in image widths
+    rows, right = len(starts), 1 + 2 * gap + len(path)
+    figure, axes = image_axes(right + 1, rows, starts, title, heads=0.25)
+    columns = [(0.0, starts), (right, ends)]
+    columns += [(1 + gap + k, as_pictures(images, "path")) for k, images in enumerate(path)]
+    for left, pictures in columns:
+        place(axes, pictures, [(left, row) for row in range(rows)])
+    column_title(axes, 0.5, "from", starts)
+    column_title(axes, right + 0.5, "to", starts)
+    text = "samples given codes along the path, all from the same uniforms"
+    column_title(axes, 1 + gap + len(path) / 2, text, starts)
+    return figure
+
+
+def plot_code_swap(swap: CodeSwap, title: str | None = None) -> Figure:
+    """Plot what becomes of images whose code is replaced, a column for each image.
+
+    Args:
+        swap: from `pyro_vlae.analysis.swap_codes`, its images in [0, 1] (see `CodeSwap.map`).
+        title: title of the figure.
+    """
+    ratio = swap.log_ratio.detach().cpu().double().numpy()
+    # White where the two codes explain a pixel equally well; a few extremes set no scale.
+    shade = np.clip(ratio / np.quantile(np.abs(ratio), 0.995).clip(1e-12), -1, 1)[..., None]
+    color = np.where(shade > 0, to_rgb(RED), to_rgb(BLUE))
+    rows = {
+        "image": as_pictures(swap.images, "images"),
+        "lower half resampled, own code": as_pictures(swap.own_code, "own_code"),
+        "lower half resampled, code of the prior": as_pictures(swap.prior_code, "prior_code"),
+        "sample of the same code of the prior": as_pictures(swap.prior_sample, "prior_sample"),
+        "nats lost (red) or gained (blue)": 1 - np.abs(shade) * (1 - color),
+    }
+    count, pictures, left = len(ratio), rows["image"], 3.3
+    figure, axes = image_axes(count + left, len(rows), pictures, title)
+    height = pictures.shape[1] / pictures.shape[2]
+    for row, (name, images) in enumerate(rows.items()):
+        place(axes, images, [(left + n, row) for n in range(count)])
+        axes.text(left - 0.15, (row + 0.5) * height, name, ha="right", va="center", fontsize=8)
+    for n, nats in enumerate(ratio.sum((1, 2))):
+        text = f"{nats:.0f} nats".replace("-", "−")
+        axes.text(left + n + 0.5, len(rows) * height, text, ha="center", va="top", fontsize=7)
     return figure

@@ -1,4 +1,4 @@
-"""Whether estimates can be trusted, and what a likelihood looks at."""
+"""Whether importance weights can be trusted, and which pixels a likelihood uses."""
 
 import math
 
@@ -10,21 +10,22 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from pyro_vlae.analysis.receptive_field import PixelInfluence
-from pyro_vlae.plots.canvas import DARK, LIGHT, canvas
+from pyro_vlae.analysis import PixelInfluence
+from pyro_vlae.plots.canvas import DARK, LIGHT, RED, new_axes
 
 _LIMITS = {0.5: ":", 0.7: "--", 1.0: "-"}
 
 
-def plot_pareto_k(pareto_k: Tensor, ax: Axes | None = None) -> Figure:
-    """Draw a histogram of the images' Pareto k, with the limits 0.5, 0.7 and 1.
+def plot_pareto_k(pareto_k: Tensor, ax: Axes | None = None, title: str | None = None) -> Figure:
+    """Plot a histogram of the images' Pareto k, with the limits 0.5, 0.7 and 1.
 
     Below 0.5 an estimate is good, above 0.7 unreliable; above 1 the weights have no mean.
 
     Args:
-        pareto_k: ``(N,)``, of `pyro_vlae.infer.marginal_log_likelihood`; NaN (not fitted) is
-            counted, not drawn.
-        ax: where to draw; a new figure if None.
+        pareto_k: ``(N,)``, from `pyro_vlae.infer.marginal_log_likelihood`; NaN (not fitted) is
+            counted but not plotted.
+        ax: axes to plot into; a new figure if None.
+        title: title of the axes.
 
     Raises:
         ValueError: no image has a k.
@@ -34,7 +35,9 @@ def plot_pareto_k(pareto_k: Tensor, ax: Axes | None = None) -> Figure:
         raise ValueError(
             f"none of {len(pareto_k)} images has a Pareto k: score with at least 25 samples"
         )
-    figure, ax = canvas(ax)
+    figure, ax = new_axes(ax)
+    if title:
+        ax.set_title(title, fontsize=10, pad=26)  # above the percentages
     low = min(-0.1, math.floor(known.min() * 10) / 10)
     high = max(1.2, math.ceil(known.max() * 10) / 10)
     width = 0.05 if len(known) > 200 else 0.1
@@ -55,33 +58,39 @@ def plot_pareto_k(pareto_k: Tensor, ax: Axes | None = None) -> Figure:
     return figure
 
 
-def plot_pixel_influence(influence: PixelInfluence, ax: Axes | None = None) -> Figure:
-    """Draw which earlier pixels a likelihood uses; what its network could see is outlined.
+def plot_pixel_influence(
+    influence: PixelInfluence, ax: Axes | None = None, title: str | None = None
+) -> Figure:
+    """Plot which earlier pixels a likelihood uses, with the network's window outlined.
 
     Args:
-        influence: of `pyro_vlae.infer.pixel_influence`.
-        ax: where to draw; a new figure if None.
+        influence: from `pyro_vlae.analysis.pixel_influence`.
+        ax: axes to plot into; a new figure if None.
+        title: title of the axes.
     """
     rows, columns = influence.reach
-    figure, ax = canvas(ax, 1.7 + 0.45 * (2 * columns + 1), max(3.0, 0.9 + 0.45 * (rows + 1)))
+    size = (1.7 + 0.45 * (2 * columns + 1), max(3.0, 0.9 + 0.45 * (rows + 1)))
+    figure, ax = new_axes(ax, title, *size)
     edges = (-columns - 0.5, columns + 0.5, 0.5, -rows - 0.5)
     change = influence.change.numpy()
-    norm = PowerNorm(0.5, 0, max(np.nanmax(change), 1e-6))  # small ones show too
+    norm = PowerNorm(0.5, 0, max(np.nanmax(change), 1e-6))  # small changes show too
     image = ax.imshow(change, cmap="Grays", norm=norm, extent=edges)
     for row, column in zip(*np.nonzero(change >= 0.005), strict=True):
         ax.text(
             column - columns, row - rows, f"{change[row, column]:.2f}", fontsize=7, ha="center",
             va="center", color="white" if norm(change[row, column]) > 0.6 else "black",
         )  # fmt: skip
-    for row, column in influence.window or ():
-        for (down, right), line in {
-            (-1, 0): ([column - 0.5, column + 0.5], [row - 0.5] * 2),
-            (1, 0): ([column - 0.5, column + 0.5], [row + 0.5] * 2),
-            (0, -1): ([column - 0.5] * 2, [row - 0.5, row + 0.5]),
-            (0, 1): ([column + 0.5] * 2, [row - 0.5, row + 0.5]),
+    window = influence.window or frozenset()
+    for row, column in window:
+        left, right, top, bottom = column - 0.5, column + 0.5, row - 0.5, row + 0.5
+        for neighbor, line in {
+            (row - 1, column): ([left, right], [top, top]),
+            (row + 1, column): ([left, right], [bottom, bottom]),
+            (row, column - 1): ([left, left], [top, bottom]),
+            (row, column + 1): ([right, right], [top, bottom]),
         }.items():
-            if (row + down, column + right) not in (influence.window or ()):
-                ax.plot(*line, color="#cc3311", lw=2, solid_capstyle="projecting", clip_on=False)
+            if neighbor not in window:
+                ax.plot(*line, color=RED, lw=2, solid_capstyle="projecting", clip_on=False)
     ax.add_patch(Rectangle((-0.5, -0.5), 1, 1, fill=False, hatch="xxx", ec=DARK, lw=0))
     ax.set_xlim(*edges[:2])
     ax.set_ylim(*edges[2:])

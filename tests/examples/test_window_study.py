@@ -3,11 +3,9 @@
 import json
 
 import pytest
-import torch
 
 from pyro_vlae.experiments import window_study
 from pyro_vlae.experiments.config import ConfigError
-from pyro_vlae.experiments.window_study import WindowResult, plot_window_study
 from pyro_vlae.models import load_run
 
 TINY = ["--dataset", "digits", "--images", "256", "--eval-images", "4", "--num-samples", "3"]
@@ -47,15 +45,6 @@ def test_a_study_trains_scores_probes_draws_and_resumes(
     with pytest.raises(ValueError, match="window must be"):
         study.main([*TINY, "--windows", "9x2", "--out", str(tmp_path / "other")])
     capsys.readouterr()
-
-
-def test_the_figure_needs_pictures_for_every_window():
-    result = WindowResult("4x2", 90.0, 1.0, 10.0, 81.0, 0.9, 0.01, 100, 1.0)
-    x = torch.zeros(2, 1, 4, 4)
-    figure = plot_window_study(x, [x], [result])
-    assert len(figure.axes) == 4
-    with pytest.raises(ValueError, match="each of the 1 results"):
-        plot_window_study(x, [x, x], [result])
 
 
 def test_code_figures_of_a_run(load_example, tmp_path, capsys):

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyro_vlae.analysis.comparison import compare_models
+from pyro_vlae.analysis import compare_models
 from pyro_vlae.infer import marginal_log_likelihood
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def write_run(folder, index, log_prob, noise=0.1, **results):
@@ -52,7 +52,7 @@ def test_best_first_and_image_effects_cancel(count, models, seed):
     comparison = compare_models(scores)
     means = [model.mean_log_prob for model in comparison.models]
     assert means == sorted(means, reverse=True) and comparison.models[0].difference == 0
-    assert {row["name"] for row in comparison.to_rows()} == set(scores)
+    assert {model.name for model in comparison.models} == set(scores)
     for model in comparison.models:
         expected = scores[model.name] - scores[comparison.reference]
         assert model.difference == pytest.approx(expected.mean(), abs=1e-9)
@@ -104,7 +104,7 @@ def test_committed_runs_compare_far_better_in_pairs():
 def test_table():
     comparison = compare_models({"long name": [-2.0, -4], "b": [-1.0, -1]})
     title, head, *rows = str(comparison).splitlines()
-    assert "nats per image, 2 images; differences to b" in title
+    assert "nats per image, 2 images; differences from b" in title
     assert [row.split()[0] for row in rows] == ["b", "long"]
     assert "-2.00 ± 1.00" in rows[1] and "-3.00 ± 1.00" in rows[1]
     assert rows[0].index("-1.00") == head.index("log p(x)") == rows[1].index("-3.00")
@@ -135,14 +135,41 @@ def test_runs_that_cannot_be_compared_are_named(tmp_path):
         compare_models({"a": a, "b": b})
     with pytest.raises(ValueError, match=r"1 images in common \(of \{'a': 3, 'c': 2\}"):
         compare_models({"a": a, "c": c})
-    with pytest.raises(ValueError, match="names an image twice"):
+    with pytest.raises(ValueError, match="each image once"):
         compare_models({"a": a, "d": d})
     with pytest.raises(ValueError, match=r"\['list'\] do not say which images"):
         compare_models({"a": a, "list": np.array([-1.0, -2, -3])})
     with pytest.raises(ValueError, match=r"reference is 'z', expected one of \['a', 'c'\]"):
         compare_models({"a": a, "c": c}, reference="z")
     np.savez(tmp_path / "other.npz", log_prob=np.zeros(3))
-    with pytest.raises(ValueError, match=r"lacks \['monte_carlo_error', 'test_index'\]"):
+    with pytest.raises(ValueError, match=r"cannot read .*other\.npz with test_index.*test_index"):
         compare_models({"a": a, "other": tmp_path / "other.npz"})
     with pytest.raises(FileNotFoundError, match=r"scores\.npz"):
         compare_models({"a": a, "none": tmp_path})
+
+
+@pytest.mark.parametrize("name", ["test_index", "log_prob", "monte_carlo_error"])
+def test_arrays_of_different_lengths_are_refused(tmp_path, name):
+    a = write_run(tmp_path / "a", [0, 1, 2], [-1, -2, -3])
+    b = write_run(tmp_path / "b", [0, 1, 2], [-1, -2, -3])
+    with np.load(b / "scores.npz") as file:
+        arrays = dict(file)
+    arrays[name] = np.append(arrays[name], 7)
+    np.savez(b / "scores.npz", **arrays)
+    with pytest.raises(ValueError, match=r"b.scores\.npz: .* have shapes .*\(4,\)"):
+        compare_models({"a": a, "b": b})
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK", b"nothing", None])
+def test_damaged_files_are_named(tmp_path, damage):
+    a = write_run(tmp_path / "a", [0, 1, 2], [-1, -2, -3])
+    b = write_run(tmp_path / "b", [0, 1, 2], [-1, -2, -3], dataset="mnist")
+    content = (b / "scores.npz").read_bytes()
+    (b / "scores.npz").write_bytes(content[: len(content) // 2] if damage is None else damage)
+    with pytest.raises(ValueError, match=r"cannot read .*b.scores\.npz"):
+        compare_models({"a": a, "b": b})
+    (b / "scores.npz").write_bytes(content)
+    for text in ("", "[1]", "[" * 100_000, '{"dataset": "mni'):
+        (b / "results.json").write_text(text)
+        with pytest.raises(ValueError, match=r"cannot read .*b.scores\.npz .*results\.json beside"):
+            compare_models({"a": a, "b": b})

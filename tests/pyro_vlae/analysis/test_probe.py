@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pyro_vlae.analysis.probe import linear_probe
+from pyro_vlae.analysis import linear_probe
 
 
 def test_a_probe_reads_what_is_there_and_nothing_else():

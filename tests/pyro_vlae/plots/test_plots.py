@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
 from pyro_vlae import plots
-from pyro_vlae.analysis import CodeDimensionRates, PixelInfluence
-from pyro_vlae.analysis.comparison import compare_models
+from pyro_vlae.analysis import CodeDimensionRates, PixelInfluence, compare_models
 
 RUNS = {
     "vlae": {"kl_nats": 12.0, "elbo_nats": -82.0},
@@ -50,18 +49,19 @@ def comparison():
 
 
 PLOTS = {
-    "rate_distortion": lambda ax: plots.plot_rate_distortion(RUNS, ax),
-    "comparison": lambda ax: plots.plot_comparison(comparison(), ax),
-    "pareto_k": lambda ax: plots.plot_pareto_k(torch.linspace(-0.2, 1.4, 50), ax),
-    "code_dimensions": lambda ax: plots.plot_code_dimensions(rates(), ax),
-    "code_map": lambda ax: plots.plot_code_map(*codes(), ax),
-    "pixel_influence": lambda ax: plots.plot_pixel_influence(influence(), ax),
+    "rate_distortion": lambda *args: plots.plot_rate_distortion(RUNS, *args),
+    "comparison": lambda *args: plots.plot_comparison(comparison(), *args),
+    "pareto_k": lambda *args: plots.plot_pareto_k(torch.linspace(-0.2, 1.4, 50), *args),
+    "code_dimensions": lambda *args: plots.plot_code_dimensions(rates(), *args),
+    "code_map": lambda *args: plots.plot_code_map(*codes(), *args),
+    "pixel_influence": lambda *args: plots.plot_pixel_influence(influence(), *args),
 }
 
 
 @pytest.mark.parametrize("draw", PLOTS.values(), ids=PLOTS)
 def test_figures_are_whole_and_may_be_panels_of_another(draw):
-    figure = draw(None)
+    figure = draw(None, "a model, a data set")
+    assert figure.axes[0].get_title().startswith("a model, a data set")
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     box = figure.get_tightbbox(canvas.get_renderer())
@@ -138,13 +138,20 @@ def test_code_dimensions_are_sorted_and_named(count):
     given = rates("aggregate posterior", count)
     ax = plots.plot_code_dimensions(given).axes[0]
     heights = [bar.get_height() for bar in ax.patches]
-    assert heights == given.rates.sort(descending=True).values.tolist()
+    shown = given.rates[given.rates > 0.01]
+    assert heights == shown.sort(descending=True).values.tolist() and len(shown) < count
     if count <= 64:
         names = [int(label.get_text()) for label in ax.get_xticklabels()]
         np.testing.assert_allclose(given.rates[names], heights)
     assert "aggregate posterior" in ax.get_ylabel() and "nats" in ax.get_ylabel()
     above = (given.rates > 0.1).sum().item()
     assert f"{above} above 0.1" in ax.get_title() and "1,000 images" in ax.get_title()
+    assert f"{count} dimensions: {len(shown)} above 0.01" in ax.get_title()
+
+
+def test_a_collapsed_code_has_no_bars():
+    ax = plots.plot_code_dimensions(CodeDimensionRates(torch.zeros(3).double(), "prior", 5)).axes[0]
+    assert not ax.patches and "3 dimensions: 0 above 0.01" in ax.get_title()
 
 
 def test_code_map_is_a_principal_component_analysis():
@@ -185,11 +192,47 @@ def test_pixel_influence_is_in_place_and_the_window_outlined():
     assert not unknown.lines
 
 
-def test_runs_that_cannot_be_drawn_are_named():
+def test_runs_that_cannot_be_plotted_are_named():
     with pytest.raises(ValueError, match="run 'x' has no kl_nats and elbo_nats"):
         plots.plot_rate_distortion({"x": {"kl_nats": 1.0}})
-    with pytest.raises(ValueError, match="there are no runs"):
+    with pytest.raises(ValueError, match="there are no runs to plot"):
         plots.plot_rate_distortion({})
+
+
+def window_result(window, rate=10.0, **more):
+    return {"window": window, "nll": 90.0 - rate, "nll_error": 1.0, "rate": rate,
+            "distortion": 81.0, "probe": 0.9, "probe_error": 0.01, **more}  # fmt: skip
+
+
+def test_a_window_study_shows_paired_errors_if_given():
+    x = torch.zeros(2, 1, 4, 6)
+    results = [window_result("none", 9.0), window_result("4x2", 3.0)]
+    figure = plots.plot_window_study(x, [x, x], results, "a study")
+    images, plane, probe, nll = figure.axes
+    assert len(images.get_images()) == 6
+    assert [text.get_text() for text in images.texts] == ["original", "none", "4x2"]
+    assert len(plane.get_legend().get_texts()) == 2
+
+    def bars(axes):
+        (container,) = axes.containers
+        return [np.ptp(segment[:, 1]) / 2 for segment in container.lines[2][0].get_segments()]
+
+    np.testing.assert_allclose(list(probe.containers[0].lines[0].get_ydata()), [90, 90])
+    np.testing.assert_allclose(bars(probe), 1)
+    np.testing.assert_allclose(list(nll.containers[0].lines[0].get_ydata()), [81, 87])
+    np.testing.assert_allclose(bars(nll), 1)
+    for result, error in zip(results, (0.2, 0.0), strict=True):
+        result["difference_error"] = error
+    nll = plots.plot_window_study(x, [x, x], results).axes[3]
+    np.testing.assert_allclose(bars(nll), [0.2, 0])
+    assert "difference from 4x2" in nll.get_ylabel()
+
+
+def test_a_window_study_needs_images_for_every_window():
+    x = torch.zeros(2, 1, 4, 4)
+    for wrong in ([x, x], [x[:1]], []):
+        with pytest.raises(ValueError, match="each of the 1 results"):
+            plots.plot_window_study(x, wrong, [window_result("4x2")])
 
 
 def test_no_window_system_is_touched():

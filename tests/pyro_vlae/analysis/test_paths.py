@@ -1,20 +1,15 @@
-"""What a code decides, on small models whose use of the code is known."""
+"""What a code controls, on small models whose use of the code is known."""
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_vlae.analysis.code_figures import (
-    draw_interpolations,
-    interpolate_codes,
-    plot_code_swap,
-    plot_interpolations,
-    swap_codes,
-)
+from pyro_vlae.analysis import interpolate_codes, interpolate_images, swap_codes
 from pyro_vlae.guides import GaussianGuide, color_guide
 from pyro_vlae.models import FlowPrior, StandardNormalPrior, binary_vlae, resnet_vlae
 from pyro_vlae.nn import MapArchitecture
+from pyro_vlae.plots import plot_code_swap, plot_interpolations
 
 SHAPE = (1, 8, 8)
 
@@ -36,12 +31,12 @@ def ignore_code(model):
 
 def test_without_a_use_for_the_code_a_path_stands_still():
     model, guide, x = small()
-    moving = draw_interpolations(model, guide, x, steps=3)
+    moving = interpolate_images(model, guide, x, count=3)
     assert moving.shape == (3, 3, *SHAPE)
-    assert torch.equal(moving, draw_interpolations(model, guide, x, steps=3))
+    assert torch.equal(moving, interpolate_images(model, guide, x, count=3))
     assert not torch.equal(moving[0], moving[-1])
     ignore_code(model)
-    still = draw_interpolations(model, guide, x, steps=3)
+    still = interpolate_images(model, guide, x, count=3)
     assert torch.equal(still, still[:1].expand_as(still))
     assert len(plot_interpolations(x, still).axes[0].images) == 3 * (3 + 2)
 
@@ -51,26 +46,26 @@ def test_a_swap_keeps_the_upper_half_and_counts_what_the_code_was_worth():
     state = torch.get_rng_state()
     swap = swap_codes(model, guide, x)
     assert torch.equal(torch.get_rng_state(), state)
-    for images in (swap.own, swap.swapped):
+    for images in (swap.own_code, swap.prior_code):
         assert torch.equal(images[..., :4, :], x[..., :4, :])
-    assert swap.lost.shape == (6, 8, 8) and swap.lost.abs().max() > 1e-4
+    assert swap.log_ratio.shape == (6, 8, 8) and swap.log_ratio.abs().max() > 1e-4
     assert len(plot_code_swap(swap).axes[0].images) == 5 * 6
     ignore_code(model)
-    assert not swap_codes(model, guide, x).lost.any()
+    assert not swap_codes(model, guide, x).log_ratio.any()
 
 
-def test_a_factorised_likelihood_cannot_complete():
+def test_a_factorized_likelihood_cannot_complete():
     model, guide, x = small(likelihood="bernoulli")
-    with pytest.raises(ValueError, match="completed by a PixelCNN"):
+    with pytest.raises(ValueError, match="only a PixelCNN can complete images"):
         swap_codes(model, guide, x)
 
 
 @pytest.mark.parametrize("prior", [StandardNormalPrior(6), FlowPrior(6, 3, (12,))])
-def test_a_path_between_codes_turns_their_noise(prior):
+def test_a_path_between_codes_rotates_their_noise(prior):
     prior = prior.double()
     generator = torch.Generator().manual_seed(1)
     ends = torch.randn(2, 4, 6, generator=generator, dtype=torch.float64)
-    path = interpolate_codes(prior(), *ends, steps=5)
+    path = interpolate_codes(prior(), *ends, count=5)
     assert path.shape == (5, 4, 6)
     torch.testing.assert_close(path[[0, -1]], ends)
     noise = path
@@ -87,7 +82,7 @@ def test_paths_are_for_standard_normal_noise():
     z = torch.randn(2, 3, 4)
     for prior in (dist.Normal(torch.full((4,), 10.0), 1.0).to_event(1), mixture()):
         with pytest.raises(ValueError, match="made of standard normal noise"):
-            interpolate_codes(prior, *z, steps=3)
+            interpolate_codes(prior, *z, count=3)
 
 
 def mixture():
@@ -95,18 +90,29 @@ def mixture():
     return dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), parts)
 
 
-def test_drawing_leaves_an_untrained_pair_as_it_was():
+def test_sampling_leaves_an_untrained_pair_as_it_was():
     model = binary_vlae(code_dim=4, image_shape=SHAPE, flow_hidden_dims=(8,), pixelcnn_channels=4)
     guide = GaussianGuide(code_dim=4, image_shape=SHAPE)
-    draw_interpolations(model, guide, torch.rand(4, *SHAPE).round(), steps=3)
+    interpolate_images(model, guide, torch.rand(4, *SHAPE).round(), count=3)
     assert not guide.head.initialized and guide.training
     assert not len(pyro.get_param_store())
 
 
-def test_color_images_are_drawn_from_the_range_that_models_have():
+def test_color_images_are_plotted_after_conversion_to_the_unit_range():
     architecture = MapArchitecture((3, 8, 8), 2, (4, 4, 4))
     model = resnet_vlae("4x2", architecture, pixelcnn_channels=4, flow_channels=(4,))
     guide = color_guide(architecture)
     x = torch.randint(0, 256, (4, 3, 8, 8)) / 127.5 - 1
-    plot_interpolations(x, draw_interpolations(model, guide, x, steps=2))
-    plot_code_swap(swap_codes(model, guide, x))
+
+    def show(images):
+        return (images + 1) / 2
+
+    path = interpolate_images(model, guide, x, count=2)
+    plot_interpolations(show(x), show(path))
+    swap = swap_codes(model, guide, x)
+    shown = swap.map(show)
+    assert torch.equal(shown.prior_sample, show(swap.prior_sample))
+    assert torch.equal(shown.log_ratio, swap.log_ratio)
+    plot_code_swap(shown)
+    with pytest.raises(ValueError, match=r"range from .* expected \[0, 1\]: .*to_unit_range"):
+        plot_code_swap(swap)

@@ -1,0 +1,178 @@
+"""Several models side by side: rate and distortion, differences of log p(x), windows."""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from pyro_vlae.analysis import ModelComparison
+from pyro_vlae.plots.canvas import COLORS, DARK, LIGHT, MARKERS, add_grid, legend_outside, new_axes
+from pyro_vlae.plots.images import as_pictures, place
+
+
+def plot_rate_distortion(
+    runs: Mapping[str, Mapping[str, Any]], ax: Axes | None = None, title: str | None = None
+) -> Figure:
+    """Plot each run in the rate-distortion plane, with lines of equal ELBO.
+
+    Models on one line code images equally well but differ in how much of the information passes
+    through the code: little on the left, much on the right. A lower line is better.
+
+    Args:
+        runs: by name, a mapping with ``kl_nats`` (the rate, positive) and ``elbo_nats`` (negative):
+            the ``summary()`` of a `pyro_vlae.infer.MarginalLikelihood`, or a run's
+            ``results.json``.
+        ax: axes to plot into; a new figure if None.
+        title: title of the axes.
+
+    Raises:
+        ValueError: there are no runs, or one lacks these values.
+
+    References:
+        Alemi et al., "Fixing a Broken ELBO", 2018, arXiv:1711.00464.
+    """
+    points = {}
+    for name, run in runs.items():
+        rate, elbo = run.get("kl_nats"), run.get("elbo_nats")
+        if rate is None or elbo is None:
+            raise ValueError(
+                f"run {name!r} has no kl_nats and elbo_nats: expected a score's summary() or the "
+                "content of a results.json"
+            )
+        points[name] = (rate, -elbo - rate)
+    if not points:
+        raise ValueError("there are no runs to plot")
+    figure, ax = new_axes(ax, title, 7.2)
+    rates, distortions = np.array(list(points.values())).T
+    right = max(1.0, rates.max()) * 1.15
+    middle = (distortions.max() + distortions.min()) / 2
+    half = max(0.7 * np.ptp(distortions), 0.5 * right)
+    bottom, top = middle - half, middle + half
+    for level in MaxNLocator(9, steps=[1, 2, 5, 10]).tick_values(bottom, right + top):
+        start, stop = max(0.0, level - top), min(right, level - bottom)
+        if stop - start < 0.1 * right:
+            continue  # too short for its label
+        ax.plot([start, stop], [level - start, level - stop], color="0.7", lw=0.8, zorder=0)
+        at = stop - 0.08 * right
+        ax.text(
+            at, level - at, f"−ELBO {level:g}", fontsize=7, color="0.35", ha="center",
+            va="center", rotation=-45, transform_rotates_text=True, zorder=1,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+        )  # fmt: skip
+    styles = cycle(zip(COLORS, MARKERS, strict=False))
+    for (name, (rate, distortion)), (color, marker) in zip(points.items(), styles, strict=False):
+        ax.plot(rate, distortion, marker, color=color, ms=8, mec="white", label=name, clip_on=False)
+    ax.set_xlim(0, right)
+    ax.set_ylim(bottom, top)
+    ax.set_xlabel("rate KL(q(z|x) || p(z)), nats per image")
+    ax.set_ylabel("distortion −log p(x|z), nats per image")
+    legend_outside(ax)
+    return figure
+
+
+def plot_comparison(
+    comparison: ModelComparison, ax: Axes | None = None, title: str | None = None
+) -> Figure:
+    """Plot each model's difference of log p(x) from the reference, best on top.
+
+    Thin bars are 95 % intervals (1.96 standard errors) over the images; the thick part of each is
+    the Monte Carlo error, which more importance samples would remove.
+
+    Args:
+        comparison: from `pyro_vlae.analysis.compare_models`.
+        ax: axes to plot into; a new figure if None.
+        title: title of the axes.
+    """
+    count = len(comparison.models)
+    figure, ax = new_axes(ax, title, 6.4, 1.2 + 0.4 * count)
+    at = -np.arange(count)
+    difference = np.array([model.difference for model in comparison.models])
+    for name, color, width in (("difference_error", DARK, 1.2), ("monte_carlo_error", LIGHT, 5.0)):
+        reach = 1.96 * np.array([getattr(model, name) for model in comparison.models])
+        ax.hlines(at, difference - reach, difference + reach, color=color, lw=width)
+    ax.plot(difference, at, "o", color=DARK, ms=5)
+    ax.axvline(0, color="0.5", lw=0.8, ls="--", zorder=0)
+    ax.set_yticks(at, [model.name for model in comparison.models])
+    ax.set_ylim(0.6 - count, 0.6)
+    ax.set_xlabel(
+        f"log p(x) less that of {comparison.reference}, nats per image\n"
+        f"({comparison.num_images:,} images; 95 % intervals, thick: Monte Carlo alone)"
+    )
+    return figure
+
+
+def plot_window_study(
+    originals: Tensor,
+    decompressions: Sequence[Tensor],
+    results: Sequence[Mapping[str, Any]],
+    title: str | None = None,
+) -> Figure:
+    """Plot decompressions for each window, and what the codes cost and hold.
+
+    Args:
+        originals: ``(N, C, H, W)`` in [0, 1].
+        decompressions: of the originals, one tensor for each window.
+        results: one for each window, in the same order, with ``window`` (its name), ``nll``,
+            ``nll_error``, ``rate``, ``distortion`` (nats per image), ``probe`` and ``probe_error``
+            (accuracy of a linear probe). If all have a ``difference_error``, the standard error of
+            the paired difference of the NLL from that of one window (0 for itself), the error bars
+            are these: they tell which windows differ.
+        title: title of the figure.
+
+    Raises:
+        ValueError: there is not one tensor of decompressions, of the originals' shape, for each
+            result.
+    """
+    shapes = [tuple(images.shape) for images in decompressions]
+    if shapes != [tuple(originals.shape)] * len(results):
+        raise ValueError(
+            f"expected one tensor of decompressions of shape {tuple(originals.shape)} for each of "
+            f"the {len(results)} results, got {shapes}"
+        )
+    names = [result["window"] for result in results]
+    rows = [as_pictures(images, "images") for images in (originals, *decompressions)]
+    figure = Figure(figsize=(12, 0.62 * len(rows) + 4.4), layout="constrained")
+    parts: Any = figure.subfigures(2, 1, height_ratios=[0.62 * len(rows) + 0.3, 4.1])
+    axes = parts[0].subplots()
+    axes.axis("off")
+    ratio = rows[0].shape[1] / rows[0].shape[2]
+    for k, (name, row) in enumerate(zip(["original", *names], rows, strict=True)):
+        axes.text(-0.15, (k + 0.5) * ratio, name, ha="right", va="center", fontsize=10)
+        place(axes, row, [(n, k) for n in range(len(row))])
+    axes.set_xlim(-1.5, len(originals))
+    axes.set_ylim(len(rows) * ratio, 0)
+    axes.set_aspect("equal")
+    plane, probe, nll = parts[1].subplots(1, 3)
+    runs = {
+        r["window"]: {"kl_nats": r["rate"], "elbo_nats": -r["rate"] - r["distortion"]}
+        for r in results
+    }
+    plot_rate_distortion(runs, plane)
+    accuracy = [(100 * r["probe"], 100 * r["probe_error"]) for r in results]
+    _error_bars(probe, names, accuracy, "accuracy of a linear probe, %")
+    if all("difference_error" in r for r in results):
+        errors = [r["difference_error"] for r in results]
+        label = f"test NLL, nats (± of the difference from {names[int(np.argmin(errors))]})"
+    else:
+        errors, label = [r["nll_error"] for r in results], "test NLL, nats"
+    _error_bars(nll, names, list(zip((r["nll"] for r in results), errors, strict=True)), label)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def _error_bars(
+    ax: Axes, names: Sequence[str], points: Sequence[tuple[float, float]], label: str
+) -> None:
+    values, errors = zip(*points, strict=True)
+    ax.errorbar(range(len(names)), values, errors, fmt="o", color="k", capsize=3, ms=5)
+    ax.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    ax.set_ylabel(label)
+    ax.set_xlabel("window of the decoder")
+    ax.margins(x=0.1)
+    add_grid(ax)

@@ -1,0 +1,139 @@
+"""Training curves."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from pyro_vlae.plots.canvas import BLUE, RED, add_grid
+
+_SMOOTHED = 25  # the running mean reaches over so many-th of a curve to either side
+_IGNORED = 10  # the first tenth of a curve does not count for the range of the axes
+_QUANTILES = (0.01, 0.99)  # of the rest of the curve, shown with a margin
+_MARGIN = 0.1
+
+
+def plot_training(
+    records: Sequence[Mapping[str, Any]],
+    title: str | None = None,
+    bits_per_dim: int | None = None,
+) -> Figure:
+    """Plot ELBO, rate and distortion against the images seen, for training and validation.
+
+    Training values are shown as a thin line with their running mean. The first steps are orders of
+    magnitude worse than the rest, so the axes show the range of the later curve.
+
+    Args:
+        records: lines of ``metrics.jsonl`` with ``images_seen``, ``elbo``, ``kl_nats`` and
+            ``distortion_nats``, some with ``validation_elbo`` and so on.
+        title: title of the figure.
+        bits_per_dim: data dimensions of an image, to plot in bits per dimension; in nats per image
+            if None.
+
+    Raises:
+        ValueError: there are no records, or they lack ``images_seen``.
+    """
+    if not records or any("images_seen" not in record for record in records):
+        raise ValueError(
+            f"expected at least one record, each with 'images_seen', got {len(records)} records; "
+            "train for at least one logged step"
+        )
+    scale, unit = 1.0, "nats per image"
+    if bits_per_dim is not None:
+        scale, unit = 1 / (bits_per_dim * math.log(2)), "bits per dimension"
+    heads = {
+        "elbo": "ELBO (higher is better)",
+        "kl_nats": "Rate: KL(q(z|x) || p(z))",
+        "distortion_nats": "Distortion: −log p(x|z)",
+    }
+    if not any("kl_nats" in record for record in records):  # a model without a code
+        heads = {"elbo": "log p(x) (higher is better)"}
+    layout = ConstrainedLayoutEngine(wspace=0.06)
+    figure = Figure(figsize=(12 if len(heads) > 1 else 5, 4.0), layout=layout)
+    panels = figure.subplots(1, len(heads), squeeze=False)[0]
+    for axes, (key, head) in zip(panels, heads.items(), strict=True):
+        x, y = _curve(records, key, scale)
+        x_validation, y_validation = _curve(records, f"validation_{key}", scale)
+        if len(x):
+            x, y, images = _merge_short_lines(x, y)
+            axes.plot(x, y, color=BLUE, lw=0.8, alpha=0.35)
+            lone = "o" if len(x) == 1 else ""
+            smooth = _running_mean(y, images)
+            axes.plot(x, smooth, color=BLUE, lw=1.6, marker=lone, ms=3.5, label="training")
+        if len(x_validation):
+            label = "validation (averaged weights)"
+            axes.plot(x_validation, y_validation, "o-", color=RED, lw=1.6, ms=3.5, label=label)
+        later = np.concatenate([curve[len(curve) // _IGNORED :] for curve in (y, y_validation)])
+        if len(later):
+            low, high = np.quantile(later, _QUANTILES)
+            margin = _MARGIN * (high - low) + 1e-3 * max(abs(low), abs(high), 1e-3)
+            axes.set_ylim(low - margin, high + margin)
+            if key == "kl_nats":
+                axes.set_ylim(bottom=min(0.0, low))
+        else:
+            axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color="0.5")
+        axes.set_title(head, fontsize=11)
+        axes.set_xlabel("training images seen")
+        axes.set_ylabel(unit)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(FuncFormatter(_short))
+        add_grid(axes)
+    if "kl_nats" in heads:
+        bit = scale * math.log(2)  # of an image, in units of the axis
+        functions = (lambda value: value / bit, lambda bits: bits * bit)
+        panels[1].secondary_yaxis("right", functions=functions).set_ylabel("bits per image")
+    handles, labels = panels[0].get_legend_handles_labels()
+    if handles:
+        panels[0].legend(handles, labels, frameon=False, loc="lower right")
+    if title:
+        figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def _curve(
+    records: Sequence[Mapping[str, Any]], key: str, scale: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return images seen and scaled values of the records with a finite ``key``."""
+    points = [
+        (record["images_seen"], record[key] * scale)
+        for record in records
+        if isinstance(record.get(key), int | float) and math.isfinite(record[key])
+    ]
+    x, y = np.array(points, dtype=float).reshape(-1, 2).T
+    return x, y
+
+
+def _merge_short_lines(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Merge lines that average few images into the line before; also return the images of each.
+
+    The last line of a run may average a single step, whose noise would look like a trend.
+    """
+    images = np.maximum(np.diff(x, prepend=0.0), 1.0)
+    full = images >= np.median(images) / 2
+    full[0] = True
+    starts = np.flatnonzero(full)
+    merged = np.add.reduceat(images, starts)
+    ends = np.append(starts[1:], len(x)) - 1
+    return x[ends], np.add.reduceat(images * y, starts) / merged, merged
+
+
+def _running_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted running mean; at the ends of the curve, over the neighbors there are."""
+    half = max(1, len(values) // _SMOOTHED)
+    center = np.arange(len(values))
+    start, stop = np.maximum(center - half, 0), np.minimum(center + half + 1, len(values))
+    sums, totals = (np.append(0.0, np.cumsum(a)) for a in (weights * values, weights))
+    return (sums[stop] - sums[start]) / (totals[stop] - totals[start])
+
+
+def _short(value: float, _position: int) -> str:
+    """Write large numbers as 20k, 1.5M."""
+    for unit, name in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= unit:
+            return f"{value / unit:g}{name}"
+    return f"{value:g}"

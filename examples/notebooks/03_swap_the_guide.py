@@ -188,6 +188,6 @@ figure
 # %% [markdown]
 # The gap has two parts. *Amortization*: one encoder serves all images, including these test images,
 # which it has never seen. Fitting a guide to the images themselves removes this part. *Shape*: the
-# true posterior is not a diagonal Gaussian. A fitted Gaussian cannot remove this part; a flow can. On
-# this small data set amortization is the larger part: the refined Gaussian comes closer than the
+# true posterior is not a diagonal Gaussian. A fitted Gaussian cannot remove this part; a flow can.
+# On this small data set amortization is the larger part: the refined Gaussian comes closer than the
 # amortized flow.

@@ -46,8 +46,8 @@ x_train, x_test = train.batch(slice(None)), test.batch(slice(None))
 # %% [markdown]
 # ## Three windows
 #
-# A factorized decoder sees no other pixel. `MaskedResNet`, the PixelCNN's network, sees one more row
-# above for each masked layer.
+# A factorized decoder sees no other pixel. `MaskedResNet`, the PixelCNN's network, sees one more
+# row above for each masked layer.
 
 # %%
 WINDOWS = {

@@ -90,9 +90,9 @@ plot_samples(siblings, "Each row: images sampled from one code")
 # %% [markdown]
 # ## In-painting: what was in the lower half?
 #
-# Suppose only the upper rows of an image are known. Pixels are modeled in raster order, so $p(x_{upper}
-# \mid z)$ is the product over the upper rows, without an integral over the lower ones. As a Pyro
-# program: sample the code from the prior and add the upper half as a factor.
+# Suppose only the upper rows of an image are known. Pixels are modeled in raster order, so
+# $p(x_{upper} \mid z)$ is the product over the upper rows, without an integral over the lower ones.
+# As a Pyro program: sample the code from the prior and add the upper half as a factor.
 
 # %%
 known_rows = shape[1] // 2
@@ -108,9 +108,10 @@ def upper_half_model(x: Tensor) -> Tensor:
 
 
 # %% [markdown]
-# Importance resampling: sample codes from a proposal, weight them by the ratio of model to proposal,
-# and resample them by their weights. The guide has never seen half an image, so the proposal is the
-# prior. Each image has weights of its own. The effective sample size tells whether it worked.
+# Importance resampling: sample codes from a proposal, weight them by the ratio of model to
+# proposal, and resample them by their weights. The guide has never seen half an image, so the
+# proposal is the prior. Each image has its own weights. The effective sample size tells whether it
+# worked.
 
 # %%
 halves = x[:4]

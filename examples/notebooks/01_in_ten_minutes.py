@@ -93,8 +93,8 @@ for name, value in score.summary().items():
 #
 # To generate images, run the model without an observation. A *decompression* is
 # $z \sim q(z \mid x)$, $x' \sim p(x \mid z)$: run the model on the guide's codes, again without an
-# observation, which is what Pyro's `Predictive` does. After a few seconds of training the code keeps
-# the silhouette, but not always the digit.
+# observation, which is what Pyro's `Predictive` does. After a few seconds of training the code
+# keeps the silhouette, but not always the digit.
 
 # %%
 plot_samples(model(batch_size=32), "Samples of the small model")

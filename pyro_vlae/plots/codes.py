@@ -43,7 +43,7 @@ def plot_code_dimensions(
     ax.set_ylim(bottom=0)
     by_rank = "" if named else ", by rank"
     ax.set_xlabel(f"code dimension{by_rank}, most informative first")
-    ax.set_ylabel(f"KL of q($z_d$|x) from the {rates.against},\nnats per image")
+    ax.set_ylabel(f"KL of q($z_d$|x) from the\n{rates.against}, nats per image")
     return figure
 
 

@@ -157,7 +157,7 @@ def plot_window_study(
     _error_bars(probe, names, accuracy, "accuracy of a linear probe, %")
     if all("difference_error" in r for r in results):
         errors = [r["difference_error"] for r in results]
-        label = f"test NLL, nats (± of the difference from {names[int(np.argmin(errors))]})"
+        label = f"test NLL, nats\n(± of the difference from {names[int(np.argmin(errors))]})"
     else:
         errors, label = [r["nll_error"] for r in results], "test NLL, nats"
     _error_bars(nll, names, list(zip((r["nll"] for r in results), errors, strict=True)), label)

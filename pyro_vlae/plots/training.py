@@ -70,10 +70,9 @@ def plot_training(
         later = np.concatenate([curve[len(curve) // _IGNORED :] for curve in (y, y_validation)])
         if len(later):
             low, high = np.quantile(later, _QUANTILES)
+            low = min(0.0, low) if key == "kl_nats" else low
             margin = _MARGIN * (high - low) + 1e-3 * max(abs(low), abs(high), 1e-3)
-            axes.set_ylim(low - margin, high + margin)
-            if key == "kl_nats":
-                axes.set_ylim(bottom=min(0.0, low))
+            axes.set_ylim(low if low == 0 else low - margin, high + margin)
         else:
             axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color="0.5")
         axes.set_title(head, fontsize=11)

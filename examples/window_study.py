@@ -63,13 +63,15 @@ def main(arguments: list[str] | None = None) -> int:
         given = recipe_options(options, BinaryRecipe)
         given |= window_options(window, options.images, options.free_nats)
         out = options.out / window
-        if has_checkpoint(out) and not options.resume:
+        if not has_checkpoint(out):
+            recipes[window] = BinaryRecipe.from_options(**given)
+        elif options.resume:
+            recipes[window] = BinaryRecipe.resume(out, **given)
+        else:
             raise ConfigError(
                 f"{options.out} already holds a study: add --resume to continue it, or choose "
                 "another --out"
             )
-        make = BinaryRecipe.from_options
-        recipes[window] = BinaryRecipe.resume(out, **given) if has_checkpoint(out) else make(**given)
     device = pick_device(options.device)
     data = next(iter(recipes.values())).load_data(options.data_dir, device)
     print(data.description)

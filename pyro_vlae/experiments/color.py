@@ -68,9 +68,7 @@ class ColorRecipe(Recipe):
     clip_norm: float = 50_000.0
     num_samples: int = 16
     eval_images: int | None = 200
-    window: str = option(
-        "7x4", "what the decoder sees", choices=("4x2", "5x3", "7x4", "7x4-gray")
-    )
+    window: str = option("7x4", "what the decoder sees", choices=("4x2", "5x3", "7x4", "7x4-gray"))
     encoder: str = option("resnet", "the decoder is alike", choices=("resnet", "densenet"))
     prior: str = option("flow", "p(z)", choices=("flow", "normal"))
     guide: str = option("gaussian", choices=("gaussian",))

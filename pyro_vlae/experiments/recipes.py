@@ -83,7 +83,7 @@ class Recipe(ABC):
     dataset_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     fallback: ClassVar[str | None] = None
 
-    dataset: str
+    dataset: str = ""
     preset: str = option("quick", "fills in what is not given")
     train_on: str = option("train", choices=("train", "train+validation"))
     # Batch size, number of epochs and schedule are not in the paper: chosen here.
@@ -98,9 +98,7 @@ class Recipe(ABC):
     seed: int = option(0, "of everything random", metavar="N")
     num_samples: int = option(64, "importance samples per test image", metavar="K")
     eval_images: int | None = option(500, "test images to score, shuffled", metavar="N")
-    precision: str = option(
-        "auto", "of the networks in training", choices=("auto", "bf16", "fp32")
-    )
+    precision: str = option("auto", "of the networks in training", choices=("auto", "bf16", "fp32"))
     compile: bool = option(False, "compile the networks by torch.compile")
 
     def __post_init__(self) -> None:
@@ -112,11 +110,11 @@ class Recipe(ABC):
                 )
 
     @classmethod
-    def options(cls) -> dict[str, Mapping[str, Any]]:
+    def options(cls) -> dict[str, dict[str, Any]]:
         """What `option` says about each field; a subclass may change a default alone."""
-        known = {f.name: f.metadata for f in (*fields(Recipe), *fields(cls)) if f.metadata}
-        known["dataset"] = {**known.get("dataset", {}), "choices": cls.datasets}
-        known["preset"] = {**known["preset"], "choices": tuple(cls.presets)}
+        known = {f.name: dict(f.metadata) for f in (*fields(Recipe), *fields(cls)) if f.metadata}
+        known.setdefault("dataset", {})["choices"] = cls.datasets
+        known["preset"]["choices"] = tuple(cls.presets)
         return known
 
     @abstractmethod

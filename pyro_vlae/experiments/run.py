@@ -109,7 +109,7 @@ def _prepare_folder(recipe: Recipe, out: Path, resume: bool) -> None:
     begun = has_checkpoint(out)
     if not begun and (out / "results.json").exists():
         raise ConfigError(
-            f"{out} holds the results of a run, but no checkpoint to go on with: move them away, "
+            f"{out} holds the results of a run, but no checkpoint to resume: move them away, "
             "or choose another folder"
         )
     if begun and not resume:

@@ -69,7 +69,8 @@ def test_rankings_are_paired_image_by_image(tmp_path):
             test_index=index[::-1], log_prob=log_prob[::-1], monte_carlo_error=noise,
         )  # fmt: skip
         figures = {
-            "family": "binary", "nll_nats": 80.0, "nll_standard_error": 3.0, "elbo_nats": -82.0, "kl_nats": 12.0,
+            "family": "binary",
+            "nll_nats": 80.0, "nll_standard_error": 3.0, "elbo_nats": -82.0, "kl_nats": 12.0,
             "kl_bits": 17.3, "train_images_seen": 1000, "train_seconds": 120.0, "num_images": 50,
             "num_samples": 8, "device": "cpu", "preset": "quick", "seed": 0,
         }  # fmt: skip
@@ -91,7 +92,8 @@ def test_what_cannot_be_estimated_is_left_open(tmp_path):
         for name in (claim.better, claim.worse):
             (tmp_path / name).mkdir(exist_ok=True)
             figures = {
-                "family": "binary", "nll_nats": 80.0, "nll_standard_error": None, "elbo_nats": -82.0, "kl_nats": 12.0,
+                "family": "binary",
+                "nll_nats": 80.0, "nll_standard_error": None, "elbo_nats": -82.0, "kl_nats": 12.0,
                 "kl_bits": 17.3, "train_images_seen": 1000, "train_seconds": 120.0, "num_images": 1,
                 "num_samples": 1, "device": "cpu", "preset": "quick", "seed": 0,
                 "nll_monte_carlo_error": None,

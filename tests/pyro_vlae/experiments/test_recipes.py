@@ -78,7 +78,7 @@ def test_a_recipe_without_a_model_is_refused():
         Recipe()
     with pytest.raises(ConfigError, match="guide must be one of gaussian, iaf, got 'flow'"):
         make(guide="flow")
-    with pytest.raises(ConfigError, match="dataset must be one of static-mnist.*got 'cifar10'"):
+    with pytest.raises(ConfigError, match=r"dataset must be one of static-mnist.*got 'cifar10'"):
         make(dataset="cifar10")
 
 

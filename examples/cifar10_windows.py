@@ -25,7 +25,7 @@ from pyro_vlae.experiments.command_line import (
 )
 from pyro_vlae.experiments.recipes import read_recipe
 from pyro_vlae.experiments.run import EVALUATION_SEED, decompress, evaluation_index
-from pyro_vlae.plots.figures import plot_groups, save_figure
+from pyro_vlae.plots import plot_groups, save_figure
 from pyro_vlae.reproducible import write_json
 
 SHOWN = 32

@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from pyro_vlae.analysis import code_dimension_rates, code_marginals, pixel_influence
-from pyro_vlae.analysis.code_figures import (
-    draw_interpolations,
-    plot_code_swap,
-    plot_interpolations,
+from pyro_vlae.analysis import (
+    code_dimension_rates,
+    code_marginals,
+    interpolate_images,
+    pixel_influence,
     swap_codes,
 )
 from pyro_vlae.experiments import ConfigError, load_pretrained, load_run, pretrained_names
@@ -33,8 +33,14 @@ from pyro_vlae.experiments.command_line import (
     seed,
 )
 from pyro_vlae.experiments.recipes import recipe_from_config
-from pyro_vlae.plots import plot_code_dimensions, plot_code_map, plot_pixel_influence
-from pyro_vlae.plots.figures import save_figure
+from pyro_vlae.plots import (
+    plot_code_dimensions,
+    plot_code_map,
+    plot_code_swap,
+    plot_interpolations,
+    plot_pixel_influence,
+    save_figure,
+)
 
 PAIRS, COLUMNS, MANY = 8, 12, 1000
 
@@ -68,16 +74,17 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = data.test.take(torch.randperm(len(data.test), generator=generator)[:MANY])
     many = chosen.batch(slice(None))
     pairs, x = many[: 2 * PAIRS], many[2 * PAIRS : 2 * PAIRS + COLUMNS]
+    named, show = f"{options.model}, {data.name}", data.values.to_unit_range
 
     def interpolations() -> Figure:
-        path = draw_interpolations(model, guide, pairs, seed=options.seed)
-        return plot_interpolations(pairs, path, f"Paths between codes: {data.name}")
+        path = interpolate_images(model, guide, pairs, seed=options.seed)
+        return plot_interpolations(show(pairs), show(path), f"Paths between codes: {named}")
 
     def code_swap() -> Figure:
         swap = swap_codes(model, guide, x, options.seed)
-        lost = swap.lost.sum((1, 2)).mean()
+        lost = swap.log_ratio.sum((1, 2)).mean()
         print(f"with a code from the prior in place of its own an image costs {lost:.1f} nats more")
-        return plot_code_swap(swap, f"Images with another code: {data.name}")
+        return plot_code_swap(swap.map(show), f"Images whose code is replaced: {named}")
 
     def code_dimensions() -> Figure:
         rates = code_dimension_rates(guide, many, model.prior())
@@ -85,17 +92,17 @@ def main(arguments: list[str] | None = None) -> int:
             f"{(rates.rates > 0.1).sum()} of {len(rates.rates)} dimensions carry more than 0.1 "
             f"nats (against the {rates.against}, {rates.num_images} images)"
         )
-        return plot_code_dimensions(rates)
+        return plot_code_dimensions(rates, title=named)
 
     def window_in_use() -> Figure:
         with torch.no_grad():
             likelihood = model.likelihood(model.decoder(guide(x)))
-        return plot_pixel_influence(pixel_influence(likelihood, x, seed=options.seed))
+        return plot_pixel_influence(pixel_influence(likelihood, x, seed=options.seed), title=named)
 
     def code_map() -> Figure:
         if chosen.labels is None:
             raise ValueError(f"{data.name} has no labels")
-        return plot_code_map(code_marginals(guide, many).mean, chosen.labels.cpu())
+        return plot_code_map(code_marginals(guide, many).mean, chosen.labels, title=named)
 
     for plot in (interpolations, code_swap, code_dimensions, window_in_use, code_map):
         try:

@@ -22,15 +22,15 @@ from pyro_vlae.experiments.command_line import (
     pick_device,
     positive,
     recipe_options,
+    report,
 )
 from pyro_vlae.experiments.window_study import (
     first_test_images,
-    plot_window_study,
     study_window,
     window_options,
-    window_result,
+    window_rows,
 )
-from pyro_vlae.plots.figures import save_figure
+from pyro_vlae.plots import plot_window_study, save_figure
 from pyro_vlae.training.checkpoint import has_checkpoint
 
 WINDOWS = ("none", "4x2", "7x4", "15x8", "all")
@@ -75,24 +75,21 @@ def main(arguments: list[str] | None = None) -> int:
     device = pick_device(options.device)
     data = next(iter(recipes.values())).load_data(options.data_dir, device)
     print(data.description)
-    results, pictures = [], []
+    show = data.values.to_unit_range
+    results, pictures = {}, []
     for window, recipe in recipes.items():
         print(f"\nwindow {window}", flush=True)
         out = options.out / window
-        stored, images = study_window(recipe, data, out, options.resume, options.probe_images)
-        result = window_result(window, stored)
-        print(
-            f"window {window}: NLL {result.nll:.2f} +- {result.nll_error:.2f}, rate "
-            f"{result.rate:.2f}, distortion {result.distortion:.2f} nats, linear probe "
-            f"{result.probe:.1%} +- {result.probe_error:.1%}",
-            flush=True,
-        )
-        results.append(result)
-        pictures.append(images.cpu())
-    originals = first_test_images(data).cpu()
+        run, images = study_window(recipe, data, out, options.resume, options.probe_images)
+        report(run, data.values, data.train.images[0].numel(), out)
+        print(f"linear probe {run['probe']:.1%} +- {run['probe_error']:.1%}", flush=True)
+        results[window] = run
+        pictures.append(show(images))
+    originals = show(first_test_images(data))
+    rows = window_rows(results, options.out)
     budget = f"{options.dataset}, {options.images:,} training images each"
     title = f"What the window leaves to the code: {budget}"
-    figure = plot_window_study(originals, pictures, results, title)
+    figure = plot_window_study(originals, pictures, rows, title)
     save_figure(figure, options.out / "window_study.png")
     print(f"{options.out / 'window_study.png'} shows them side by side")
     return 0

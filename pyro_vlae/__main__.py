@@ -20,14 +20,12 @@ CITATION = """\
 def contents() -> str:
     """Data sets and trained weights by name, and how to cite the paper."""
     # Here, not above: they import torch, which --version need not wait for.
-    from pyro_vlae.experiments import RECIPES, pretrained_names
+    from pyro_vlae.data import dataset_names
+    from pyro_vlae.experiments import pretrained_names
 
     return "\n".join(
         [
-            *(
-                f"data sets ({family}): {', '.join(recipe.datasets)}"
-                for family, recipe in RECIPES.items()
-            ),
+            f"data sets: {', '.join(dataset_names())}",
             f"trained weights: {', '.join(pretrained_names())}",
             "",
             "to cite:",

@@ -10,13 +10,12 @@ from typing import Any
 from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor, nn
 
-from pyro_vlae.data.values import BINARY
+from pyro_vlae.data import BINARY, dataset_names
 from pyro_vlae.experiments.recipes import Recipe, option, register
 from pyro_vlae.guides import GaussianGuide, IAFGuide
 from pyro_vlae.infer import FreeBitsELBO
 from pyro_vlae.models.binary import binary_vlae, unconditional_pixelcnn
 
-DATASETS = ("static-mnist", "mnist", "omniglot", "caltech101", "digits")
 # The paper's free bits: nats per data dimension.
 FREE_NATS_PER_DIMENSION = 0.01
 _GUIDES = {"gaussian": GaussianGuide, "iaf": IAFGuide}
@@ -49,7 +48,6 @@ class BinaryRecipe(Recipe):
 
     family = "binary"
     values = BINARY
-    datasets = DATASETS
     presets = {  # noqa: RUF012 (a ClassVar of the base class)
         "quick": {},
         "paper": {
@@ -70,7 +68,9 @@ class BinaryRecipe(Recipe):
     fallback = "digits"
 
     dataset: str = option(
-        "static-mnist", f"{', '.join(DATASETS)} (if the default is not found)", metavar="NAME"
+        "static-mnist",
+        f"{', '.join(dataset_names(BINARY))} (if the default is not found)",
+        metavar="NAME",
     )
     model: str = option("vlae", choices=("vlae", "unconditional"))
     prior: str = option("flow", "p(z)", choices=("flow", "normal"))
@@ -94,7 +94,7 @@ class BinaryRecipe(Recipe):
             "tied": self.tied,
             "masked_layers": self.masked_layers,
             "window": self.window,
-            "filters": self.filters,
+            "pixelcnn_channels": self.filters,
         }
         if not self.has_code:
             return unconditional_pixelcnn(**network), NoCode()

@@ -11,13 +11,12 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
-from pyro_vlae.data import ImageDataset
-from pyro_vlae.data.values import BYTES
+from pyro_vlae.data import BYTES, ImageDataset
 from pyro_vlae.experiments.recipes import Recipe, option, register
 from pyro_vlae.guides import color_guide
 from pyro_vlae.infer import SoftFreeBitsELBO
 from pyro_vlae.models.color import color_vlae
-from pyro_vlae.nn import Architecture
+from pyro_vlae.nn import MapArchitecture
 
 # Sizes that a reduced model does not have from the paper.
 _SIZES = ("width", "filters", "flow_maps")
@@ -43,7 +42,6 @@ class ColorRecipe(Recipe):
 
     family = "color"
     values = BYTES
-    datasets = ("cifar10",)
     presets = {  # noqa: RUF012 (a ClassVar of the base class)
         "quick": {},
         # Batch size and number of epochs are not in the paper.
@@ -80,10 +78,10 @@ class ColorRecipe(Recipe):
     flips: bool = option(False, "mirror training images at random")
 
     @property
-    def architecture(self) -> Architecture:
+    def architecture(self) -> MapArchitecture:
         """Sizes and blocks of encoder and decoder."""
-        widths = (self.width, 2 * self.width, 2 * self.width)
-        return Architecture(widths=widths, dense=self.encoder == "densenet")
+        channels = (self.width, 2 * self.width, 2 * self.width)
+        return MapArchitecture(channels=channels, dense=self.encoder == "densenet")
 
     def build(self) -> tuple[nn.Module, nn.Module]:
         """The model and its guide, not yet trained, on the CPU."""
@@ -91,8 +89,8 @@ class ColorRecipe(Recipe):
             self.architecture,
             self.window,
             prior=self.prior,
-            flow_maps=(self.flow_maps, self.flow_maps),
-            filters=self.filters,
+            flow_channels=(self.flow_maps, self.flow_maps),
+            pixelcnn_channels=self.filters,
         )
         return model, color_guide(self.architecture)
 

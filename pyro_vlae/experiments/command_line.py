@@ -12,8 +12,7 @@ from typing import Any, get_args
 import torch
 
 from pyro_vlae._version import __version__
-from pyro_vlae.data import DatasetNotFoundError, ImageDataset
-from pyro_vlae.data.values import Values
+from pyro_vlae.data import DatasetNotFoundError, ImageDataset, Values
 from pyro_vlae.experiments.recipes import ConfigError, Recipe
 from pyro_vlae.experiments.run import run
 from pyro_vlae.training import TrainingInterrupted

@@ -11,8 +11,7 @@ import torch
 from pyro.infer import ELBO
 from torch import nn
 
-from pyro_vlae.data import ImageDataset, load_dataset
-from pyro_vlae.data.values import Values
+from pyro_vlae.data import ImageDataset, Values, dataset_names, load_dataset
 from pyro_vlae.infer import JointOptim
 from pyro_vlae.training import DecaySchedule, TrainingSettings
 
@@ -66,8 +65,7 @@ class Recipe(ABC):
 
     Attributes:
         family: name in `RECIPES` and in ``config.json``.
-        values: what the models take: range, unit of the score, sampling of a batch.
-        datasets: names of the data sets that the family applies to.
+        values: what the models take; the family applies to all data sets of these values.
         presets: fields that differ from the defaults, by preset.
         dataset_defaults: fields that differ from the preset's, by data set.
         fallback: data set to use when the default one is not found.
@@ -78,7 +76,6 @@ class Recipe(ABC):
 
     family: ClassVar[str]
     values: ClassVar[Values]
-    datasets: ClassVar[tuple[str, ...]]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"quick": {}}
     dataset_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     fallback: ClassVar[str | None] = None
@@ -113,7 +110,7 @@ class Recipe(ABC):
     def options(cls) -> dict[str, dict[str, Any]]:
         """What `option` says about each field; a subclass may change a default alone."""
         known = {f.name: dict(f.metadata) for f in (*fields(Recipe), *fields(cls)) if f.metadata}
-        known.setdefault("dataset", {})["choices"] = cls.datasets
+        known.setdefault("dataset", {})["choices"] = dataset_names(cls.values)
         known["preset"]["choices"] = tuple(cls.presets)
         return known
 

@@ -19,7 +19,7 @@ from pyro_vlae.data import ImageDataset
 from pyro_vlae.experiments.recipes import BUDGET, ConfigError, Recipe
 from pyro_vlae.infer import MarginalLikelihood, marginal_log_likelihood
 from pyro_vlae.infer.weights import PER_IMAGE
-from pyro_vlae.plots.figures import plot_reconstructions, plot_samples, plot_training, save_figure
+from pyro_vlae.plots import plot_reconstructions, plot_samples, plot_training, save_figure
 from pyro_vlae.reproducible import write_atomically, write_json
 from pyro_vlae.training import TrainingInterrupted, TrainingResult, fit
 from pyro_vlae.training.checkpoint import has_checkpoint, read_state

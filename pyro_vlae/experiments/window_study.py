@@ -4,26 +4,20 @@ References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, sections 2.3 and 4.3.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pyro
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyro_vlae.analysis import code_marginals
-from pyro_vlae.analysis.probe import linear_probe
+from pyro_vlae.analysis import code_marginals, compare_models, linear_probe
 from pyro_vlae.data import ImageDataset
 from pyro_vlae.experiments.binary import BinaryRecipe
 from pyro_vlae.experiments.pretrained import load_run
 from pyro_vlae.experiments.run import EVALUATION_SEED, decompress, evaluation_index, run
 from pyro_vlae.nn.two_stack import window_layers
-from pyro_vlae.plots import plot_rate_distortion
-from pyro_vlae.plots.pictures import as_pictures, place
 from pyro_vlae.reproducible import write_json
 
 PICTURES = 8
@@ -107,104 +101,29 @@ def first_test_images(data: ImageDataset) -> Tensor:
     return data.test.batch(evaluation_index(len(data.test), PICTURES))
 
 
-@dataclass(frozen=True)
-class WindowResult:
-    """What `plot_window_study` shows of a run; nats per image.
-
-    Attributes:
-        window: its name.
-        nll: test NLL, importance-sampled.
-        nll_error: its standard error, from having so many test images only.
-        rate: KL(q(z | x) || p(z)).
-        distortion: -E log p(x | z).
-        probe: accuracy of a linear probe of the codes' means.
-        probe_error: its standard error.
-    """
-
-    window: str
-    nll: float
-    nll_error: float
-    rate: float
-    distortion: float
-    probe: float
-    probe_error: float
-
-
-def window_result(window: str, results: dict[str, Any]) -> WindowResult:
-    """What a figure shows of the ``results.json`` of one window."""
-    return WindowResult(
-        window=window,
-        nll=results["nll_nats"],
-        nll_error=results["nll_standard_error"],
-        rate=results["kl_nats"],
-        distortion=-results["elbo_nats"] - results["kl_nats"],
-        probe=results["probe"],
-        probe_error=results["probe_error"],
-    )
-
-
-def plot_window_study(
-    originals: Tensor,
-    decompressions: Sequence[Tensor],
-    results: Sequence[WindowResult],
-    title: str | None = None,
-) -> Figure:
-    """One figure of a study: decompressions of the same images, and what the codes cost and hold.
+def window_rows(results: Mapping[str, Mapping[str, Any]], out: Path) -> list[dict[str, Any]]:
+    """What `pyro_vlae.plots.plot_window_study` shows of each window.
 
     Args:
-        originals: ``(N, C, H, W)`` in [0, 1].
-        decompressions: likewise, one tensor for each window.
-        results: one for each window, in the same order.
-        title: heading of the figure.
-
-    Raises:
-        ValueError: not one tensor of decompressions, in the originals' shape, for each result.
+        results: content of ``results.json``, by window.
+        out: folder that holds a folder for each window; the scores in them are paired.
     """
-    if len(decompressions) != len(results) or any(
-        d.shape != originals.shape for d in decompressions
-    ):
-        raise ValueError(
-            f"expected one tensor of decompressions of shape {tuple(originals.shape)} for each of "
-            f"the {len(results)} results, got {[tuple(d.shape) for d in decompressions]}"
-        )
-    names = ["original", *(result.window for result in results)]
-    rows = [as_pictures(images, "images") for images in (originals, *decompressions)]
-    figure = Figure(figsize=(12, 0.62 * len(rows) + 4.4), layout="constrained")
-    parts: Any = figure.subfigures(2, 1, height_ratios=[0.62 * len(rows) + 0.3, 4.1])
-    top, bottom = parts
-    axes = top.subplots()
-    axes.axis("off")
-    for k, (name, row) in enumerate(zip(names, rows, strict=True)):
-        axes.text(-0.15, k + 0.5, name, ha="right", va="center", fontsize=10)
-        place(axes, row, [(float(n), float(k)) for n in range(len(row))])
-    axes.set_xlim(-1.5, len(originals))
-    axes.set_ylim(len(rows), 0)
-    axes.set_aspect("equal")
-    plane, probe, nll = bottom.subplots(1, 3)
-    runs = {r.window: {"kl_nats": r.rate, "elbo_nats": -r.rate - r.distortion} for r in results}
-    plot_rate_distortion(runs, plane)
-    positions = range(len(results))
-    for panel, values, errors, label in (
-        (
-            probe,
-            [100 * r.probe for r in results],
-            [100 * r.probe_error for r in results],
-            "accuracy of a linear probe, %",
-        ),
-        (nll, [r.nll for r in results], [r.nll_error for r in results], "test NLL, nats"),
-    ):
-        panel.errorbar(positions, values, errors, fmt="o", color="k", capsize=3, ms=5)
-        panel.set_xticks(positions, [r.window for r in results], rotation=30, ha="right")
-        panel.set_ylabel(label)
-        panel.set_xlabel("window of the decoder")
-        panel.margins(x=0.1)
-        _tidy(panel)
-    if title:
-        figure.suptitle(title)
-    return figure
-
-
-def _tidy(axes: Axes) -> None:
-    axes.grid(color="0.92", lw=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    rows = [
+        {
+            "window": window,
+            "nll": run["nll_nats"],
+            "nll_error": run["nll_standard_error"],
+            "rate": run["kl_nats"],
+            "distortion": -run["elbo_nats"] - run["kl_nats"],
+            "probe": run["probe"],
+            "probe_error": run["probe_error"],
+        }
+        for window, run in results.items()
+    ]
+    if len(rows) > 1 and all(row["nll_error"] is not None for row in rows):
+        scores = {window: out / window for window in results}
+        compared = compare_models(scores, reference=rows[0]["window"])
+        errors = {model.name: model.difference_error for model in compared.models}
+        for row in rows:
+            row["difference_error"] = errors[row["window"]]
+    return rows

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_vlae.data import ImageDataset, ImageSplit
+from pyro_vlae.data import BYTES, ImageDataset, ImageSplit
 from pyro_vlae.experiments import ConfigError, command_line, load_run, recipes
 from pyro_vlae.infer import marginal_log_likelihood
 
@@ -30,7 +30,7 @@ def tinted(name, *_):
     def split(count):
         tint = torch.randint(20, 230, (count, 3, 1, 1), generator=generator)
         noise = torch.randint(0, 25, (count, 3, 32, 32), generator=generator)
-        return ImageSplit((tint + noise).byte(), levels=True)
+        return ImageSplit((tint + noise).byte(), values=BYTES)
 
     return ImageDataset("cifar10", "random tints", split(64), split(16), split(40))
 

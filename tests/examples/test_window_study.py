@@ -2,11 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from pyro_vlae.experiments import BinaryRecipe, ConfigError, load_run
-from pyro_vlae.experiments.window_study import WindowResult, plot_window_study, window_options
+from pyro_vlae.experiments.window_study import window_options, window_rows
 
 TINY = ["--dataset", "digits", "--images", "256", "--eval-images", "4", "--num-samples", "3"]
 TINY += ["--probe-images", "60", "--device", "cpu"]
@@ -56,13 +57,22 @@ def test_the_window_all_sees_every_earlier_pixel():
     assert window_options("none", 64, 0.0)["likelihood"] == "bernoulli"
 
 
-def test_the_figure_needs_pictures_for_every_window():
-    result = WindowResult("4x2", 90.0, 1.0, 10.0, 81.0, 0.9, 0.01)
-    x = torch.zeros(2, 1, 4, 4)
-    figure = plot_window_study(x, [x], [result])
-    assert len(figure.axes) == 4
-    with pytest.raises(ValueError, match="each of the 1 results"):
-        plot_window_study(x, [x, x], [result])
+def test_rows_of_a_figure_hold_paired_errors(tmp_path):
+    results = {}
+    for window, shift in (("4x2", 0.0), ("7x4", 2.0)):
+        (tmp_path / window).mkdir()
+        log_prob = np.array([-80.0, -90.0, -100.0]) + shift
+        np.savez(tmp_path / window / "scores.npz", test_index=np.arange(3), log_prob=log_prob)
+        results[window] = {
+            "nll_nats": 90.0 - shift, "nll_standard_error": 5.0, "kl_nats": 10.0,
+            "elbo_nats": -92.0, "probe": 0.9, "probe_error": 0.01,
+        }  # fmt: skip
+        (tmp_path / window / "results.json").write_text(json.dumps(results[window]))
+    rows = window_rows(results, tmp_path)
+    assert [row["distortion"] for row in rows] == [82.0, 82.0]
+    assert [row["difference_error"] for row in rows] == pytest.approx([0.0, 0.0])
+    alone = window_rows({"4x2": results["4x2"]}, tmp_path)
+    assert "difference_error" not in alone[0] and alone[0]["nll_error"] == 5.0
 
 
 def test_code_figures_of_a_run(load_example, tmp_path, capsys):

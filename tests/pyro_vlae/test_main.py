@@ -10,7 +10,8 @@ import pytest
 import pyro_vlae
 from pyro_vlae import __version__
 from pyro_vlae.__main__ import main
-from pyro_vlae.experiments import RECIPES, pretrained_names
+from pyro_vlae.data import dataset_names
+from pyro_vlae.models import pretrained_names
 
 
 def run_module(*options, cwd):
@@ -26,8 +27,7 @@ def test_the_page_names_everything_and_fits_80_columns(options, tmp_path):
     lines = result.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     assert any(line.startswith(f"pyro_vlae {__version__}") for line in lines)
-    datasets = [name for recipe in RECIPES.values() for name in recipe.datasets]
-    for name in (*datasets, *pretrained_names(), "arXiv:1611.02731"):
+    for name in (*dataset_names(), *pretrained_names(), "arXiv:1611.02731"):
         assert name in result.stdout
 
 

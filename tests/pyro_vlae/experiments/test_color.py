@@ -15,7 +15,7 @@ def test_paper_preset_is_the_recipe_of_the_paper():
     assert (recipe.learning_rate, recipe.ema_decay, recipe.num_samples) == (0.002, 0.998, 512)
     assert recipe.eval_images is None
     a = recipe.architecture
-    assert (a.widths, a.blocks, a.code_shape) == ((48, 96, 96), (2, 2, 3), (16, 8, 8))
+    assert (a.channels, a.blocks, a.code_shape) == ((48, 96, 96), (2, 2, 3), (16, 8, 8))
     assert (recipe.filters, recipe.flow_maps) == (64, 128)
     elbo = recipe.objective(3072)
     assert isinstance(elbo, SoftFreeBitsELBO) and elbo.target_nats == 100

@@ -11,18 +11,20 @@ import argparse
 import sys
 from pathlib import Path
 
-from pyro_vlae.data import load_dataset
+from pyro_vlae.experiments import BinaryRecipe, ConfigError
 from pyro_vlae.experiments.command_line import (
-    add_run_options,
+    add_place_options,
+    add_recipe_options,
     carry_out,
     exit_status,
     make_parser,
     pick_device,
-    pick_preset,
+    recipe_options,
 )
-from pyro_vlae.experiments.config import ConfigError, make_config, read_config
 from pyro_vlae.experiments.paper_tables import TABLES
 from pyro_vlae.training.checkpoint import has_checkpoint
+
+OPTIONS = ("epochs", "max_minutes", "seed", "num_samples", "eval_images", "precision", "compile")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -32,8 +34,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("table", choices=TABLES, metavar="TABLE", help=f"by its data set: {', '.join(TABLES)}")
     add("--rows", nargs="+", metavar="ROW", help="these rows only")
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    add("--resume", action="store_true", help="go on with rows that were begun")
-    add_run_options(parser)
+    add("--resume", action="store_true", help="continue rows that were begun")
+    add_recipe_options(parser, BinaryRecipe, ("preset", *OPTIONS))
+    add_place_options(parser)
     return parser.parse_args(arguments)
 
 
@@ -44,25 +47,25 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = set(options.rows or ()) - set(rows)
     if unknown:
         raise ConfigError(f"no such row: {min(unknown)}; the table has {', '.join(rows)}")
+    given = recipe_options(options, BinaryRecipe)
     device = pick_device(options.device)
-    names = ("epochs", "max_minutes", "seed", "num_samples", "eval_images")
-    given = {name: getattr(options, name) for name in names}
-    preset = pick_preset(options.preset, device)
-    data = load_dataset(options.table, options.data_dir, device)
-    print(data.description)
+    data = None
     for name in options.rows or rows:
         out = options.results / name
-        if (out / "results.json").exists() and not has_checkpoint(out):
+        begun = has_checkpoint(out)
+        if (out / "results.json").exists() and not begun:
             print(f"\n{name}: {out} holds its results already, skipped; move them away to run it")
             continue
-        resume = options.resume and has_checkpoint(out)
-        if resume:
-            config = read_config(out, given)
+        if options.resume and begun:
+            recipe = BinaryRecipe.resume(out, **given)
         else:
-            chosen = {**given, **rows[name].options, "preset": preset, "dataset": options.table}
-            config = make_config(chosen)
+            chosen = {**given, **rows[name].options, "dataset": options.table}
+            recipe = BinaryRecipe.from_options(**chosen)
+        if data is None:
+            data = recipe.load_data(options.data_dir, device)
+            print(data.description)
         print(f"\n{name}")
-        carry_out(config, data, device, out, resume)
+        carry_out(recipe, data, out, options.resume)
     return 0
 
 

@@ -3,46 +3,48 @@
     python examples/cifar10_windows.py RUN RUN ...
 
 Each RUN is the folder of a finished run of cifar10_vlae.py, usually one for
-each window. Draws windows.png and writes windows.json: how far off the mean
-color of the decompressions is.
+each window. Writes windows.png and windows.json: how far off the mean color of
+the decompressions is.
 """
 
-import json
 import sys
 from pathlib import Path
 
 import pyro
 import torch
 
-from pyro_vlae.data import load_dataset
+from pyro_vlae.experiments import load_run
+from pyro_vlae.experiments.color import color_error
 from pyro_vlae.experiments.command_line import (
+    add_place_options,
     exit_status,
     folder,
     make_parser,
     pick_device,
     positive,
 )
-from pyro_vlae.experiments.run import EVALUATION_SEED, color_error, decompress, shuffled
-from pyro_vlae.models import load_run
+from pyro_vlae.experiments.recipes import read_recipe
+from pyro_vlae.experiments.run import EVALUATION_SEED, decompress, evaluation_index
 from pyro_vlae.plots import plot_groups, save_figure
+from pyro_vlae.reproducible import write_json
 
 SHOWN = 32
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Draw and measure; returns the exit status."""
+    """Plot and measure; returns the exit status."""
     parser = make_parser(__doc__)
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="folders of finished runs")
-    add("--data-dir", type=Path, metavar="DIR", help="default: $PYRO_VLAE_DATA, then the cache")
-    add("--device", metavar="NAME", help="cpu, cuda, ...; default: cuda if any")
+    add_place_options(parser)
     add("--images", type=positive(int), default=256, help="to measure color on; default: 256")
     add("--out", type=folder, default=Path("."), metavar="DIR", help="default: this folder")
     options = parser.parse_args(arguments)
     device = pick_device(options.device)
-    data = load_dataset("cifar10", options.data_dir, device)
-    x = data.test.batch(shuffled(len(data.test), options.images))
-    pictures = {"original": data.values.to_unit_range(x[:SHOWN])}
+    data = read_recipe(options.runs[0]).load_data(options.data_dir, device)
+    to_unit_range = data.values.to_unit_range
+    x = data.test.batch(evaluation_index(len(data.test), options.images))
+    pictures = {"original": to_unit_range(x[:SHOWN])}
     errors = {}
     for run in options.runs:
         model, guide = (module.to(device) for module in load_run(run))
@@ -51,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
             decompressed = decompress(model, guide, x)
         window = model.card["config"]["window"]
         head = window if window not in pictures else f"{window} ({run.name})"
-        pictures[head] = data.values.to_unit_range(decompressed[:SHOWN])
+        pictures[head] = to_unit_range(decompressed[:SHOWN])
         error = color_error(x, decompressed)
         errors[head] = {
             "run": run.name,
@@ -59,14 +61,14 @@ def main(arguments: list[str] | None = None) -> int:
             "standard_error": error.std().item() / len(x) ** 0.5,
             "num_images": len(x),
         }
-        print(f"{head}: mean color off by {error.mean():.2f} of 255 levels")
+        print(f"{head}: mean color off by {error.mean():.2f} on the scale 0 to 255")
     options.out.mkdir(parents=True, exist_ok=True)
     title = "Test images and one decompression for each window"
     save_figure(plot_groups(pictures, title), options.out / "windows.png")
-    (options.out / "windows.json").write_text(json.dumps(errors, indent=2) + "\n")
+    write_json(options.out / "windows.json", errors)
     print(f"the page is {options.out / 'windows.png'}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main, ""))
+    sys.exit(exit_status(main))

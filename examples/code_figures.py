@@ -1,11 +1,12 @@
-"""Draw what a trained model's code decides.
+"""Plot what a trained model's code controls.
 
     python examples/code_figures.py static-mnist
 
 Writes interpolations.png (images along paths between codes), code_swap.png
-(images whose code is replaced by one of the prior), code_dimensions.png (which
-dimensions carry how much), window_in_use.png (which pixels the decoder uses)
-and, where there are labels, code_map.png (codes on two principal components).
+(images whose code is replaced by a sample from the prior), code_dimensions.png
+(the rate of each dimension), window_in_use.png (the pixels that the decoder
+uses) and, where there are labels, code_map.png (codes on two principal
+components).
 """
 
 import argparse
@@ -22,10 +23,16 @@ from pyro_vlae.analysis import (
     pixel_influence,
     swap_codes,
 )
-from pyro_vlae.data import load_dataset
-from pyro_vlae.experiments.command_line import exit_status, folder, make_parser, pick_device, seed
-from pyro_vlae.experiments.config import ConfigError
-from pyro_vlae.models import load_pretrained, load_run, pretrained_names
+from pyro_vlae.experiments import ConfigError, load_pretrained, load_run, pretrained_names
+from pyro_vlae.experiments.command_line import (
+    add_place_options,
+    exit_status,
+    folder,
+    make_parser,
+    pick_device,
+    seed,
+)
+from pyro_vlae.experiments.recipes import recipe_from_config
 from pyro_vlae.plots import (
     plot_code_dimensions,
     plot_code_map,
@@ -44,15 +51,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     names = ", ".join(pretrained_names())
     add("model", help=f"the folder of a run, or trained weights by name ({names})")
-    add("--data-dir", type=Path, metavar="DIR", help="default: $PYRO_VLAE_DATA, then the cache")
-    add("--seed", type=seed, metavar="N", default=0, help="of all that is drawn; 0")
-    add("--device", metavar="NAME", help="cpu, cuda, ...; default: cuda if any")
+    add("--seed", type=seed, metavar="N", default=0, help="of all samples; default: 0")
+    add_place_options(parser)
     add("--out", type=folder, metavar="DIR", help="default: the run's folder, or runs/NAME")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Draw the figures; returns the exit status."""
+    """Plot the figures; returns the exit status."""
     options = parse(arguments)
     device = pick_device(options.device)
     named = options.model in pretrained_names()
@@ -60,14 +66,15 @@ def main(arguments: list[str] | None = None) -> int:
     model, guide = model.to(device), guide.to(device)
     out = options.out or (Path("runs") if named else Path()) / options.model
     out.mkdir(parents=True, exist_ok=True)
-    data = load_dataset(model.card["config"]["dataset"], options.data_dir, device)
+    recipe = recipe_from_config(model.card["config"], options.model)
+    if not recipe.has_code:
+        raise ConfigError(f"{options.model} is a model without a code")
+    data = recipe.load_data(options.data_dir, device)
     generator = torch.Generator().manual_seed(options.seed)
     chosen = data.test.take(torch.randperm(len(data.test), generator=generator)[:MANY])
     many = chosen.batch(slice(None))
     pairs, x = many[: 2 * PAIRS], many[2 * PAIRS : 2 * PAIRS + COLUMNS]
     named, show = f"{options.model}, {data.name}", data.values.to_unit_range
-    if not hasattr(model, "prior"):
-        raise ConfigError(f"{options.model} is a model without a code")
 
     def interpolations() -> Figure:
         path = interpolate_images(model, guide, pairs, seed=options.seed)
@@ -76,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     def code_swap() -> Figure:
         swap = swap_codes(model, guide, x, options.seed)
         lost = swap.log_ratio.sum((1, 2)).mean()
-        print(f"with a code of the prior in place of its own an image costs {lost:.1f} nats more")
+        print(f"with a code from the prior in place of its own an image costs {lost:.1f} nats more")
         return plot_code_swap(swap.map(show), f"Images whose code is replaced: {named}")
 
     def code_dimensions() -> Figure:
@@ -97,14 +104,14 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"{data.name} has no labels")
         return plot_code_map(code_marginals(guide, many).mean, chosen.labels, title=named)
 
-    for draw in (interpolations, code_swap, code_dimensions, window_in_use, code_map):
+    for plot in (interpolations, code_swap, code_dimensions, window_in_use, code_map):
         try:
-            save_figure(draw(), out / f"{draw.__name__}.png")
+            save_figure(plot(), out / f"{plot.__name__}.png")
         except ValueError as error:  # not every figure fits every model
-            print(f"no {draw.__name__}.png: {error}")
-    print(f"the pictures are in {out}")
+            print(f"no {plot.__name__}.png: {error}")
+    print(f"the figures are in {out}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main, ""))
+    sys.exit(exit_status(main))

@@ -7,9 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+from pyro_vlae.experiments import ConfigError, load_run
 from pyro_vlae.experiments.command_line import exit_status, make_parser
-from pyro_vlae.experiments.config import ConfigError
-from pyro_vlae.models import load_run
 from pyro_vlae.training import save_weights
 
 WEIGHTS = Path(__file__).parents[1] / "models" / "weights"
@@ -38,8 +37,8 @@ def main() -> int:
     config, results = model.card["config"], model.card["results"]
     if results is None:
         raise ConfigError(
-            f"{options.run} has no results of its latest weights: let the run (--resume) come to "
-            "its end and score them first"
+            f"{options.run} has no results of its latest weights: finish the run with --resume "
+            "first"
         )
     WEIGHTS.mkdir(exist_ok=True)
     save_weights(
@@ -47,7 +46,7 @@ def main() -> int:
         {"model": model, "guide": guide},
         {"card": json.dumps(model.card)},
     )
-    quick = "Not converged: it ran only as long as stated."
+    quick = "Not converged: trained only as long as stated."
     converged = quick if config["preset"] == "quick" else "The full recipe."
     figures = {**config, **results, "name": options.name, "bound": -results["elbo_nats"]}
     text = CARD.format(**figures, converged=converged)
@@ -57,4 +56,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main, ""))
+    sys.exit(exit_status(main))

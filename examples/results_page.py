@@ -1,4 +1,4 @@
-"""Write results/README.md: the runs in results/ beside the paper's figures.
+"""Write results/README.md: the runs in results/ next to the paper's numbers.
 
 python examples/results_page.py
 """
@@ -6,8 +6,8 @@ python examples/results_page.py
 import sys
 from pathlib import Path
 
+from pyro_vlae.experiments import ConfigError
 from pyro_vlae.experiments.command_line import exit_status, folder, make_parser
-from pyro_vlae.experiments.config import ConfigError
 from pyro_vlae.experiments.paper_tables import results_page
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -27,4 +27,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main, ""))
+    sys.exit(exit_status(main))

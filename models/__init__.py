@@ -16,7 +16,6 @@ __all__ = [
     "StandardNormalPrior",
     "UnconditionalModel",
     "binary_vlae",
-    "build_from_config",
     "color_vlae",
     "densenet_vlae",
     "load_pretrained",
@@ -30,7 +29,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """`load_pretrained` and `load_run` live in `pyro_vlae.experiments`, loaded when asked for."""
-    if name in ("build_from_config", "load_pretrained", "load_run", "pretrained_names"):
+    if name in ("load_pretrained", "load_run", "pretrained_names"):
         from pyro_vlae.experiments import pretrained
 
         return getattr(pretrained, name)

@@ -1,8 +1,32 @@
 """pyro_vlae: the Variational Lossy Autoencoder (Chen et al., 2017) as a Pyro program.
 
-The parts live here; ``pyro_vlae.models`` says p(x, z) and ``pyro_vlae.guides`` says q(z | x).
+The names that most notebooks need can be imported from here; each room has the rest.
 """
+
+from importlib import import_module
+from typing import Any
 
 from pyro_vlae._version import __version__
 
-__all__ = ["__version__"]
+_ROOMS = {
+    "data": ("load_dataset",),
+    "distributions": ("PixelCNN",),
+    "guides": ("GaussianGuide", "IAFGuide"),
+    "infer": ("FreeBitsELBO", "JointOptim", "marginal_log_likelihood"),
+    "models": ("VLAE", "FlowPrior", "StandardNormalPrior", "binary_vlae", "load_pretrained"),
+    "training": ("TrainingSettings", "fit"),
+}
+_HOMES = {name: f"pyro_vlae.{room}" for room, names in _ROOMS.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name from its room when it is first asked for, so that the version is quick."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

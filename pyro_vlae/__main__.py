@@ -1,20 +1,10 @@
-"""What there is, in a few lines: ``python -m pyro_vlae``."""
+"""Version, data sets, trained weights and citation: ``python -m pyro_vlae``."""
 
 import argparse
 import sys
 
-from pyro_vlae import __version__
+from pyro_vlae._version import __version__
 
-EXAMPLES = {
-    "mnist_vlae.py": "train, score and draw on binary images",
-    "cifar10_vlae.py": "the same on CIFAR-10, with chosen windows",
-    "cifar10_windows.py": "several windows' decompressions on a page",
-    "binary_images.py": "the rows of the paper's tables",
-    "window_study.py": "what a window leaves to the code",
-    "code_figures.py": "what a trained model's code decides",
-    "results_page.py": "compares the runs with the paper",
-    "export_weights.py": "a run's weights, for load_pretrained",
-}
 CITATION = """\
 @inproceedings{chen2017variational,
   title     = {Variational Lossy Autoencoder},
@@ -28,16 +18,13 @@ CITATION = """\
 
 
 def contents() -> str:
-    """What the package holds that has a name."""
-    # Here, not above: they bring torch along, for which --version need not wait.
+    """Data sets and trained weights by name, and how to cite the paper."""
+    # Here, not above: they import torch, which --version need not wait for.
     from pyro_vlae.data import dataset_names
-    from pyro_vlae.models import pretrained_names
+    from pyro_vlae.experiments import pretrained_names
 
-    scripts = [f"  python examples/{name:18} {what}" for name, what in EXAMPLES.items()]
     return "\n".join(
         [
-            "scripts of the repository (each has --help):",
-            *scripts,
             f"data sets: {', '.join(dataset_names())}",
             f"trained weights: {', '.join(pretrained_names())}",
             "",

@@ -1,1 +1,21 @@
-"""The paper's runs: recipes, training and scoring, trained weights, tables, studies."""
+"""The paper's runs: recipes, training and scoring, trained weights, tables, the window study."""
+
+from pyro_vlae.experiments.binary import BinaryRecipe
+from pyro_vlae.experiments.color import ColorRecipe
+from pyro_vlae.experiments.pretrained import load_pretrained, load_run, pretrained_names
+from pyro_vlae.experiments.recipes import RECIPES, ConfigError, Recipe, option, register
+from pyro_vlae.experiments.run import run
+
+__all__ = [
+    "RECIPES",
+    "BinaryRecipe",
+    "ColorRecipe",
+    "ConfigError",
+    "Recipe",
+    "load_pretrained",
+    "load_run",
+    "option",
+    "pretrained_names",
+    "register",
+    "run",
+]

@@ -1,37 +1,109 @@
-"""What the scripts in this folder share: options, carrying a run out, exit statuses."""
+"""The command line of the scripts: options from a recipe's fields, exit statuses."""
 
 import argparse
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-import pyro
 import torch
-from torch import nn
 
-from pyro_vlae import __version__
-from pyro_vlae.data import ImageDataset
-from pyro_vlae.experiments.config import PRESETS, ConfigError, TrainingConfig
-from pyro_vlae.experiments.pretrained import build_from_config
-from pyro_vlae.experiments.run import prepare_folder, run
+from pyro_vlae._version import __version__
+from pyro_vlae.data import DatasetNotFoundError, ImageDataset, Values
+from pyro_vlae.experiments.recipes import ConfigError, Recipe
+from pyro_vlae.experiments.run import run
 from pyro_vlae.training import TrainingInterrupted
 from pyro_vlae.training.checkpoint import has_checkpoint, read_state
 
 
-def build(config: TrainingConfig, device: torch.device) -> tuple[nn.Module, nn.Module]:
-    """Model and guide for a configuration, their random start decided by its seed."""
-    pyro.set_rng_seed(config.seed)
-    model, guide = build_from_config(config)
-    return model.to(device), guide.to(device)
+def train(kind: type[Recipe], description: str | None, arguments: list[str] | None = None) -> int:
+    """Run or resume an experiment of one family from the command line; returns the exit status.
+
+    Args:
+        kind: recipe class whose fields give the options.
+        description: help text above the options.
+        arguments: the command line; that of the process if None.
+    """
+    parser = make_parser(description)
+    add_recipe_options(parser, kind)
+    add_place_options(parser)
+    text = "default: runs/DATASET-PRESET, numbered"
+    parser.add_argument("--out", type=folder, metavar="DIR", help=text)
+    parser.add_argument("--resume", action="store_true", help="continue the run in DIR")
+    options = parser.parse_args(arguments)
+    given = recipe_options(options, kind)
+    device = pick_device(options.device)
+    if options.resume:
+        if options.out is None:
+            raise ConfigError("--resume needs --out DIR, the folder of the run to continue")
+        out, recipe = options.out, kind.resume(options.out, **given)
+        data = recipe.load_data(options.data_dir, device)
+    else:
+        recipe = kind.from_options(**given)
+        try:
+            data = recipe.load_data(options.data_dir, device)
+        except DatasetNotFoundError as error:
+            if "dataset" in given or kind.fallback is None:
+                raise
+            print(f"{str(error).splitlines()[0]} Continuing with the data set {kind.fallback}.")
+            recipe = kind.from_options(**{**given, "dataset": kind.fallback})
+            data = recipe.load_data(options.data_dir, device)
+        out = options.out or new_folder(recipe)
+    print(data.description)
+    carry_out(recipe, data, out, options.resume)
+    return 0
+
+
+def carry_out(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> None:
+    """Run or resume an experiment, and print a summary."""
+    device = data.train.images.device
+    print(recipe.describe(), f"device {device}; writing to {out}", sep="\n", flush=True)
+    if resume and has_checkpoint(out):
+        state = read_state(out / "checkpoint")
+        print(f"resuming at step {state['step']}, {state['images_seen']:,} images seen")
+    report(run(recipe, data, out, resume), data.values, data.train.images[0].numel(), out)
+
+
+def report(results: dict[str, Any], values: Values, dimensions: int, out: Path) -> None:
+    """Print a summary of ``results.json``.
+
+    Args:
+        results: what `run` returned.
+        values: of the data set; its unit comes first if it is not nats.
+        dimensions: data dimensions of an image.
+        out: folder of the run.
+    """
+    error = results["nll_standard_error"] or float("nan")
+    nll, bound, rate = results["nll_nats"], -results["elbo_nats"], results["kl_nats"]
+    if values.unit != "nats":
+        score, spread, limit, cost = (
+            values.score(nats, dimensions) for nats in (nll, error, bound, rate)
+        )
+        print(f"test NLL {score:.3f} +- {spread:.3f} {values.unit}, ", end="")
+        print(f"bound {limit:.3f}, rate {cost:.4f}")
+    print(
+        f"test NLL {nll:.2f} +- {error:.2f} nats "
+        f"({results['num_samples']} importance sample{'s' * (results['num_samples'] > 1)}, "
+        f"{results['num_images']} images), "
+        f"bound {bound:.2f}, rate {rate:.2f} nats = {results['kl_bits']:.1f} bits\n"
+        f"pictures, metrics and results are in {out}"
+    )
+    high = results["share_of_pareto_k_above_0.7"]
+    if high is not None and high > 0.1:
+        print(
+            f"importance sampling is strained: median effective sample size "
+            f"{results['median_effective_sample_size']:.1f} of {results['num_samples']}, Pareto k "
+            f"above 0.7 for {high:.0%} of the images; more --num-samples would lower the NLL"
+        )
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
     """A parser with the options that every script has.
 
-    Options must be written out: `exit_status` looks for ``--debug`` where no parser has been.
+    Options must be written out: `exit_status` looks for ``--debug`` before any parser has run.
     """
     parser = argparse.ArgumentParser(
         description=description,
@@ -41,6 +113,55 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"pyro_vlae {__version__}")
     parser.add_argument("--debug", action="store_true", help="show where an error came from")
     return parser
+
+
+def add_place_options(parser: argparse.ArgumentParser) -> None:
+    """Where the data is and where the computation runs."""
+    text = "default: $PYRO_VLAE_DATA, then the user cache"
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help=text)
+    text = "cpu, cuda, cuda:1, ...; default: cuda if any"
+    parser.add_argument("--device", metavar="NAME", help=text)
+
+
+def add_recipe_options(
+    parser: argparse.ArgumentParser, kind: type[Recipe], names: Collection[str] | None = None
+) -> None:
+    """An option for each field of a recipe that has a help text; None where nothing is given.
+
+    Args:
+        parser: to add them to.
+        kind: the recipe class.
+        names: fields to offer; all if None.
+    """
+    known, base = kind.options(), {f.name for f in fields(Recipe)} - {"dataset"}
+    for f in sorted(fields(kind), key=lambda f: f.name in base):  # the family's own first
+        metadata = known.get(f.name, {})
+        if not metadata.get("help") or (names is not None and f.name not in names):
+            continue
+        rest: dict[str, Any] = {"action": "store_true", "default": None}
+        if f.type is not bool:
+            number = next((k for k in (int, float) if k in (f.type, *get_args(f.type))), None)
+            rest = {key: metadata[key] for key in ("choices", "metavar") if key in metadata}
+            rest["type"] = seed if f.name == "seed" else positive(number) if number else str
+        text = metadata["help"] + _default_text(kind, f.name)
+        parser.add_argument("--" + f.name.replace("_", "-"), help=text, **rest)
+
+
+def _default_text(kind: type[Recipe], name: str) -> str:
+    """The default of an option: one for all presets, or one for each that has any."""
+    default = getattr(kind, name)
+    values = {preset: given.get(name, default) for preset, given in kind.presets.items()}
+    if isinstance(default, bool):
+        return ""
+    if len(set(values.values())) == 1:
+        return "" if default is None else f"; default: {default}"
+    return "; " + ", ".join(f"{p}: {value}" for p, value in values.items() if value is not None)
+
+
+def recipe_options(options: argparse.Namespace, kind: type[Recipe]) -> dict[str, Any]:
+    """The options that were given, by the names of the recipe's fields."""
+    given = {f.name: getattr(options, f.name, None) for f in fields(kind)}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def positive(kind: type) -> Callable[[str], float]:
@@ -71,26 +192,6 @@ def seed(text: str) -> int:
     return value
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """The options that every script takes; None where nothing is given."""
-    add = parser.add_argument
-    add(
-        "--data-dir", type=Path, metavar="DIR", help="default: $PYRO_VLAE_DATA, then the user cache"
-    )
-    add("--preset", choices=PRESETS, help="default: paper on a GPU, quick elsewhere")
-    add("--epochs", type=positive(int), metavar="N", help="training budget: passes over the data")
-    add("--max-minutes", type=positive(float), metavar="M", help="training budget in minutes")
-    add("--seed", type=seed, metavar="N", help="of everything random")
-    add("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; default: cuda if any")
-    add("--num-samples", type=positive(int), metavar="K", help="importance samples per test image")
-    add("--eval-images", type=positive(int), metavar="N", help="test images to score, shuffled")
-
-
-def pick_preset(name: str | None, device: torch.device) -> str:
-    """The preset asked for, or the one that suits the device."""
-    return name or ("paper" if device.type == "cuda" else "quick")
-
-
 def pick_device(name: str | None) -> torch.device:
     """The device asked for, or the best there is."""
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -103,28 +204,9 @@ def pick_device(name: str | None) -> torch.device:
     return device
 
 
-def add_folder_options(parser: argparse.ArgumentParser, default: str) -> None:
-    """Where a run goes, and whether it goes on."""
-    parser.add_argument("--out", type=folder, metavar="DIR", help=f"default: {default}, numbered")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in DIR")
-
-
-def given_options(options: argparse.Namespace) -> dict[str, Any]:
-    """The options that belong in a configuration; None where nothing was given."""
-    elsewhere = ("data_dir", "debug", "device", "out", "resume")
-    return {name: value for name, value in vars(options).items() if name not in elsewhere}
-
-
-def folder_to_resume(options: argparse.Namespace) -> Path:
-    """The folder of the run to go on with."""
-    if options.out is None:
-        raise ConfigError("--resume needs --out DIR, the folder of the run to go on with")
-    return options.out
-
-
-def new_folder(config: TrainingConfig) -> Path:
+def new_folder(recipe: Recipe) -> Path:
     """The first of runs/NAME, runs/NAME-2, ... that does not exist."""
-    base = Path("runs", f"{config.dataset}-{config.preset}")
+    base = Path("runs", f"{recipe.dataset}-{recipe.preset}")
     out, number = base, 1
     while out.exists():
         number += 1
@@ -132,47 +214,10 @@ def new_folder(config: TrainingConfig) -> Path:
     return out
 
 
-def carry_out(
-    config: TrainingConfig, data: ImageDataset, device: torch.device, out: Path, resume: bool
-) -> None:
-    """Do a run as configured (train, draw, score), or go on with it, and say what came out."""
-    prepare_folder(config, out, resume)
-    print(config.describe(), f"device {device}; writing to {out}", sep="\n", flush=True)
-    if resume and has_checkpoint(out):
-        state = read_state(out / "checkpoint")
-        print(f"going on at step {state['step']}, {state['images_seen']:,} images seen")
-    model, guide = build(config, device)
-    report(run(config, data, model, guide, out, resume), out)
+def exit_status(main: Callable[[], int], resume: str = "") -> int:
+    """Run a script's main; an error that the user can mend is reported without a traceback.
 
-
-def report(results: dict[str, Any], out: Path) -> None:
-    """Say what came out."""
-    error = results["nll_standard_error"] or float("nan")
-    if results["dataset"] == "cifar10":
-        bits = results["bits_per_dim"] / results["nll_nats"]  # a nat per image in bits/dim
-        print(f"test NLL {results['bits_per_dim']:.3f} +- {bits * error:.3f} bits/dim, ", end="")
-        print(f"bound {-bits * results['elbo_nats']:.3f}, rate {bits * results['kl_nats']:.4f}")
-    print(
-        f"test NLL {results['nll_nats']:.2f} +- {error:.2f} nats "
-        f"({results['num_samples']} importance sample{'s' * (results['num_samples'] > 1)}, "
-        f"{results['num_images']} images), "
-        f"bound {-results['elbo_nats']:.2f}, rate {results['kl_nats']:.2f} nats = "
-        f"{results['kl_bits']:.1f} bits\n"
-        f"pictures, metrics and results are in {out}"
-    )
-    share = results["share_of_pareto_k_above_0.7"]
-    if share is not None and share > 0.1:
-        print(
-            f"importance sampling is strained: median effective sample size "
-            f"{results['median_effective_sample_size']:.1f} of {results['num_samples']}, Pareto k "
-            f"above 0.7 for {share:.0%} of the images; more --num-samples would lower the NLL"
-        )
-
-
-def exit_status(main: Callable[[], int], resume: str) -> int:
-    """Run a script's main; errors that a user can mend end in their message, without a traceback.
-
-    With ``--debug`` the traceback stands before it.
+    With ``--debug`` the traceback comes before the message.
 
     Args:
         main: returns the exit status.
@@ -182,7 +227,7 @@ def exit_status(main: Callable[[], int], resume: str) -> int:
         return main()
     except TrainingInterrupted as interrupted:
         out = interrupted.checkpoint and interrupted.checkpoint.parent
-        print(f"\n{interrupted}; to go on, use {resume.format(out=out)}", file=sys.stderr)
+        print(f"\n{interrupted}; to continue, use {resume.format(out=out)}", file=sys.stderr)
         return interrupted.exit_code
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

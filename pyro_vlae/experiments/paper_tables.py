@@ -1,4 +1,4 @@
-"""The paper's tables of results: a named row for each model, and a page that compares.
+"""The paper's tables of results: a named row for each model, and a page that compares ours.
 
 References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, tables 1 to 5.
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vlae.analysis import compare_models
+from pyro_vlae.experiments.recipes import RECIPES
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class Row:
     Args:
         name: of the row and of its folder of results.
         title: what it is, in words.
-        options: what differs from the preset, as `make_config` takes it.
-        paper_nll: the paper's test NLL, in nats for binary images, in bits/dim for color ones.
+        options: fields of the recipe that differ from the preset.
+        paper_nll: the paper's test NLL, in the unit of the data set's values.
         paper_rate: the paper's KL(q || p) in nats, where it states one.
     """
 
@@ -33,23 +34,23 @@ class Row:
 
 
 NORMAL = {"prior": "normal"}
-FACTORIzED = {"likelihood": "bernoulli"}
-# Alone it learns faster with larger steps: ours, chosen on dynamic MNIST's validation images.
+FACTORIZED = {"likelihood": "bernoulli"}
+# Alone it learns faster with a higher learning rate, chosen on dynamic MNIST's validation images.
 UNCONDITIONAL = {"model": "unconditional", "learning_rate": 0.03}
 TABLES: dict[str, tuple[Row, ...]] = {
     "static-mnist": (
         Row("static-mnist-vlae", "VLAE", {}, 79.03, 13.3),
-        Row("static-mnist-af-vae", "AF VAE: factorized decoder", FACTORIzED, 79.30, 25.9),
+        Row("static-mnist-af-vae", "AF VAE: factorized decoder", FACTORIZED, 79.30, 25.9),
         Row(
             "static-mnist-iaf-vae",
             "IAF VAE: factorized decoder, normal prior, IAF guide",
-            {**NORMAL, **FACTORIzED, "guide": "iaf"},
+            {**NORMAL, **FACTORIZED, "guide": "iaf"},
             79.88,
         ),
         Row(
             "static-mnist-vae",
             "VAE: factorized decoder, normal prior",
-            {**NORMAL, **FACTORIzED},
+            {**NORMAL, **FACTORIZED},
         ),
         Row(
             "static-mnist-iaf-guide",
@@ -87,13 +88,13 @@ COLOR_ROWS = (
 
 @dataclass(frozen=True)
 class Claim:
-    """An order between two rows that the paper's figures have.
+    """A ranking of two models according to the paper's NLLs.
 
     Args:
-        text: what it says.
+        text: the claim in words.
         better: folder of the run that should have the lower NLL.
         worse: folder of the other.
-        paper: how much lower, in nats, by the paper's figures, where it has both.
+        paper: how much lower in the paper, in nats, where it has both.
     """
 
     text: str
@@ -145,79 +146,87 @@ CLAIMS = (
 )
 
 
-def results_page(folder: Path) -> str:
-    """The comparison of the paper's figures with ours, in Markdown.
-
-    Args:
-        folder: holds one folder per row with its ``results.json``, and perhaps others.
-    """
-    lines = [
-        "# Results",
-        "",
-        "Written by `python examples/results_page.py` from the `results.json` of each run; not to "
-        "be edited. NLL, bound and rate are nats per image on the test set (bits per dimension for "
-        "CIFAR-10), lower is better, ± is the standard error over the scored images. `paper` rows "
-        "ran the full recipe; `quick` rows ran only as long as stated, and are far from converged.",
-    ]
-    known = set()
-    for table, rows in {**TABLES, "cifar10 (bits/dim)": COLOR_ROWS}.items():
-        lines += ["", f"## {table}", "", *_HEAD]
-        for row in rows:
-            known.add(row.name)
-            lines.append(_line(row, _read(folder / row.name)))
-    lines += ["", "```", *(_command(row) for row in COLOR_ROWS), "```"]
-    others = [
-        (path.parent.name, _read(path.parent))
-        for path in sorted(folder.glob("*/results.json"))
-        if path.parent.name not in known
-    ]
-    if others:
-        lines += ["", "## Other runs", "", *_HEAD]
-        lines += [_line(Row(name, "not in the paper"), results) for name, results in others]
-    orders = [line for claim in CLAIMS for line in _order(claim, folder)]
-    if orders:
-        lines += ["", "## Orders, image by image", "", _ORDERS, "", *_ORDER_HEAD, *orders]
-    return "\n".join(lines) + "\n"
-
-
-_ORDERS = (
-    "Differences of NLL on the same test images (nats, positive: the first run is better), with "
-    "their standard error; part of it is the noise of importance sampling, stated behind it. Of "
-    "few images and few samples, far from convergence: an order that the paper has at the end of "
-    "training need not show here."
+_INTRODUCTION = (
+    "Written by `python examples/results_page.py` from the `results.json` of each run; not to be "
+    "edited. NLL, bound and rate are nats per image on the test set (bits per dimension for "
+    "CIFAR-10), lower is better, ± is the standard error over the scored images. `paper` rows use "
+    "the full recipe; `quick` rows were trained only as long as stated, and are far from converged."
 )
-_ORDER_HEAD = (
-    "| better by the paper | first run (images seen, rate) | second run | paper | ours | images |",
-    "|---|---|---|---|---|---|",
-)
-
-
-def _order(claim: Claim, folder: Path) -> list[str]:
-    """A line on a pair of runs, if both were made."""
-    names = (claim.better, claim.worse)
-    runs = [_read(folder / name) for name in names]
-    if None in runs or not all((folder / name / "scores.npz").exists() for name in names):
-        return []
-    compared = compare_models({name: folder / name for name in names}, reference=claim.better)
-    (worse,) = [model for model in compared.models if model.name == claim.worse]
-    told = [
-        f"`{name}` ({run['train_images_seen']:,}, {run['kl_nats']:.1f})"
-        for name, run in zip(names, runs, strict=True)
-        if run is not None
-    ]
-    ours = (
-        f"{-worse.difference:+.2f} ± {worse.difference_error:.2f} (± {worse.monte_carlo_error:.2f})"
-    )
-    paper = "" if claim.paper is None else f"{claim.paper:+.2f}"
-    cells = [claim.text, *told, paper, ours, f"{compared.num_images:,}"]
-    return ["| " + " | ".join(cells) + " |"]
-
-
 _HEAD = (
     "| row | paper: NLL | paper: rate | NLL | bound | rate | images seen | minutes | scored "
     "| device | preset, learning rate, seed |",
     "|---|---|---|---|---|---|---|---|---|---|---|",
 )
+_RANKINGS = (
+    "Differences of NLL on the same test images (nats, positive: the first run is better), with "
+    "their standard error and, in parentheses, the part of it that is Monte Carlo error. With few "
+    "images, few samples and runs far from convergence, the paper's rankings need not hold."
+)
+_RANKINGS_HEAD = (
+    "| better in the paper | first run (images seen, rate) | second run | paper | ours | images |",
+    "|---|---|---|---|---|---|",
+)
+
+
+def results_page(folder: Path) -> str:
+    """The paper's results and ours, in Markdown.
+
+    Args:
+        folder: holds a folder with a ``results.json`` for each run.
+    """
+    runs = {
+        path.parent.name: json.loads(path.read_text())
+        for path in sorted(folder.glob("*/results.json"))
+    }
+    lines = ["# Results", "", _INTRODUCTION]
+    others = dict.fromkeys(runs)
+    for table, rows in {**TABLES, "cifar10 (bits/dim)": COLOR_ROWS}.items():
+        lines += ["", f"## {table}", "", *_HEAD, *(_line(row, runs.get(row.name)) for row in rows)]
+        for row in rows:
+            others.pop(row.name, None)
+    lines += ["", "```", *(_command(row) for row in COLOR_ROWS), "```"]
+    if others:
+        lines += ["", "## Other runs", "", *_HEAD]
+        lines += [_line(Row(name, "not in the paper"), runs[name]) for name in others]
+    rankings = [_ranking(claim, folder, runs) for claim in CLAIMS if _comparable(claim, folder)]
+    if rankings:
+        lines += ["", "## Rankings in paired comparisons", "", _RANKINGS, ""]
+        lines += [*_RANKINGS_HEAD, *rankings]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _line(row: Row, results: Mapping[str, Any] | None) -> str:
+    """A row of a table, with the results of its run if there are any."""
+    paper = ["" if value is None else f"{value:.2f}" for value in (row.paper_nll, row.paper_rate)]
+    title = f"{row.title} (`{row.name}`)"
+    if results is None:
+        return _cells(title, *paper, "not run yet", *[""] * 7)
+    per_nat, places = 1.0, 2
+    if RECIPES[results["family"]].values.unit == "bits/dim":
+        per_nat, places = results["bits_per_dim"] / results["nll_nats"], 3
+
+    def score(name: str, more: int = 0) -> str:
+        # None for the standard error of one image or the Monte Carlo error of one sample.
+        value = results.get(name)
+        return "?" if value is None else f"{abs(value) * per_nat:.{places + more}f}"
+
+    return _cells(
+        title,
+        *paper,
+        f"{score('nll_nats')} ± {score('nll_standard_error')}",
+        score("elbo_nats"),
+        f"{score('kl_nats')} ({results['kl_bits']:.1f} bits)",
+        f"{results['train_images_seen']:,}",
+        f"{results['train_seconds'] / 60:.0f}",
+        f"{results['num_images']:,} images, {results['num_samples']} samples "
+        f"(± {score('nll_monte_carlo_error', 1)})",
+        results["device"],
+        f"{results['preset']}, {results.get('learning_rate', '?')}, {results['seed']}",
+    )
 
 
 def _command(row: Row) -> str:
@@ -225,38 +234,25 @@ def _command(row: Row) -> str:
     return f"python examples/cifar10_vlae.py {options} --out results/{row.name}"
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
-    path = folder / "results.json"
-    return json.loads(path.read_text()) if path.exists() else None
+def _comparable(claim: Claim, folder: Path) -> bool:
+    """Whether both runs were made and have scores to pair."""
+    runs = [folder / name for name in (claim.better, claim.worse)]
+    return all((run / name).exists() for run in runs for name in ("results.json", "scores.npz"))
 
 
-def _line(row: Row, results: dict[str, Any] | None) -> str:
-    paper = [_number(row.paper_nll), _number(row.paper_rate)]
-    ours = ["not run yet", *[""] * 7]
-    if results is not None:
-        # Bits per dimension, where images are scored so, in units of a nat per image.
-        color = results.get("dataset") == "cifar10"
-        unit = results["nll_nats"] / results["bits_per_dim"] if color else 1.0
-        places = 3 if color else 2
-
-        def error(name: str, more: int = 0) -> str:
-            # None of one image, or of one sample.
-            value = results.get(name)
-            return "?" if value is None else f"{value / unit:.{places + more}f}"
-
-        ours = [
-            f"{results['nll_nats'] / unit:.{places}f} ± {error('nll_standard_error')}",
-            f"{-results['elbo_nats'] / unit:.{places}f}",
-            f"{results['kl_nats'] / unit:.{places}f} ({results['kl_bits']:.1f} bits)",
-            f"{results['train_images_seen']:,}",
-            f"{results['train_seconds'] / 60:.0f}",
-            f"{results['num_images']:,} images, {results['num_samples']} samples "
-            f"(± {error('nll_monte_carlo_error', 1)})",
-            results["device"],
-            f"{results['preset']}, {results.get('learning_rate', '?')}, {results['seed']}",
-        ]
-    return "| " + " | ".join([f"{row.title} (`{row.name}`)", *paper, *ours]) + " |"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _ranking(claim: Claim, folder: Path, runs: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line on a pair of runs."""
+    names = (claim.better, claim.worse)
+    compared = compare_models({name: folder / name for name in names}, reference=claim.better)
+    (worse,) = [model for model in compared.models if model.name == claim.worse]
+    return _cells(
+        claim.text,
+        *(
+            f"`{name}` ({runs[name]['train_images_seen']:,}, {runs[name]['kl_nats']:.1f})"
+            for name in names
+        ),
+        "" if claim.paper is None else f"{claim.paper:+.2f}",
+        f"{-worse.difference:+.2f} ± {worse.difference_error:.2f} "
+        f"(± {worse.monte_carlo_error:.2f})",
+        f"{compared.num_images:,}",
+    )

@@ -1,65 +1,16 @@
-"""Models by configuration, and trained ones by name."""
+"""Trained models: those of a run, and those that come with the package."""
 
 import copy
 import json
-from dataclasses import asdict
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors import safe_open
 from torch import nn
 
-from pyro_vlae.experiments.color_config import ColorConfig
-from pyro_vlae.experiments.config import ConfigError, RunConfig, TrainingConfig
-from pyro_vlae.guides import GaussianGuide, IAFGuide, color_guide
-from pyro_vlae.infer import JointOptim
-from pyro_vlae.models.binary import binary_vlae, unconditional_pixelcnn
-from pyro_vlae.models.color import color_vlae
+from pyro_vlae.experiments.recipes import ConfigError, read_recipe, recipe_from_config
 from pyro_vlae.training import load_weights
 from pyro_vlae.training.checkpoint import has_checkpoint, load_checkpoint, read_state
-
-GUIDES = {"gaussian": GaussianGuide, "iaf": IAFGuide}
-
-
-class NoCode(nn.Module):
-    """The guide of a model without a code: it has nothing to sample."""
-
-    def forward(self, x: torch.Tensor) -> None:
-        """Do nothing."""
-
-
-def build_from_config(config: TrainingConfig) -> tuple[nn.Module, nn.Module]:
-    """Model and guide for a run's configuration, not yet trained.
-
-    Raises:
-        ValueError: a choice that does not exist.
-    """
-    if isinstance(config, ColorConfig):
-        architecture = config.architecture()
-        model = color_vlae(
-            architecture,
-            config.window,
-            prior=config.prior,
-            flow_channels=(config.flow_maps, config.flow_maps),
-            pixelcnn_channels=config.filters,
-        )
-        return model, color_guide(architecture)
-    if not isinstance(config, RunConfig):
-        raise ValueError(f"there is no model for a {type(config).__name__}")
-    network: dict[str, Any] = {
-        "tied": config.tied,
-        "masked_layers": config.masked_layers,
-        "window": config.window,
-        "pixelcnn_channels": config.filters,
-    }
-    if config.model == "unconditional":
-        return unconditional_pixelcnn(**network), NoCode()
-    if config.guide not in GUIDES:
-        raise ValueError(f"guide must be one of {', '.join(GUIDES)}, got {config.guide!r}")
-    model = binary_vlae(prior=config.prior, likelihood=config.likelihood, **network)
-    return model, GUIDES[config.guide]()
 
 
 def load_run(folder: str | Path) -> tuple[nn.Module, nn.Module]:
@@ -72,31 +23,19 @@ def load_run(folder: str | Path) -> tuple[nn.Module, nn.Module]:
         folder: what the run was told by ``--out``.
 
     Raises:
-        ConfigError: there is no run in the folder.
+        ConfigError: there is no run in the folder, or one of an older version.
         CheckpointError: its checkpoint is missing or damaged.
     """
     folder = Path(folder)
-    try:
-        stored = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"there is no run in {folder}: {error}") from error
-    try:
-        config = _kind(stored)(**stored)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"the configuration in {folder} is not one of this version's ({error}): load the run "
-            "with the version that made it"
-        ) from error
+    recipe = read_recipe(folder)
     if not has_checkpoint(folder):
         raise ConfigError(
             f"{folder} holds no checkpoint, hence no weights: name the folder of a run that was "
             f"made here, or weights that come with the package ({', '.join(pretrained_names())})"
         )
-    model, guide = build_from_config(config)
-    optimizer = JointOptim(
-        torch.optim.Adamax, {"lr": config.learning_rate}, ema_decay=config.ema_decay
-    )
+    model, guide = recipe.build()
     modules = {"model": model, "guide": guide}
+    optimizer = recipe.optimizer()
     load_checkpoint(folder / "checkpoint", modules, optimizer)
     with optimizer.averaged():
         averages = {name: copy.deepcopy(m.state_dict()) for name, m in modules.items()}
@@ -106,13 +45,8 @@ def load_run(folder: str | Path) -> tuple[nn.Module, nn.Module]:
     results = json.loads(scored.read_text()) if scored.exists() else None
     if results and results["train_images_seen"] != read_state(folder / "checkpoint")["images_seen"]:
         results = None  # of earlier weights: training went on and was interrupted before scoring
-    model.card = {"config": asdict(config), "results": results}  # type: ignore[assignment]
+    model.card = {"config": recipe.to_config(), "results": results}  # type: ignore[assignment]
     return model.eval(), guide.eval()
-
-
-def _kind(stored: dict[str, Any]) -> type[TrainingConfig]:
-    """What kind of configuration was stored."""
-    return ColorConfig if stored.get("dataset") == "cifar10" else RunConfig
 
 
 def pretrained_names() -> list[str]:
@@ -125,7 +59,7 @@ def pretrained_names() -> list[str]:
 def load_pretrained(name: str) -> tuple[nn.Module, nn.Module]:
     """A trained model and its guide, in evaluation mode, on the CPU.
 
-    How far it was trained, and what it scores, stands in the model card beside the weights and in
+    How far it was trained, and its scores, are in the model card beside the weights and in
     ``model.card`` (a dict: the run's configuration and results).
 
     Args:
@@ -145,7 +79,7 @@ def load_pretrained(name: str) -> tuple[nn.Module, nn.Module]:
     with as_file(files("pyro_vlae.models") / "weights" / f"{name}.safetensors") as path:
         with safe_open(path, "pt") as file:
             card = json.loads(file.metadata()["card"])
-        model, guide = build_from_config(_kind(card["config"])(**card["config"]))
+        model, guide = recipe_from_config(card["config"], path).build()
         load_weights(path, {"model": model, "guide": guide})
     model.card = card
     return model.eval(), guide.eval()

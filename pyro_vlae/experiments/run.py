@@ -1,14 +1,10 @@
-"""One run of the main job: train, score, draw, and write it all to a folder.
-
-The scripts in ``examples/`` build a model and a guide and hand them over; what a run needs to be
-repeated or resumed stands in its ``config.json``.
-"""
+"""One run: train, plot, score, and write it all to a folder."""
 
 import io
 import platform
 import shlex
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +16,8 @@ from torch import Tensor, nn
 
 from pyro_vlae._version import __version__
 from pyro_vlae.data import ImageDataset
-from pyro_vlae.experiments.config import ConfigError, TrainingConfig
-from pyro_vlae.infer import JointOptim, MarginalLikelihood, marginal_log_likelihood
+from pyro_vlae.experiments.recipes import BUDGET, ConfigError, Recipe
+from pyro_vlae.infer import MarginalLikelihood, marginal_log_likelihood
 from pyro_vlae.infer.weights import PER_IMAGE
 from pyro_vlae.plots import plot_reconstructions, plot_samples, plot_training, save_figure
 from pyro_vlae.reproducible import write_atomically, write_json
@@ -32,129 +28,127 @@ from pyro_vlae.training.checkpoint import has_checkpoint, read_state
 EVALUATION_SEED = 0
 
 
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    return {
-        "pyro_vlae": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "pyro": pyro.__version__,
-        "numpy": numpy.__version__,
-    }
+def run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool = False) -> dict[str, Any]:
+    """Train (or continue training), plot and score; returns the content of ``results.json``.
 
-
-def device_name(device: torch.device) -> str:
-    """The device in words."""
-    if device.type == "cuda":
-        return f"cuda ({torch.cuda.get_device_name(device)})"
-    return f"{device.type} ({torch.get_num_threads()} threads)"
-
-
-def provenance(device: torch.device) -> dict[str, Any]:
-    """What a file of results says about where its numbers come from."""
-    return {
-        "device": device_name(device),
-        "versions": versions(),
-        "command": shlex.join(["python", *sys.argv]),
-    }
-
-
-def prepare_folder(config: TrainingConfig, out: Path, resume: bool) -> None:
-    """Make a new run's folder and write its ``config.json``; a resumed run's is left alone.
+    Args:
+        recipe: what to do.
+        data: its data set, on the device to train on.
+        out: folder for ``config.json``, ``metrics.jsonl``, ``checkpoint/``, pictures,
+            ``scores.npz`` (per image) and ``results.json``.
+        resume: continue from the checkpoint in `out`, if there is one by now.
 
     Raises:
-        ConfigError: the folder holds a run already (and resume is not set), or the results of one
-            whose checkpoint is gone, or cannot be written.
+        ConfigError: the data do not suit the recipe, or the folder cannot be used.
     """
-    if not has_checkpoint(out) and (out / "results.json").exists():
+    if data.values != recipe.values:
         raise ConfigError(
-            f"{out} holds the results of a run, but no checkpoint to go on with: move them away, "
+            f"{data.name} has {data.values.name} values, models of the family {recipe.family!r} "
+            f"take {recipe.values.name} ones: choose another data set or family"
+        )
+    _prepare_folder(recipe, out, resume)
+    device = data.train.images.device
+    pyro.set_rng_seed(recipe.seed)
+    model, guide = (module.to(device) for module in recipe.build())
+    optimizer = recipe.optimizer()
+    before = read_state(out / "checkpoint") if resume and has_checkpoint(out) else None
+    validated = recipe.train_on == "train"
+    try:
+        result = fit(
+            model,
+            guide,
+            data.train if validated else data.train_validation,
+            elbo=recipe.objective(data.train.images[0].numel()),
+            optimizer=optimizer,
+            settings=recipe.training_settings(),
+            validation=data.validation if validated else None,
+            out=out,
+            resume=before is not None,
+            config=recipe.to_config(),
+            precision=recipe.precision,
+            compile=recipe.compile,
+        )
+    except TrainingInterrupted:
+        write_json(out / "config.json", recipe.to_config())  # a new budget holds from here on
+        raise
+    if before is not None and result.step == before["step"]:
+        # Nothing was left to train: the record keeps the budget that was used.
+        print(f"already trained for {result.step:,} steps, {result.seconds / 60:.1f} minutes")
+        recipe = replace(recipe, **{name: before["config"][name] for name in BUDGET})
+    write_json(out / "config.json", recipe.to_config())
+    # The same images and the same importance samples whatever the seed: scores can be paired.
+    index = evaluation_index(len(data.test), recipe.eval_images)
+    x = data.test.batch(index)
+    with optimizer.averaged(), torch.no_grad(), pyro.validation_enabled(False):
+        _plot(recipe, data, model, guide, x, result, out)
+        score = marginal_log_likelihood(
+            model,
+            guide,
+            x,
+            recipe.num_samples,
+            seed=EVALUATION_SEED,
+            image_index=index,
+            progress=True,
+        )
+    _write_scores(out / "scores.npz", index, score)
+    results = {
+        **recipe.to_config(),
+        "dataset_description": data.description,
+        **score.summary(),
+        "train_images_seen": result.images_seen,
+        "train_seconds": round(result.seconds, 1),
+        "precision": result.precision,
+        **provenance(device),
+    }
+    write_json(out / "results.json", results)
+    return results
+
+
+def _prepare_folder(recipe: Recipe, out: Path, resume: bool) -> None:
+    """Make a new run's folder and write its ``config.json``; leave that of a resumed run alone."""
+    begun = has_checkpoint(out)
+    if not begun and (out / "results.json").exists():
+        raise ConfigError(
+            f"{out} holds the results of a run, but no checkpoint to resume: move them away, "
             "or choose another folder"
         )
-    if not resume and has_checkpoint(out):
+    if begun and not resume:
         raise ConfigError(
             f"{out} already holds a run: add --resume to continue it, or choose another --out"
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if not has_checkpoint(out):
-            write_json(out / "config.json", asdict(config))
+        if not begun:
+            write_json(out / "config.json", recipe.to_config())
     except OSError as error:
         raise ConfigError(
             f"cannot write to {out} ({error.strerror or error}): choose another --out"
         ) from error
 
 
-def run(
-    config: TrainingConfig,
+def _plot(
+    recipe: Recipe,
     data: ImageDataset,
     model: nn.Module,
     guide: nn.Module,
+    x: Tensor,
+    result: TrainingResult,
     out: Path,
-    resume: bool = False,
-) -> dict[str, Any]:
-    """Train (or go on training), draw the figures and score; returns what ``results.json`` holds.
-
-    Args:
-        config: what to do; `prepare_folder` has been called with it.
-        data: images on the device to train on; model and guide are there too.
-        model: a Pyro model with sites ``"z"`` and ``"x"``.
-        guide: its guide.
-        out: folder for ``metrics.jsonl``, ``checkpoint/``, pictures, ``scores.npz`` (per image)
-            and ``results.json``.
-        resume: go on from the checkpoint in `out`, if there is one by now.
-    """
-    optimizer = JointOptim(
-        torch.optim.Adamax,
-        {"lr": config.learning_rate},
-        clip_norm=config.clip_norm * config.batch_size,
-        ema_decay=config.ema_decay,
-    )
-    validated = config.train_on == "train"
-    trained, kept = None, None
-    begun = resume and has_checkpoint(out)
-    if begun:
-        state = read_state(out / "checkpoint")
-        trained, kept = state["step"], state["config"]
-    try:
-        result = fit(
-            model,
-            guide,
-            data.train if validated else data.train_validation,
-            elbo=config.elbo(data.train.images[0].numel()),
-            optimizer=optimizer,
-            settings=config.training_settings(),
-            validation=data.validation if validated else None,
-            out=out,
-            resume=begun,
-            config=asdict(config),
+) -> None:
+    """Write ``samples.png``, ``reconstructions.png`` (of the first x) and ``training.png``."""
+    title = f"{recipe.dataset}, {result.images_seen:,} training images seen"
+    to_unit_range = data.values.to_unit_range
+    pyro.set_rng_seed(recipe.seed)
+    samples = to_unit_range(model(batch_size=64))
+    save_figure(plot_samples(samples, f"Samples: {title}"), out / "samples.png")
+    if recipe.has_code:
+        figure = plot_reconstructions(
+            to_unit_range(x[:32]),
+            to_unit_range(decompress(model, guide, x[:32])),
+            f"Test images and one decompression each: {title}",
         )
-    except TrainingInterrupted:
-        write_json(out / "config.json", asdict(config))  # a new budget holds from here on
-        raise
-    if kept is not None and result.step == trained:
-        # Nothing was left to train: the record keeps the budget that was used.
-        print(f"already trained for {trained:,} steps, {result.seconds / 60:.1f} minutes")
-        config = replace(config, epochs=kept["epochs"], max_minutes=kept["max_minutes"])
-    write_json(out / "config.json", asdict(config))
-    # The same images and the same draws whatever the seed: scores of two models can be paired.
-    index = shuffled(len(data.test), config.eval_images)
-    x = data.test.batch(index)
-    with optimizer.averaged(), torch.no_grad(), pyro.validation_enabled(False):
-        draw_figures(config, data, model, guide, x, result, out)
-        score = marginal_log_likelihood(
-            model,
-            guide,
-            x,
-            config.num_samples,
-            seed=EVALUATION_SEED,
-            image_index=index,
-            progress=True,
-        )
-    _write_scores(out / "scores.npz", index, score)
-    results = summarize(config, data, score, result, x.device)
-    write_json(out / "results.json", results)
-    return results
+        save_figure(figure, out / "reconstructions.png")
+    save_figure(plot_training(result.history, title), out / "training.png")
 
 
 def _write_scores(path: Path, index: Tensor, score: MarginalLikelihood) -> None:
@@ -164,33 +158,8 @@ def _write_scores(path: Path, index: Tensor, score: MarginalLikelihood) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def draw_figures(
-    config: TrainingConfig,
-    data: ImageDataset,
-    model: nn.Module,
-    guide: nn.Module,
-    x: Tensor,
-    result: TrainingResult,
-    out: Path,
-) -> None:
-    """Write ``samples.png``, ``reconstructions.png`` (of the first x) and ``training.png``."""
-    show = data.values.to_unit_range
-    named = f"{config.dataset}, {result.images_seen:,} training images seen"
-    pyro.set_rng_seed(config.seed)
-    samples = model(batch_size=64)
-    save_figure(plot_samples(show(samples), f"Samples: {named}"), out / "samples.png")
-    if config.has_code:
-        figure = plot_reconstructions(
-            show(x[:32]),
-            show(decompress(model, guide, x[:32])),
-            f"Test images and one decompression each: {named}",
-        )
-        save_figure(figure, out / "reconstructions.png")
-    save_figure(plot_training(result.history, named), out / "training.png")
-
-
-def shuffled(size: int, count: int | None) -> Tensor:
-    """The first so many (None: all) of the indices of a test set, in a fixed random order."""
+def evaluation_index(size: int, count: int | None) -> Tensor:
+    """The first `count` indices of a fixed permutation of a test set; all of them for None."""
     generator = torch.Generator().manual_seed(EVALUATION_SEED)
     return torch.randperm(size, generator=generator)[:count]
 
@@ -201,32 +170,16 @@ def decompress(model: nn.Module, guide: nn.Module, x: Tensor) -> Tensor:
     return poutine.replay(poutine.uncondition(model), trace=codes)(x)
 
 
-def color_error(originals: Tensor, decompressions: Tensor) -> Tensor:
-    """How far off the mean color of each decompression is: ``(N,)``, in levels of 0 to 255.
-
-    The absolute difference of an image's mean red to that of its decompression, likewise green and
-    blue, averaged over the three.
-
-    Args:
-        originals: ``(N, 3, H, W)`` in [-1, 1].
-        decompressions: one for each original.
-    """
-    return 127.5 * (originals - decompressions).mean((-2, -1)).abs().mean(-1)
-
-
-def summarize(
-    config: TrainingConfig,
-    data: ImageDataset,
-    score: MarginalLikelihood,
-    result: TrainingResult,
-    device: torch.device,
-) -> dict[str, Any]:
-    """The content of ``results.json``; nats per image, except where the name says otherwise."""
-    return {
-        **asdict(config),
-        "dataset_description": data.description,
-        **score.summary(),
-        "train_images_seen": result.images_seen,
-        "train_seconds": round(result.seconds, 1),
-        **provenance(device),
+def provenance(device: torch.device) -> dict[str, Any]:
+    """What results say about where they come from: device, versions and command."""
+    name = f"{device.type} ({torch.get_num_threads()} threads)"
+    if device.type == "cuda":
+        name = f"cuda ({torch.cuda.get_device_name(device)})"
+    versions = {
+        "pyro_vlae": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "pyro": pyro.__version__,
+        "numpy": numpy.__version__,
     }
+    return {"device": name, "versions": versions, "command": shlex.join(["python", *sys.argv])}

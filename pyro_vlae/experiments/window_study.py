@@ -1,187 +1,129 @@
-"""How the decoder's window decides what the code holds: equal budgets, one model per window.
+"""How the decoder's window decides what the code holds: equal budgets, one run for each window.
 
 References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, sections 2.3 and 4.3.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_vlae.analysis import code_marginals, linear_probe
+from pyro_vlae.analysis import code_marginals, compare_models, linear_probe
 from pyro_vlae.data import ImageDataset
-from pyro_vlae.experiments.run import EVALUATION_SEED, decompress, provenance, shuffled
-from pyro_vlae.infer import FreeBitsELBO, JointOptim, marginal_log_likelihood
+from pyro_vlae.experiments.binary import BinaryRecipe
+from pyro_vlae.experiments.pretrained import load_run
+from pyro_vlae.experiments.run import EVALUATION_SEED, decompress, evaluation_index, run
+from pyro_vlae.nn.two_stack import window_layers
 from pyro_vlae.reproducible import write_json
-from pyro_vlae.training import DecaySchedule, TrainingResult, TrainingSettings, fit
-from pyro_vlae.training.checkpoint import has_checkpoint, read_state
 
 PICTURES = 8
-BATCH_SIZE = 64
-LEARNING_RATE = 0.004  # peak, of Adamax
+_BATCH_SIZE = 64
+_IMAGE_SIZE = 28
 
 
-@dataclass(frozen=True)
-class StudySettings:
-    """What all windows of a study have in common.
+def window_options(window: str, images: int, free_nats: float) -> dict[str, Any]:
+    """The fields of a `BinaryRecipe` for one run of a study.
+
+    Free bits hold in the first half of the training, so that every model finds out what a code is
+    good for, and not in the second, so that a code that is not needed can collapse.
 
     Args:
+        window: ``"AxB"``, ``"none"`` for a factorized decoder, or ``"all"`` for one that sees all
+            earlier pixels.
         images: training images to see, repetitions counted.
-        free_nats: floor under the KL in nats per image in the first half of the training; none in
-            the second half, so that a code that is not needed can collapse. With 0 it may do so
-            from the start.
-        eval_images: test images to score.
-        num_samples: importance samples per image.
-        probe_images: training images whose codes the linear probe is fitted to; it is tested on
-            as many test images, or all there are.
-        seed: of everything random.
+        free_nats: free bits of the first half, nats per image.
+
+    Raises:
+        ValueError: no network has this window.
     """
-
-    images: int = 100_000
-    free_nats: float = 7.84
-    eval_images: int = 500
-    num_samples: int = 64
-    probe_images: int = 5000
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class WindowResult:
-    """What came out for one window; nats per image.
-
-    Attributes:
-        window: its name.
-        nll: test NLL, importance-sampled.
-        nll_error: its standard error, from having so many test images only.
-        rate: KL(q(z | x) || p(z)).
-        distortion: -E log p(x | z).
-        probe: accuracy of a linear probe of the codes' means.
-        probe_error: its standard error.
-        images_seen: in training.
-        seconds: of training.
-    """
-
-    window: str
-    nll: float
-    nll_error: float
-    rate: float
-    distortion: float
-    probe: float
-    probe_error: float
-    images_seen: int
-    seconds: float
+    decoder = {"likelihood": "bernoulli"}
+    if window != "none":
+        # As many columns to the left as there are, hence more rows than there are.
+        everything = f"{2 * _IMAGE_SIZE - 1}x{_IMAGE_SIZE}"
+        decoder = {"window": everything if window == "all" else window}
+        window_layers(decoder["window"])
+    return {
+        **decoder,
+        "max_steps": max(2, images // _BATCH_SIZE),
+        "batch_size": _BATCH_SIZE,
+        "learning_rate": 0.004,
+        "free_nats": free_nats,
+        "free_until": 0.5,
+    }
 
 
 def study_window(
-    window: str,
-    model: nn.Module,
-    guide: nn.Module,
-    data: ImageDataset,
-    settings: StudySettings,
-    out: Path,
-) -> tuple[WindowResult, Tensor]:
-    """Train (or go on training) one model, and say what its code holds.
+    recipe: BinaryRecipe, data: ImageDataset, out: Path, resume: bool, probe_images: int
+) -> tuple[dict[str, Any], Tensor]:
+    """Run (or resume) one window, and probe its codes for the labels.
 
     Args:
-        window: a name for it.
-        model: with this window; sites ``"z"`` and ``"x"``.
-        guide: its guide, ``"z"`` with a mean in closed form.
-        data: labeled images, on the device of model and guide.
-        settings: budget and evaluation.
-        out: folder for the checkpoint, the metrics and ``window.json``.
+        recipe: with the fields of `window_options`.
+        data: labeled images, on the device to train on.
+        out: folder of the run.
+        resume: as in `pyro_vlae.experiments.run`.
+        probe_images: training images whose codes the linear probe is fitted to; it is tested on
+            as many test images, or all there are.
 
     Returns:
-        The figures, and a decompression of each of the first test images ``(8, C, H, W)``.
+        The content of ``results.json``, with ``probe`` (accuracy) and ``probe_error`` (its standard
+        error), and a decompression of each of the first test images ``(8, C, H, W)``.
 
     Raises:
-        ValueError: the data set has no labels, or the folder holds a study of another length.
+        ValueError: the data set has no labels, or the run cannot be made (see
+            `pyro_vlae.experiments.run`).
     """
     if data.train.labels is None or data.test.labels is None:
         raise ValueError(f"{data.name} has no labels for the probe; use mnist or digits")
-    result, optimizer = _train(model, guide, data, settings, out)
-    index = shuffled(len(data.test), settings.eval_images)
-    x = data.test.batch(index)
-    with optimizer.averaged(), torch.no_grad(), pyro.validation_enabled(False):
-        pyro.set_rng_seed(settings.seed)
-        pictures = decompress(model, guide, data.test.batch(shuffled(len(data.test), PICTURES)))
-        score = marginal_log_likelihood(
-            model, guide, x, settings.num_samples, seed=EVALUATION_SEED, image_index=index
-        )
-        codes, labels = [], []
-        for split in (data.train.binarize(EVALUATION_SEED), data.test):
-            chosen = split.take(shuffled(len(split), settings.probe_images))
-            assert chosen.labels is not None
-            codes.append(code_marginals(guide, chosen.batch(slice(None))).mean)
-            labels.append(chosen.labels)
+    results = run(recipe, data, out, resume)
+    model, guide = (module.to(data.test.images.device) for module in load_run(out))
+    codes, labels = [], []
+    for split in (data.train.binarize(EVALUATION_SEED), data.test):
+        chosen = split.take(evaluation_index(len(split), probe_images))
+        assert chosen.labels is not None
+        codes.append(code_marginals(guide, chosen.batch(slice(None))).mean)
+        labels.append(chosen.labels)
     probe = linear_probe(codes[0], labels[0], codes[1], labels[1])
-    rate = score.kl.mean().item()
-    figures = WindowResult(
-        window=window,
-        nll=-score.mean_log_prob,
-        nll_error=score.standard_error,
-        rate=rate,
-        distortion=-score.elbo.mean().item() - rate,
-        probe=probe.accuracy,
-        probe_error=probe.standard_error,
-        images_seen=result.images_seen,
-        seconds=result.seconds,
-    )
-    content = {
-        **asdict(settings),
-        "batch_size": BATCH_SIZE,
-        "learning_rate": LEARNING_RATE,
-        **asdict(figures),
-        "dataset": data.description,
-        **provenance(x.device),
-    }
-    write_json(out / "window.json", content)
-    return figures, pictures
+    results |= {"probe": probe.accuracy, "probe_error": probe.standard_error}
+    write_json(out / "results.json", results)
+    with torch.no_grad(), pyro.validation_enabled(False):
+        pyro.set_rng_seed(recipe.seed)
+        pictures = decompress(model, guide, first_test_images(data))
+    return results, pictures
 
 
-def _train(
-    model: nn.Module, guide: nn.Module, data: ImageDataset, settings: StudySettings, out: Path
-) -> tuple[TrainingResult, JointOptim]:
-    """With free bits first, so that every model finds out what a code is good for; then without.
+def first_test_images(data: ImageDataset) -> Tensor:
+    """The test images that a study shows, ``(8, C, H, W)``."""
+    return data.test.batch(evaluation_index(len(data.test), PICTURES))
 
-    A floor that stayed would hide that a decoder does without its code.
+
+def window_rows(results: Mapping[str, Mapping[str, Any]], out: Path) -> list[dict[str, Any]]:
+    """What `pyro_vlae.plots.plot_window_study` shows of each window.
+
+    Args:
+        results: content of ``results.json``, by window.
+        out: folder that holds a folder for each window; the scores in them are paired.
     """
-    steps = max(2, settings.images // BATCH_SIZE)
-    plan = {"steps": steps, "free_nats": settings.free_nats, "seed": settings.seed}
-    if has_checkpoint(out) and (before := read_state(out / "checkpoint")["config"]) != plan:
-        raise ValueError(
-            f"{out} was begun with {before}, now it would be {plan}: resume with the same options, "
-            "or choose another --out"
-        )
-    for free_nats, until, decay_start in (
-        (settings.free_nats, steps // 2, 1.0),
-        (0.0, steps, 0.5),
-    ):
-        optimizer = JointOptim(
-            torch.optim.Adamax,
-            {"lr": LEARNING_RATE},
-            clip_norm=1000.0 * BATCH_SIZE,
-            ema_decay=0.998,
-        )
-        result = fit(
-            model,
-            guide,
-            data.train,
-            elbo=FreeBitsELBO(free_nats),
-            optimizer=optimizer,
-            settings=TrainingSettings(
-                batch_size=BATCH_SIZE,
-                max_steps=until,
-                seed=settings.seed,
-                schedule=DecaySchedule(start=decay_start),
-                checkpoint_minutes=1.0,
-                validate_every=max(1, steps // 10),
-            ),
-            validation=data.validation,
-            out=out,
-            resume=has_checkpoint(out),
-            config=plan,
-        )
-    return result, optimizer
+    rows = [
+        {
+            "window": window,
+            "nll": run["nll_nats"],
+            "nll_error": run["nll_standard_error"],
+            "rate": run["kl_nats"],
+            "distortion": -run["elbo_nats"] - run["kl_nats"],
+            "probe": run["probe"],
+            "probe_error": run["probe_error"],
+        }
+        for window, run in results.items()
+    ]
+    if len(rows) > 1 and all(row["nll_error"] is not None for row in rows):
+        scores = {window: out / window for window in results}
+        compared = compare_models(scores, reference=rows[0]["window"])
+        errors = {model.name: model.difference_error for model in compared.models}
+        for row in rows:
+            row["difference_error"] = errors[row["window"]]
+    return rows

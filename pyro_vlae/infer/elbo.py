@@ -60,8 +60,12 @@ class FreeBitsELBO(RateELBO):
     """
 
     def __init__(
-        self, free_nats: float = 0.0, latent: str = "z", observed: str = "x", **kwargs: Any
+        self, free_nats: Any = 0.0, latent: str = "z", observed: str = "x", **kwargs: Any
     ) -> None:
+        self.schedule = free_nats if callable(free_nats) else None
+        self.progress = 0.0
+        if callable(free_nats):
+            free_nats = free_nats(0.0)
         if not (math.isfinite(free_nats) and free_nats >= 0):
             raise ValueError(
                 f"free_nats is {free_nats}, expected a finite number of nats per image >= 0 "
@@ -72,6 +76,8 @@ class FreeBitsELBO(RateELBO):
 
     def treat_kl(self, prior: Any, posterior: Any, rate: Tensor) -> None:
         """Switch a KL below the floor off, by a 0/1 tensor on the device."""
+        if self.schedule is not None:
+            self.free_nats = self.schedule(self.progress)
         if self.free_nats == 0:
             return
         above = (rate > self.free_nats).to(rate.dtype)

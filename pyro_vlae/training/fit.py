@@ -26,6 +26,8 @@ def fit(
     resume: bool = False,
     config: dict[str, Any] | None = None,
     progress: bool = True,
+    precision: str = "auto",
+    compile: bool = False,
 ) -> TrainingResult:
     """Train a model and a guide by stochastic variational inference.
 

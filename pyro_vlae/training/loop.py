@@ -225,6 +225,8 @@ class Run:
     def _train_step(self, checked: bool) -> None:
         self.optimizer.learning_rate = self.base_rate * self.settings.schedule(self.used)
         x = self._batch()
+        if hasattr(self.elbo, "progress"):
+            self.elbo.progress = self.used
         with nullcontext() if checked else pyro.validation_enabled(False):
             loss = self.svi.step(x)
         self.step += 1

@@ -99,3 +99,4 @@ class TrainingResult:
     seconds: float
     history: list[dict[str, Any]]
     checkpoint: Path | None
+    precision: str = "fp32"

@@ -4,10 +4,8 @@ import json
 import shutil
 
 import pytest
-import torch
 
-from pyro_vlae.experiments import command_line
-from pyro_vlae.experiments.config import ConfigError, make_config
+from pyro_vlae.experiments import BinaryRecipe, ConfigError
 from pyro_vlae.experiments.paper_tables import TABLES
 
 ROWS = [(table, row) for table, rows in TABLES.items() for row in rows]
@@ -19,13 +17,13 @@ def example(load_example):
 
 
 @pytest.mark.parametrize(("table", "row"), ROWS, ids=[row.name for _, row in ROWS])
-def test_every_row_builds_the_model_that_its_options_name(load_example, table, row):
-    config = make_config({**row.options, "preset": "paper", "dataset": table})
-    model, guide = command_line.build(config, torch.device("cpu"))
+def test_every_row_builds_the_model_that_its_options_name(table, row):
+    recipe = BinaryRecipe.from_options(**row.options, preset="paper", dataset=table)
+    model, guide = recipe.build()
     for name, value in row.options.items():
-        assert getattr(config, name) == value
-    assert type(model).__name__ == ("VLAE" if config.model == "vlae" else "UnconditionalModel")
-    assert len(list(guide.parameters())) == 0 or config.model == "vlae"
+        assert getattr(recipe, name) == value
+    assert type(model).__name__ == ("VLAE" if recipe.has_code else "UnconditionalModel")
+    assert bool(list(guide.parameters())) == recipe.has_code
 
 
 def test_row_names_are_unique():

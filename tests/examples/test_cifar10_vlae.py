@@ -7,16 +7,15 @@ import pytest
 import torch
 
 from pyro_vlae.data import BYTES, ImageDataset, ImageSplit
-from pyro_vlae.experiments.config import ConfigError
+from pyro_vlae.experiments import ConfigError, command_line, load_run, recipes
 from pyro_vlae.infer import marginal_log_likelihood
-from pyro_vlae.models import load_run
 
 TINY = ["--width", "4", "--filters", "4", "--flow-maps", "16", "--device", "cpu"]
 SHORT = ["--num-samples", "2", "--eval-images", "4", "--batch-size", "16", "--epochs", "1"]
 RESULT_KEYS = {
     "dataset", "seed", "preset", "prior", "guide", "likelihood", "nll_nats", "nll_standard_error",
     "elbo_nats", "kl_nats", "kl_bits", "bits_per_dim", "num_samples", "num_images",
-    "train_images_seen", "train_seconds", "device", "versions",
+    "train_images_seen", "train_seconds", "device", "versions", "precision", "family",
 }  # fmt: skip
 FILES = {
     "config.json", "metrics.jsonl", "checkpoint", "results.json", "samples.png",
@@ -38,9 +37,8 @@ def tinted(name, *_):
 
 @pytest.fixture
 def example(load_example, monkeypatch):
-    module = load_example("cifar10_vlae")
-    monkeypatch.setattr(module, "load_dataset", tinted)
-    return module
+    monkeypatch.setattr(recipes, "load_dataset", tinted)
+    return load_example("cifar10_vlae")
 
 
 def test_a_run_writes_everything_and_resumes(example, tmp_path, capsys):
@@ -55,7 +53,7 @@ def test_a_run_writes_everything_and_resumes(example, tmp_path, capsys):
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert all(0 < line["gamma"] <= 1 and line["kl_nats"] for line in lines)
     assert example.main(["--resume", "--out", str(out), "--epochs", "2"]) == 0
-    assert "going on at step 4, 64 images seen" in capsys.readouterr().out
+    assert "resuming at step 4, 64 images seen" in capsys.readouterr().out
     assert json.loads((out / "results.json").read_text())["train_images_seen"] == 128
     with pytest.raises(ConfigError, match="--window 4x2, got 7x4"):
         example.main(["--resume", "--out", str(out), "--window", "7x4"])
@@ -75,7 +73,7 @@ def test_a_finished_run_is_loaded_as_it_was_scored(example, tmp_path):
 
 def test_flips_mirror_training_images_only(example, monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(example, "carry_out", lambda config, data, *_: seen.append(data))
+    monkeypatch.setattr(command_line, "carry_out", lambda recipe, data, *_: seen.append(data))
     for options in ([], ["--flips"]):
         out = tmp_path / f"run{len(options)}"
         assert example.main([*TINY, *SHORT, *options, "--out", str(out)]) == 0
@@ -83,14 +81,13 @@ def test_flips_mirror_training_images_only(example, monkeypatch, tmp_path):
     assert not seen[1].test.flip and not seen[1].validation.flip
 
 
-def test_runs_of_several_windows_make_one_page(example, load_example, tmp_path, monkeypatch):
+def test_runs_of_several_windows_make_one_page(example, load_example, tmp_path):
     runs = []
     for window, encoder in (("7x4", "resnet"), ("7x4-gray", "densenet")):
         runs.append(str(tmp_path / window))
         options = [*TINY, *SHORT, "--window", window, "--encoder", encoder, "--prior", "normal"]
         assert example.main([*options, "--out", runs[-1]]) == 0
     page = load_example("cifar10_windows")
-    monkeypatch.setattr(page, "load_dataset", tinted)
     out = tmp_path / "page"
     assert page.main([*runs, "--images", "34", "--device", "cpu", "--out", str(out)]) == 0
     assert (out / "windows.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -102,8 +99,10 @@ def test_runs_of_several_windows_make_one_page(example, load_example, tmp_path, 
         page.main([str(tmp_path / "nowhere"), "--device", "cpu"])
 
 
-def test_without_options_a_cpu_gets_the_reduced_model(example, monkeypatch):
-    seen = {}
-    monkeypatch.setattr(example, "carry_out", lambda config, *_: seen.update(config=config))
-    assert example.main(["--device", "cpu"]) == 0
-    assert seen["config"].preset == "quick" and seen["config"].width == 16
+def test_without_options_every_device_gets_the_reduced_model(example, monkeypatch):
+    seen = []
+    monkeypatch.setattr(command_line, "carry_out", lambda recipe, *_: seen.append(recipe))
+    for device in ("cpu", "cuda"):
+        monkeypatch.setattr(command_line, "pick_device", lambda name, d=device: torch.device(d))
+        assert example.main([]) == 0
+    assert [(recipe.preset, recipe.width) for recipe in seen] == 2 * [("quick", 16)]

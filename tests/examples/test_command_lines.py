@@ -45,12 +45,12 @@ def test_the_traceback_of_an_error_is_shown_on_demand(tmp_path):
     options = ["--resume", "--out", str(tmp_path / "nothing")]
     plain = run_script("mnist_vlae.py", *options)
     assert plain.returncode == 2
-    assert plain.stderr.startswith("error: no run to resume in")
+    assert plain.stderr.startswith("error: there is no run in")
     assert len(plain.stderr.splitlines()) == 1
     debugged = run_script("mnist_vlae.py", *options, "--debug")
     assert debugged.returncode == 2
     assert debugged.stderr.startswith("Traceback")
-    assert "in read_config" in debugged.stderr
+    assert "in read_recipe" in debugged.stderr
     assert debugged.stderr.endswith(plain.stderr)
 
 
@@ -66,5 +66,5 @@ def test_ctrl_c_outside_training_ends_without_a_traceback(load_example, capsys):
     def main():
         raise KeyboardInterrupt
 
-    assert command_line.exit_status(main, "") == 130
+    assert command_line.exit_status(main) == 130
     assert capsys.readouterr().err == "\ninterrupted\n"

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pyro_vlae.data import DatasetError, DatasetNotFoundError, load_dataset
-from pyro_vlae.experiments.config import ConfigError
+from pyro_vlae.experiments import BinaryRecipe, ConfigError, command_line, recipes
 from pyro_vlae.training import CheckpointError
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "mnist_vlae.py"
@@ -23,7 +23,7 @@ DIGITS = ["--dataset", "digits", *TINY]
 RESULT_KEYS = {
     "dataset", "seed", "preset", "prior", "guide", "likelihood", "nll_nats", "nll_standard_error",
     "elbo_nats", "kl_nats", "kl_bits", "bits_per_dim", "num_samples", "num_images",
-    "train_images_seen", "train_seconds", "device", "versions",
+    "train_images_seen", "train_seconds", "device", "versions", "precision", "family",
 }  # fmt: skip
 FILES = {
     "config.json", "metrics.jsonl", "checkpoint", "results.json", "samples.png",
@@ -65,7 +65,7 @@ def test_a_run_writes_everything_and_a_finished_run_resumes_at_once(example, tmp
     assert (out / "metrics.jsonl").read_bytes() == before
     capsys.readouterr()
     assert example.main(["--resume", "--out", str(out), "--epochs", "2"]) == 0
-    assert "going on at step 18, 1,152 images seen" in capsys.readouterr().out
+    assert "resuming at step 18, 1,152 images seen" in capsys.readouterr().out
     longer = json.loads((out / "results.json").read_text())
     assert longer["train_images_seen"] == 2 * 18 * 64
 
@@ -82,29 +82,29 @@ def test_each_choice_trains_and_is_recorded(example, tmp_path, choice):
     assert results["seed"] == 3
 
 
-def test_without_data_it_says_so_and_goes_on_with_digits(example, tmp_path, monkeypatch, capsys):
+def test_without_data_it_says_so_and_continues_with_digits(example, tmp_path, monkeypatch, capsys):
     def missing(name, *args, **kwargs):
         if name == "static-mnist":
             raise DatasetNotFoundError("static-mnist was not found.\nmore lines")
         return load_dataset(name, *args, **kwargs)
 
-    monkeypatch.setattr(example, "load_dataset", missing)
+    monkeypatch.setattr(recipes, "load_dataset", missing)
     monkeypatch.chdir(tmp_path)
     assert example.main([*TINY, "--max-minutes", "0.01", "--batch-size", "16"]) == 0
     printed = capsys.readouterr().out
-    assert "static-mnist was not found. Going on with the digits of scikit-learn." in printed
+    assert "static-mnist was not found. Continuing with the data set digits." in printed
     results = json.loads((tmp_path / "runs" / "digits-quick" / "results.json").read_text())
     assert results["dataset"] == "digits"
     with pytest.raises(DatasetNotFoundError):
         example.main([*TINY, "--dataset", "static-mnist", "--max-minutes", "0.01"])
 
 
-def test_runs_without_a_folder_are_numbered(example, tmp_path, monkeypatch):
+def test_runs_without_a_folder_are_numbered(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = example.make_config({"preset": "quick", "dataset": "digits"})
-    assert example.new_folder(config) == Path("runs/digits-quick")
+    recipe = BinaryRecipe.from_options(dataset="digits")
+    assert command_line.new_folder(recipe) == Path("runs/digits-quick")
     Path("runs/digits-quick").mkdir(parents=True)
-    assert example.new_folder(config) == Path("runs/digits-quick-2")
+    assert command_line.new_folder(recipe) == Path("runs/digits-quick-2")
 
 
 def test_sigterm_saves_and_the_run_goes_on(tmp_path):
@@ -146,10 +146,16 @@ def test_a_smaller_budget_trains_nothing_and_leaves_the_record(example, tmp_path
     assert (after["epochs"], after["max_minutes"]) == (before["epochs"], before["max_minutes"])
 
 
-def test_a_run_of_another_script_is_named(example, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"dataset": "cifar10", "encoder": "resnet"}))
-    with pytest.raises(ConfigError, match=r"another script.*its data set is cifar10"):
-        example.main(["--resume", "--out", str(tmp_path)])
+def test_runs_of_another_family_or_an_older_version_are_refused(example, tmp_path):
+    config = {"dataset": "cifar10", "encoder": "resnet"}
+    for family, message in (
+        ({}, "older version .its configuration names no family.: use the version that made it"),
+        ({"family": "color"}, "is of the family 'color', not 'binary': resume it with the script"),
+        ({"family": "sounds"}, "is of the family 'sounds', registered are binary, color"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({**family, **config}))
+        with pytest.raises(ConfigError, match=message):
+            example.main(["--resume", "--out", str(tmp_path)])
 
 
 def test_results_without_a_checkpoint_are_not_overwritten(example, tmp_path):
@@ -157,7 +163,7 @@ def test_results_without_a_checkpoint_are_not_overwritten(example, tmp_path):
     shutil.rmtree(out / "checkpoint")
     before = contents(out)
     for resume in ([], ["--resume"]):
-        with pytest.raises(ConfigError, match="no checkpoint to go on with"):
+        with pytest.raises(ConfigError, match="no checkpoint to resume"):
             example.main([*([] if resume else DIGITS), *resume, "--out", str(out)])
     assert contents(out) == before
 
@@ -181,9 +187,9 @@ def test_wrong_uses_of_a_folder_are_refused_and_lose_nothing(example, tmp_path):
 def test_a_checkpoint_of_another_architecture_is_refused_and_kept(example, tmp_path, monkeypatch):
     out = folder_with_a_run(example, tmp_path)
     before = contents(out)
-    carry_out = example.carry_out
+    run = command_line.run
     monkeypatch.setattr(
-        example, "carry_out", lambda config, *rest: carry_out(replace(config, filters=10), *rest)
+        command_line, "run", lambda recipe, *rest: run(replace(recipe, filters=10), *rest)
     )
     with pytest.raises(CheckpointError, match=r"likelihood.*\(12,.*\(10,|\(10,.*\(12,"):
         example.main(["--resume", "--out", str(out), "--epochs", "1"])
@@ -210,7 +216,7 @@ def test_a_run_that_died_before_its_first_checkpoint_can_start_again(
     for name, again in (("resumed", ["--resume"]), ("anew", options[:-1])):
         out = str(tmp_path / name)
         with monkeypatch.context() as broken:
-            broken.setattr("pyro_vlae.experiments.command_line.run", fail)
+            broken.setattr(sys.modules["pyro_vlae.experiments.run"], "fit", fail)
             with pytest.raises(RuntimeError, match="out of memory"):
                 example.main([*options, out])
         assert example.main([*again, "--out", out]) == 0
@@ -261,9 +267,9 @@ def test_a_misspelt_data_folder_is_an_error_not_another_data_set(example, tmp_pa
         example.main([*TINY, "--data-dir", str(tmp_path / "typo")])
 
 
-def test_an_unavailable_device_is_refused(example, monkeypatch):
+def test_an_unavailable_device_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert example.pick_device(None).type == "cpu"
+    assert command_line.pick_device(None).type == "cpu"
     for name in ("cuda:99", "toaster"):
         with pytest.raises(ConfigError, match=f"--device {name} cannot be used"):
-            example.pick_device(name)
+            command_line.pick_device(name)

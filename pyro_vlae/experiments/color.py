@@ -1,0 +1,129 @@
+"""The family of models for color images: CIFAR-10.
+
+References:
+    Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 4.3 and appendix.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pyro.infer import ELBO
+from torch import Tensor, nn
+
+from pyro_vlae.data import BYTES, ImageDataset
+from pyro_vlae.experiments.recipes import Recipe, option, register
+from pyro_vlae.guides import color_guide
+from pyro_vlae.infer import SoftFreeBitsELBO
+from pyro_vlae.models.color import color_vlae
+from pyro_vlae.nn import MapArchitecture
+
+# Sizes that a reduced model does not have from the paper.
+_SIZES = ("width", "filters", "flow_maps")
+
+
+@register
+@dataclass(frozen=True)
+class ColorRecipe(Recipe):
+    """A run on CIFAR-10; the defaults are the ``quick`` preset, a reduced model.
+
+    Args:
+        encoder: ``"resnet"`` or ``"densenet"``; the decoder has the same blocks.
+        window: ``"4x2"``, ``"5x3"``, ``"7x4"`` or ``"7x4-gray"``.
+        prior: ``"flow"`` or ``"normal"``.
+        guide: ``"gaussian"``.
+        likelihood: ``"pixelcnn"``.
+        width: channels of encoder and decoder at full resolution; twice as many below.
+        filters: channels of each stack of the PixelCNN.
+        flow_maps: channels of the hidden layers of the prior's transforms.
+        target_nats: target of the rate in nats per image, see `SoftFreeBitsELBO`.
+        flips: mirror training images at random (the paper does not say that it does).
+    """
+
+    family = "color"
+    values = BYTES
+    presets = {  # noqa: RUF012 (a ClassVar of the base class)
+        "quick": {},
+        # Batch size and number of epochs are not in the paper.
+        "paper": {
+            "train_on": "train+validation",
+            "epochs": 200,
+            "max_minutes": None,
+            "batch_size": 64,
+            "learning_rate": 0.002,
+            "num_samples": 512,
+            "eval_images": None,
+            "width": 48,
+            "filters": 64,
+            "flow_maps": 128,
+        },
+    }
+
+    dataset: str = "cifar10"
+    max_minutes: float | None = 12.0
+    batch_size: int = 16
+    learning_rate: float = 0.004
+    clip_norm: float = 50_000.0
+    num_samples: int = 16
+    eval_images: int | None = 200
+    window: str = option("7x4", "what the decoder sees", choices=("4x2", "5x3", "7x4", "7x4-gray"))
+    encoder: str = option("resnet", "the decoder is alike", choices=("resnet", "densenet"))
+    prior: str = option("flow", "p(z)", choices=("flow", "normal"))
+    guide: str = option("gaussian", choices=("gaussian",))
+    likelihood: str = option("pixelcnn", choices=("pixelcnn",))
+    width: int = option(16, "channels at 32x32, twice as many below")
+    filters: int = option(16, "channels of the PixelCNN's stacks")
+    flow_maps: int = option(32, "channels of the prior's hidden layers")
+    target_nats: float = option(100.0, "rate that soft free bits hold")
+    flips: bool = option(False, "mirror training images at random")
+
+    @property
+    def architecture(self) -> MapArchitecture:
+        """Sizes and blocks of encoder and decoder."""
+        channels = (self.width, 2 * self.width, 2 * self.width)
+        return MapArchitecture(channels=channels, dense=self.encoder == "densenet")
+
+    def build(self) -> tuple[nn.Module, nn.Module]:
+        """The model and its guide, not yet trained, on the CPU."""
+        model = color_vlae(
+            self.architecture,
+            self.window,
+            prior=self.prior,
+            flow_channels=(self.flow_maps, self.flow_maps),
+            pixelcnn_channels=self.filters,
+        )
+        return model, color_guide(self.architecture)
+
+    def load_data(self, root: Path | None, device: torch.device) -> ImageDataset:
+        """The data set, on a device; its training images mirrored at random with ``flips``."""
+        data = super().load_data(root, device)
+        return data.with_flips() if self.flips else data
+
+    def objective(self, dimensions: int) -> ELBO:
+        """The ELBO to maximize: with soft free bits."""
+        return SoftFreeBitsELBO(self.target_nats)
+
+    def describe_parts(self) -> str:
+        """The model and guide, in words."""
+        paper = self.presets["paper"]
+        sizes = [
+            f"{name.replace('_', ' ')} {getattr(self, name)} (paper: {paper[name]})"
+            for name in _SIZES
+            if getattr(self, name) != paper[name]
+        ]
+        flips = ", training images mirrored at random" if self.flips else ""
+        reduced = f", reduced: {', '.join(sizes)}" if sizes else ""
+        return f"{self.encoder} VLAE, window {self.window}, {self.prior} prior{flips}{reduced}"
+
+
+def color_error(originals: Tensor, reconstructions: Tensor) -> Tensor:
+    """How far off the mean color of each reconstruction is: ``(N,)``, on the scale 0 to 255.
+
+    The absolute difference of the mean red of an image and of its reconstruction, likewise green
+    and blue, averaged over the three.
+
+    Args:
+        originals: ``(N, 3, H, W)`` in [-1, 1].
+        reconstructions: one for each original.
+    """
+    return 127.5 * (originals - reconstructions).mean((-2, -1)).abs().mean(-1)

@@ -1,0 +1,115 @@
+import json
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
+from pyro.infer import Trace_ELBO
+
+from pyro_vlae.data import dataset_names, load_dataset
+from pyro_vlae.experiments import RECIPES, BinaryRecipe, ConfigError, Recipe
+from pyro_vlae.experiments.recipes import read_recipe, recipe_from_config
+from pyro_vlae.infer import FreeBitsELBO
+
+
+def make(**given):
+    return BinaryRecipe.from_options(**given)
+
+
+def test_paper_preset_is_the_recipe_of_the_paper():
+    recipe = make(preset="paper")
+    assert (recipe.prior, recipe.guide, recipe.likelihood) == ("flow", "gaussian", "pixelcnn")
+    assert (recipe.learning_rate, recipe.ema_decay) == (0.002, 0.998)
+    assert (recipe.num_samples, recipe.eval_images) == (4096, None)
+    assert recipe.train_on == "train+validation"
+
+
+def test_a_given_budget_replaces_the_presets():
+    assert make(preset="paper", max_minutes=3.0).epochs is None
+    assert make(epochs=2).max_minutes is None and make(max_steps=2).max_minutes is None
+    both = make(epochs=2, max_minutes=1.0)
+    assert (both.epochs, both.max_minutes) == (2, 1.0)
+    assert make(epochs=None) == make(preset="quick") == BinaryRecipe()
+
+
+def test_masked_convolutions_are_tied_where_data_is_scarce():
+    assert make().tied and make(dataset="digits").tied
+    for dataset in ("mnist", "omniglot", "caltech101"):
+        assert not make(dataset=dataset).tied
+    assert make(dataset="omniglot", tied=True).tied
+
+
+def test_description_names_what_was_chosen():
+    text = make(prior="normal", epochs=3, eval_images=7).describe()
+    for part in ("preset quick", "normal prior", "3 epochs", "batches of 64", "7 test images"):
+        assert part in text
+
+
+def test_free_bits_are_those_of_the_paper_or_follow_a_schedule():
+    assert make().objective(784).free_nats == pytest.approx(7.84)
+    assert type(make(model="unconditional").objective(784)) is Trace_ELBO
+    elbo = make(free_nats=3.0, free_until=0.5).objective(784)
+    assert isinstance(elbo, FreeBitsELBO)
+
+
+@pytest.mark.parametrize("kind", RECIPES.values(), ids=RECIPES)
+def test_every_preset_and_data_set_gives_a_frozen_value_that_config_json_holds(kind):
+    for preset in kind.presets:
+        for dataset in dataset_names(kind.values):
+            recipe = kind.from_options(preset=preset, dataset=dataset)
+            config = json.loads(json.dumps(recipe.to_config()))
+            assert config["family"] == kind.family
+            assert recipe_from_config(config, "here") == recipe
+    with pytest.raises(FrozenInstanceError):
+        recipe.seed = 1
+
+
+@pytest.mark.parametrize("kind", RECIPES.values(), ids=RECIPES)
+def test_every_option_of_a_subclass_is_described(kind):
+    described = {name for name, metadata in kind.options().items() if metadata.get("help")}
+    assert described >= {"preset", "epochs", "max_minutes", "seed", "precision", "compile"}
+    assert described <= {f.name for f in fields(kind)}
+
+
+def test_data_sets_have_the_values_that_the_models_take():
+    assert load_dataset("digits").values == BinaryRecipe.values
+
+
+def test_a_recipe_without_a_model_is_refused():
+    with pytest.raises(TypeError, match="abstract"):
+        Recipe()
+    with pytest.raises(ConfigError, match="guide must be one of gaussian, iaf, got 'flow'"):
+        make(guide="flow")
+    with pytest.raises(ConfigError, match=r"dataset must be one of static-mnist.*got 'cifar10'"):
+        make(dataset="cifar10")
+
+
+def test_every_preset_can_be_built():
+    for preset in BinaryRecipe.presets:
+        model, guide = make(preset=preset).build()
+        assert len(list(model.parameters())) > 0 and len(list(guide.parameters())) > 0
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", '{"data": "mnist"}'])
+def test_an_unreadable_configuration_is_refused(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"there is no run in.*missing or unreadable"):
+        BinaryRecipe.resume(tmp_path)
+
+
+def test_a_configuration_of_another_version_is_refused(tmp_path):
+    config = make().to_config()
+    (tmp_path / "config.json").write_text(json.dumps({**config, "hidden": 3}))
+    with pytest.raises(ConfigError, match=r"not one of this version's .*'hidden'.*version that"):
+        read_recipe(tmp_path)
+    del config["family"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=r"older version .*names no family"):
+        read_recipe(tmp_path)
+
+
+def test_a_resumed_run_may_get_a_new_budget_and_evaluation(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(make().to_config()))
+    recipe = BinaryRecipe.resume(tmp_path, epochs=9, num_samples=5, seed=0)
+    assert (recipe.epochs, recipe.max_minutes, recipe.num_samples) == (9, None, 5)
+    assert BinaryRecipe.resume(tmp_path, epochs=None) == make()
+    with pytest.raises(ConfigError, match="with max_steps None, got 3"):
+        BinaryRecipe.resume(tmp_path, max_steps=3)

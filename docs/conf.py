@@ -6,6 +6,8 @@ Needs no network. The notebooks run in the build, several at a time; `NOTEBOOKS=
 unexecuted.
 """
 
+import importlib
+import inspect
 import os
 import pkgutil
 import shutil
@@ -21,6 +23,7 @@ version = release = pyro_vlae.__version__
 
 extensions = [
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
@@ -34,7 +37,8 @@ source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".py": "myst-nb"}
 
 # `name` in a docstring is a link where there is something to link to.
 default_role = "py:obj"
-autodoc_inherit_docstrings = False  # torch's own words on forward are no news
+autodoc_inherit_docstrings = False  # torch's own docstring of forward says nothing new
+autosummary_generate = False  # the tables link to the docstrings on the same page
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
@@ -50,27 +54,25 @@ nb_output_stderr = "remove"  # progress bars and other people's announcements
 
 
 def write_api() -> None:
-    """One page per package: what it exports, from the docstrings."""
-    pages = {"pyro_vlae": []}
-    for module in pkgutil.iter_modules(pyro_vlae.__path__, "pyro_vlae."):
-        if module.name.rpartition(".")[2].startswith("_"):
-            continue
-        if module.ispkg:
-            pages[module.name] = [module.name]
-        else:
-            pages["pyro_vlae"].append(module.name)
-    for name in ("pyro_vlae.models", "pyro_vlae.guides"):
-        pages[name] = [name]  # in a source tree they are not in the folder of the package
+    """One page per room: a table of its public names, and the docstring of each."""
+    found = pkgutil.iter_modules(pyro_vlae.__path__, "pyro_vlae.")
+    rooms = {module.name for module in found if module.ispkg}
+    # In a source tree these two are not in the folder of the package.
+    rooms |= {"pyro_vlae.models", "pyro_vlae.guides"}
     folder = DOCS / "api"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    for page, modules in pages.items():
-        lines = [page, "=" * len(page), ""]
-        for name in modules:
-            if name != page:
-                lines += [name, "-" * len(name), ""]
-            lines += [f".. automodule:: {name}", "   :members:", ""]
-        (folder / f"{page}.rst").write_text("\n".join(lines))
+    for room in sorted(rooms):
+        module = importlib.import_module(room)
+        names = sorted(getattr(module, "__all__", []), key=str.lower)
+        lines = [room, "=" * len(room), "", f".. automodule:: {room}", ""]
+        lines += [".. autosummary::", "", *(f"   {name}" for name in names), ""] if names else []
+        for name in names:
+            public = getattr(module, name)
+            kind = "autofunction" if callable(public) else "autodata"
+            kind = "autoclass" if inspect.isclass(public) else kind
+            lines += [f".. {kind}:: {name}", *(["   :members:"] * inspect.isclass(public)), ""]
+        (folder / f"{room}.rst").write_text("\n".join(lines))
 
 
 def copy_notebooks() -> None:

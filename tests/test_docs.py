@@ -3,6 +3,8 @@
 import ast
 import importlib
 import re
+import runpy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,17 @@ def test_code_that_pages_include_by_name_is_there():
         for part in name.split("."):
             (found,) = [node for node in body if getattr(node, "name", None) == part]
             body = getattr(found, "body", [])
+
+
+def test_api_pages_document_the_public_names_of_every_room(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "examples" / "notebooks").mkdir(parents=True)
+    shutil.copy(ROOT / "docs" / "conf.py", tmp_path / "docs")
+    runpy.run_path(str(tmp_path / "docs" / "conf.py"))
+    pages = {path.stem: path.read_text() for path in (tmp_path / "docs" / "api").glob("*.rst")}
+    packages = [path.parent.name for path in (ROOT / "pyro_vlae").glob("*/__init__.py")]
+    assert pages.keys() == {f"pyro_vlae.{name}" for name in (*packages, "models", "guides")}
+    for room, page in pages.items():
+        for name in getattr(importlib.import_module(room), "__all__", []):
+            assert len(re.findall(rf"^   {name}$", page, re.MULTILINE)) == 1
+            assert len(re.findall(rf"^\.\. auto\w+:: {name}$", page, re.MULTILINE)) == 1

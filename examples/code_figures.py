@@ -74,17 +74,17 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = data.test.take(torch.randperm(len(data.test), generator=generator)[:MANY])
     many = chosen.batch(slice(None))
     pairs, x = many[: 2 * PAIRS], many[2 * PAIRS : 2 * PAIRS + COLUMNS]
-    named, show = f"{options.model}, {data.name}", data.values.to_unit_range
+    title, show = f"{options.model}, {data.name}", data.values.to_unit_range
 
     def interpolations() -> Figure:
         path = interpolate_images(model, guide, pairs, seed=options.seed)
-        return plot_interpolations(show(pairs), show(path), f"Paths between codes: {named}")
+        return plot_interpolations(show(pairs), show(path), f"Paths between codes: {title}")
 
     def code_swap() -> Figure:
         swap = swap_codes(model, guide, x, options.seed)
         lost = swap.log_ratio.sum((1, 2)).mean()
         print(f"with a code from the prior in place of its own an image costs {lost:.1f} nats more")
-        return plot_code_swap(swap.map(show), f"Images whose code is replaced: {named}")
+        return plot_code_swap(swap.map(show), f"Images whose code is replaced: {title}")
 
     def code_dimensions() -> Figure:
         rates = code_dimension_rates(guide, many, model.prior())
@@ -92,17 +92,17 @@ def main(arguments: list[str] | None = None) -> int:
             f"{(rates.rates > 0.1).sum()} of {len(rates.rates)} dimensions carry more than 0.1 "
             f"nats (against the {rates.against}, {rates.num_images} images)"
         )
-        return plot_code_dimensions(rates, title=named)
+        return plot_code_dimensions(rates, title=title)
 
     def window_in_use() -> Figure:
         with torch.no_grad():
             likelihood = model.likelihood(model.decoder(guide(x)))
-        return plot_pixel_influence(pixel_influence(likelihood, x, seed=options.seed), title=named)
+        return plot_pixel_influence(pixel_influence(likelihood, x, seed=options.seed), title=title)
 
     def code_map() -> Figure:
         if chosen.labels is None:
             raise ValueError(f"{data.name} has no labels")
-        return plot_code_map(code_marginals(guide, many).mean, chosen.labels, title=named)
+        return plot_code_map(code_marginals(guide, many).mean, chosen.labels, title=title)
 
     for plot in (interpolations, code_swap, code_dimensions, window_in_use, code_map):
         try:

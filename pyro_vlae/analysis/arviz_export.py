@@ -43,27 +43,23 @@ def to_inference_data(
 ) -> Any:
     """Sample the posterior of the codes by importance resampling, as an ArviZ object.
 
-    Each image is sampled separately: its codes come from the guide and have the weights
-    ``p(x, z) / q(z | x)``. They are divided among `CHAINS` chains, and each chain is resampled from
-    its own codes by their weights. So the chains are independent: where R-hat is far above 1 or the
-    Pareto k of an image is above 0.7, the weights rest on a few codes and the posterior cannot be
-    trusted. ArviZ's ``ess_bulk`` counts resampled codes; ``effective_sample_size`` is that of the
-    weights.
-
-    The groups, over dimensions ``chain``, ``draw``, ``image`` (its index in the data set),
-    ``code_dim``, ``channel``, ``row`` and ``column``:
+    The codes of an image come from the guide, with weights ``p(x, z) / q(z | x)``. They are divided
+    among `CHAINS` chains, each resampled from its own codes by their weights. So the chains are
+    independent: where R-hat is far above 1 or the Pareto k of an image is above 0.7, the weights
+    rest on a few codes and the posterior cannot be trusted. ArviZ's ``ess_bulk`` counts resampled
+    codes; ``effective_sample_size`` is that of the weights. Groups:
 
     - ``posterior``: resampled codes, ``(chain, draw, image, code_dim)``.
-    - ``posterior_predictive``: a decompression x' ~ p(x | z) of each of them.
+    - ``posterior_predictive``: a decompression x' ~ p(x | z) of each,
+      ``(chain, draw, image, channel, row, column)``.
     - ``log_likelihood``: log p(x | z) of the image itself, ``(chain, draw, image)``. Not for
       ``az.loo`` or ``az.waic``: see `pyro_vlae.analysis.compare_models`.
     - ``observed_data``: the images.
     - ``sample_stats``: ``log_weight`` of all codes, ``(importance_sample, image)``;
-      ``sample_index``, which of these each resampled code is, ``(chain, draw, image)``; and for
-      each image the estimates of `pyro_vlae.infer.MarginalLikelihood` from all chains.
+      ``sample_index``, which of these each resampled code is, ``(chain, draw, image)``; and the
+      estimates of `pyro_vlae.infer.MarginalLikelihood`, ``(image,)``.
 
-    Sites whose events are neither vectors nor ``(C, H, W)``, and several sites in one group, have
-    dimensions ``<site>_dim_<n>``. Samples for an image do not depend on the other images.
+    Sites with other events, and several sites in one group, have dimensions ``<site>_dim_<n>``.
 
     Args:
         model: as for `pyro_vlae.infer.marginal_log_likelihood`.
@@ -157,6 +153,7 @@ def _decompress(
         program = pyro.plate("_decompressions", len(at), dim=-2)(poutine.uncondition(model))
         given = {name: value[at] for name, value in codes.items()}
         trace = poutine.trace(poutine.condition(program, data=given)).get_trace(image)
+        site: Any
         for name, site in trace.nodes.items():
             if site["type"] == "sample" and site["infer"].get("was_observed"):
                 event = site["fn"].event_shape
@@ -181,7 +178,8 @@ def _stack(parts: list[_Variables], index: list[int]) -> "xarray.Dataset":
     """Stack the variables of all images along a dimension ``image``, before those of an event."""
     from xarray import Dataset  # takes a second to import
 
-    arrays, sizes = {}, {}
+    arrays: _Variables = {}
+    sizes: dict[str, int] = {}
     for name, (dims, _) in parts[0].items():
         axis = sum(dim in (*_DRAWS, "importance_sample") for dim in dims)
         dims = (*dims[:axis], "image", *dims[axis:])

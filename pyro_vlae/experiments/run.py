@@ -148,7 +148,8 @@ def _plot(
             f"Test images and one decompression each: {title}",
         )
         save_figure(figure, out / "reconstructions.png")
-    save_figure(plot_training(result.history, title), out / "training.png")
+    bits_per_dim = x[0].numel() if data.values.unit == "bits/dim" else None
+    save_figure(plot_training(result.history, title, bits_per_dim), out / "training.png")
 
 
 def _write_scores(path: Path, index: Tensor, score: MarginalLikelihood) -> None:

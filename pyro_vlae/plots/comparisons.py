@@ -118,10 +118,10 @@ def plot_window_study(
         originals: ``(N, C, H, W)`` in [0, 1].
         decompressions: of the originals, one tensor for each window.
         results: one for each window, in the same order, with ``window`` (its name), ``nll``,
-            ``nll_error``, ``rate``, ``distortion`` (nats per image), ``probe`` and ``probe_error``
-            (accuracy of a linear probe). If all have a ``difference_error``, the standard error of
-            the paired difference of the NLL from that of one window (0 for itself), the error bars
-            are these: they tell which windows differ.
+            ``nll_error`` (None if unknown), ``rate`` and ``distortion`` (nats per image), ``probe``
+            and ``probe_error`` (accuracy of a linear probe). If all have a ``difference_error``,
+            the standard error of the paired difference of the NLL from that of one window (0 for
+            itself), the error bars are these.
         title: title of the figure.
 
     Raises:
@@ -159,7 +159,8 @@ def plot_window_study(
         errors = [r["difference_error"] for r in results]
         label = f"test NLL, nats\n(± of the difference from {names[int(np.argmin(errors))]})"
     else:
-        errors, label = [r["nll_error"] for r in results], "test NLL, nats"
+        errors = [0.0 if r["nll_error"] is None else r["nll_error"] for r in results]
+        label = "test NLL, nats"
     _error_bars(nll, names, list(zip((r["nll"] for r in results), errors, strict=True)), label)
     if title:
         figure.suptitle(title)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from pyro_vlae.plots.canvas import BLUE, RED, add_grid
 
@@ -80,7 +80,7 @@ def plot_training(
         axes.set_ylabel(unit)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter(FuncFormatter(_short))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k, 1.5M
         add_grid(axes)
     if "kl_nats" in heads:
         bit = scale * math.log(2)  # of an image, in units of the axis
@@ -128,11 +128,3 @@ def _running_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     start, stop = np.maximum(center - half, 0), np.minimum(center + half + 1, len(values))
     sums, totals = (np.append(0.0, np.cumsum(a)) for a in (weights * values, weights))
     return (sums[stop] - sums[start]) / (totals[stop] - totals[start])
-
-
-def _short(value: float, _position: int) -> str:
-    """Write large numbers as 20k, 1.5M."""
-    for unit, name in ((1e6, "M"), (1e3, "k")):
-        if abs(value) >= unit:
-            return f"{value / unit:g}{name}"
-    return f"{value:g}"

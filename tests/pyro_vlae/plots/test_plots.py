@@ -226,6 +226,8 @@ def test_a_window_study_shows_paired_errors_if_given():
     nll = plots.plot_window_study(x, [x, x], results).axes[3]
     np.testing.assert_allclose(bars(nll), [0.2, 0])
     assert "difference from 4x2" in nll.get_ylabel()
+    unknown = plots.plot_window_study(x, [x], [window_result("all") | {"nll_error": None}]).axes[3]
+    np.testing.assert_allclose(bars(unknown), 0)
 
 
 def test_a_window_study_needs_images_for_every_window():

@@ -62,7 +62,10 @@ def test_rows_of_a_figure_hold_paired_errors(tmp_path):
     for window, shift in (("4x2", 0.0), ("7x4", 2.0)):
         (tmp_path / window).mkdir()
         log_prob = np.array([-80.0, -90.0, -100.0]) + shift
-        np.savez(tmp_path / window / "scores.npz", test_index=np.arange(3), log_prob=log_prob)
+        np.savez(
+            tmp_path / window / "scores.npz",
+            test_index=np.arange(3), log_prob=log_prob, monte_carlo_error=np.zeros(3),
+        )  # fmt: skip
         results[window] = {
             "nll_nats": 90.0 - shift, "nll_standard_error": 5.0, "kl_nats": 10.0,
             "elbo_nats": -92.0, "probe": 0.9, "probe_error": 0.01,

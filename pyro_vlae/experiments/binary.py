@@ -85,11 +85,9 @@ class BinaryRecipe(Recipe):
 
     @property
     def has_code(self) -> bool:
-        """Whether the model has a code, so that images can be reconstructed."""
         return self.model == "vlae"
 
     def build(self) -> tuple[nn.Module, nn.Module]:
-        """The model and its guide, not yet trained, on the CPU."""
         network: dict[str, Any] = {
             "tied": self.tied,
             "masked_layers": self.masked_layers,
@@ -102,7 +100,6 @@ class BinaryRecipe(Recipe):
         return model, _GUIDES[self.guide]()
 
     def objective(self, dimensions: int) -> ELBO:
-        """The ELBO to maximize: with free bits where there is a code."""
         if not self.has_code:
             return Trace_ELBO()
         floor, until = self.free_nats, self.free_until
@@ -113,7 +110,6 @@ class BinaryRecipe(Recipe):
         return FreeBitsELBO(lambda progress: floor if progress < until else 0.0)
 
     def describe_parts(self) -> str:
-        """The model and guide, in words."""
         parts = "unconditional PixelCNN"
         if self.has_code:
             parts = f"{self.prior} prior, {self.guide} guide, {self.likelihood} likelihood"

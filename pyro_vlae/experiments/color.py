@@ -18,9 +18,6 @@ from pyro_vlae.infer import SoftFreeBitsELBO
 from pyro_vlae.models.color import color_vlae
 from pyro_vlae.nn import MapArchitecture
 
-# Sizes that a reduced model does not have from the paper.
-_SIZES = ("width", "filters", "flow_maps")
-
 
 @register
 @dataclass(frozen=True)
@@ -84,7 +81,6 @@ class ColorRecipe(Recipe):
         return MapArchitecture(channels=channels, dense=self.encoder == "densenet")
 
     def build(self) -> tuple[nn.Module, nn.Module]:
-        """The model and its guide, not yet trained, on the CPU."""
         model = color_vlae(
             self.architecture,
             self.window,
@@ -95,20 +91,17 @@ class ColorRecipe(Recipe):
         return model, color_guide(self.architecture)
 
     def load_data(self, root: Path | None, device: torch.device) -> ImageDataset:
-        """The data set, on a device; its training images mirrored at random with ``flips``."""
         data = super().load_data(root, device)
         return data.with_flips() if self.flips else data
 
     def objective(self, dimensions: int) -> ELBO:
-        """The ELBO to maximize: with soft free bits."""
         return SoftFreeBitsELBO(self.target_nats)
 
     def describe_parts(self) -> str:
-        """The model and guide, in words."""
         paper = self.presets["paper"]
         sizes = [
             f"{name.replace('_', ' ')} {getattr(self, name)} (paper: {paper[name]})"
-            for name in _SIZES
+            for name in ("width", "filters", "flow_maps")
             if getattr(self, name) != paper[name]
         ]
         flips = ", training images mirrored at random" if self.flips else ""

@@ -13,6 +13,7 @@ from torch.distributions import Transform
 
 from pyro_vlae.transforms import (
     IncrementalAffineAutoregressive,
+    MeanOnlyAutoregressive,
     SpatialMeanOnlyAutoregressive,
     mean_only_autoregressive,
 )
@@ -153,6 +154,8 @@ def _check_layers(layers: int) -> None:
 
 def _warn_unless_invertible(transform: Transform, code_dim: int) -> None:
     """Try to invert one code; Pyro's classes tell in no other way whether they can."""
+    if isinstance(transform, MeanOnlyAutoregressive | SpatialMeanOnlyAutoregressive):
+        return
     like = next(transform.parameters(), None) if isinstance(transform, nn.Module) else None
     code = torch.zeros(1, code_dim) if like is None else like.new_zeros(1, code_dim)
     try:

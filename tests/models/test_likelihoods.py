@@ -14,4 +14,4 @@ class TestPixelCNN(LikelihoodContract):
     values = (0.0, 1.0)
 
     def make(self):
-        return PixelCNNLikelihood(MaskedResNet(filters=4, masked_layers=2, pointwise_blocks=1))
+        return PixelCNNLikelihood(MaskedResNet(1, 4, 4, 2, 1))

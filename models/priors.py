@@ -7,12 +7,13 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions.transforms import AffineAutoregressive
+from pyro.distributions.transforms import AffineAutoregressive, ComposeTransformModule
 from torch import Tensor, nn
 from torch.distributions import Transform
 
 from pyro_vlae.transforms import (
     IncrementalAffineAutoregressive,
+    MeanOnlyAutoregressive,
     SpatialMeanOnlyAutoregressive,
     mean_only_autoregressive,
 )
@@ -76,10 +77,9 @@ class FlowPrior(nn.Module):
                 mean_only_autoregressive(code_dim, hidden_dims, reverse=bool(k % 2))
                 for k in range(layers)
             ]
-        else:
-            for transform in transforms:
-                _warn_unless_invertible(transform, code_dim)
         self.transforms = [_with_fast_inverse(transform) for transform in transforms]
+        for transform in self.transforms:
+            _warn_unless_invertible(transform, code_dim)
         self.learnable = nn.ModuleList(t for t in self.transforms if isinstance(t, nn.Module))
         self.register_buffer("loc", torch.zeros(code_dim), persistent=False)
 
@@ -154,6 +154,8 @@ def _check_layers(layers: int) -> None:
 
 def _warn_unless_invertible(transform: Transform, code_dim: int) -> None:
     """Try to invert one code; Pyro's classes tell in no other way whether they can."""
+    if isinstance(transform, MeanOnlyAutoregressive | SpatialMeanOnlyAutoregressive):
+        return
     like = next(transform.parameters(), None) if isinstance(transform, nn.Module) else None
     code = torch.zeros(1, code_dim) if like is None else like.new_zeros(1, code_dim)
     try:
@@ -170,6 +172,8 @@ def _warn_unless_invertible(transform: Transform, code_dim: int) -> None:
 
 def _with_fast_inverse(transform: Transform) -> Transform:
     """The same transform with an inverse that does not take a pass per dimension."""
+    if isinstance(transform, ComposeTransformModule):
+        return ComposeTransformModule([_with_fast_inverse(part) for part in transform.parts])
     if type(transform) is not AffineAutoregressive:
         return transform
     return IncrementalAffineAutoregressive(

@@ -194,7 +194,7 @@ def dense_stage(channels: int, blocks: int) -> Stage:
         if modules:
             modules += [nn.ELU(), WeightNormConv2d(end, start, 1)]
         modules.append(DenseBlock(start, growth))
-    return Stage(modules, start, end)
+    return Stage(modules, start, end if blocks else start)
 
 
 def _stages(architecture: MapArchitecture) -> list[Stage]:

@@ -29,10 +29,6 @@ _initialize: ContextVar[bool | None] = ContextVar("initialize", default=None)
 # there is no scale to normalize, so the plain weights are kept.
 VARIANCE_FLOOR = 1e-6
 
-# A channel whose outputs vary by chance little in a small batch must not be amplified without
-# limit: its standard deviation counts as at least this fraction of the layer's typical one.
-DEVIATION_FLOOR = 0.1
-
 # Residual branches start small, so that a deep network starts near the identity.
 BRANCH_INIT_SCALE = 0.1
 
@@ -112,8 +108,10 @@ class WeightNormLayer(nn.Module):
         out = self.apply_weight(x, unit, None)
         dims = [d for d in range(out.dim()) if d != 1]
         variance, mean = torch.var_mean(out, dims, correction=0)
-        bounded = variance.clamp(min=DEVIATION_FLOOR**2 * variance.mean())
-        scale = self.init_scale / bounded.clamp(min=VARIANCE_FLOOR).sqrt()
+        # Among many channels some vary little by mere chance if the images are few, and must not be
+        # amplified for it: n images support deviations down to 1 / sqrt(n) of the layer's typical.
+        trusted = torch.maximum(variance, variance.mean() / len(out))
+        scale = self.init_scale / trusted.clamp(min=VARIANCE_FLOOR).sqrt()
         self.scale.copy_(torch.where(variance < VARIANCE_FLOOR, self.scale, scale))
         self.bias.copy_(-mean * self.scale)
 

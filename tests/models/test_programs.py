@@ -15,6 +15,7 @@ from pyro.infer.inspect import get_dependencies
 from torch import nn
 
 from pyro_vlae.guides import GaussianGuide, IAFGuide
+from pyro_vlae.infer import marginal_log_likelihood
 from pyro_vlae.models import (
     VLAE,
     StandardNormalPrior,
@@ -22,22 +23,23 @@ from pyro_vlae.models import (
     binary_vlae,
     unconditional_pixelcnn,
 )
-from pyro_vlae.nn import ResNetEncoder, TwoStackNet
+from pyro_vlae.nn import ResNetArchitecture, TwoStackNet
+from pyro_vlae.nn.weight_norm import WeightNormLayer
 from pyro_vlae.registration import RegistrationError, register_parameters
 
 SHAPE = (1, 8, 8)
 DIM = 4
-SMALL = {"code_dim": DIM, "image_shape": SHAPE, "flow_steps": 2, "flow_hidden_dims": (8,)}
+SMALL = {"code_dim": DIM, "image_shape": SHAPE, "flow_layers": 2, "flow_hidden_dims": (8,)}
 COMBINATIONS = list(
     itertools.product(["flow", "normal"], ["pixelcnn", "bernoulli"], ["gaussian", "iaf"])
 )
 
 
 def small_guide(name):
-    encoder = ResNetEncoder(SHAPE, (4, 8), 16)
+    sizes = ResNetArchitecture(SHAPE, DIM, channels=(4, 8), features=16)
     if name == "gaussian":
-        return GaussianGuide(DIM, SHAPE, encoder)
-    return IAFGuide(DIM, SHAPE, encoder, steps=2, hidden_dims=(8,), context_dim=4)
+        return GaussianGuide(architecture=sizes)
+    return IAFGuide(layers=2, hidden_dims=(8,), context_dim=4, architecture=sizes)
 
 
 def build(prior, likelihood, guide, **options):
@@ -189,15 +191,33 @@ def test_the_store_lets_go_of_a_model_that_is_gone():
     guide(images())
 
 
-def test_generating_from_a_fresh_model_initialises_nothing():
-    model, guide = build("flow", "pixelcnn", "gaussian")
+@pytest.mark.parametrize("combination", COMBINATIONS, ids="-".join)
+def test_only_training_initializes(combination):
+    model, guide = build(*combination)
     before = {name: value.clone() for name, value in model.state_dict().items()}
+    x = images()
     assert model(batch_size=2).shape == (2, *SHAPE)
+    poutine.trace(model).get_trace(batch_size=2).compute_log_prob()
+    Predictive(model, num_samples=1)(batch_size=2)
+    poutine.trace(model).get_trace(x)  # the code is a sample of the prior
+    get_dependencies(model, (x,))
+    for module in (model, guide):
+        module.eval()
+    Trace_ELBO().loss(model, guide, x)
+    marginal_log_likelihood(model, guide, x, num_samples=2)
+    for module in (model, guide):
+        module.train()
+    marginal_log_likelihood(model, guide, x, num_samples=2)
+    SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO()).evaluate_loss(x)
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
-    Trace_ELBO().loss(model, guide, images())
-    flags = [v for k, v in model.state_dict().items() if k.endswith("initialized")]
-    assert flags and all(flags)
+    assert not any(layer.initialized for layer in weight_norm_layers(model, guide))
+    SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO()).step(x)
+    assert all(layer.initialized for layer in weight_norm_layers(model, guide))
+
+
+def weight_norm_layers(*modules):
+    return [m for module in modules for m in module.modules() if isinstance(m, WeightNormLayer)]
 
 
 @pytest.mark.parametrize("likelihood", ["pixelcnn", "bernoulli"])
@@ -221,10 +241,10 @@ def test_frozen_parameters_stay():
 
 
 @pytest.mark.parametrize(
-    "seen", [{"masked_layers": 3}, {"window": "5x3"}, {"masked_layers": 2, "feature_maps": 0}]
+    "seen", [{"masked_layers": 3}, {"window": "5x3"}, {"masked_layers": 2, "context_channels": 0}]
 )
 def test_unconditional_model_trains_and_generates(seen):
-    model = unconditional_pixelcnn(image_shape=SHAPE, filters=4, **seen)
+    model = unconditional_pixelcnn(image_shape=SHAPE, pixelcnn_channels=4, **seen)
     svi = SVI(model, lambda x: None, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
     x = images()
     losses = [svi.step(x) for _ in range(30)]
@@ -241,12 +261,12 @@ def test_an_unconditional_network_for_other_channels_is_refused():
         UnconditionalModel(network, (3, 8, 8))
 
 
-def test_without_a_code_learned_maps_tell_pixels_where_they_are():
+def test_without_a_code_a_learned_context_tells_pixels_where_they_are():
     """A blank image looks the same from all pixels far from its border."""
     shape, spread = (1, 9, 9), []
-    for maps in (0, 4):
+    for channels in (0, 4):
         model = unconditional_pixelcnn(
-            image_shape=shape, filters=4, masked_layers=2, feature_maps=maps
+            image_shape=shape, pixelcnn_channels=4, masked_layers=2, context_channels=channels
         )
         model(torch.rand(6, *shape).round())
         blank = torch.zeros(1, *shape)
@@ -275,6 +295,54 @@ def test_own_prior_decoder_and_likelihood_are_accepted():
     assert svi.step(images()) > 0
 
 
+def test_images_may_have_any_number_of_dimensions():
+    """One-dimensional sounds, for one."""
+
+    class Samples(nn.Module):
+        def forward(self, features):
+            return dist.Normal(features, 0.1).to_event(1)
+
+    class Guide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.loc = nn.Linear(10, DIM)
+
+        def forward(self, x):
+            register_parameters(self)
+            with pyro.plate("images", len(x), dim=-1):
+                return pyro.sample("z", dist.Normal(self.loc(x), 1.0).to_event(1))
+
+    model, guide = VLAE(StandardNormalPrior(DIM), nn.Linear(DIM, 10), Samples()), Guide()
+    x = torch.randn(6, 10)
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+    svi.step(x)
+    before = snapshot(model, guide)
+    svi.step(x)
+    assert_all_moved(before)
+    assert model(batch_size=3).shape == (3, 10)
+    assert marginal_log_likelihood(model, guide, x, num_samples=4).data_dims == 10
+    fixed = poutine.condition(model, {"z": torch.zeros(6, DIM)})
+    for shape in ((6, 9), (10,), (6, 1)):
+        with pytest.raises(ValueError, match=r"expected images of shape \(\*batch, 10\).*got \("):
+            fixed(torch.randn(shape))
+
+
+def test_model_and_guide_take_one_architecture():
+    sizes = ResNetArchitecture(SHAPE, 6, channels=(4,), features=10, feature_channels=3)
+    model, guide = (
+        binary_vlae(architecture=sizes, prior="normal"),
+        GaussianGuide(architecture=sizes),
+    )
+    assert model.prior.code_dim == guide.code_dim == 6
+    assert model.likelihood.network.context_channels == 3
+    assert SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO()).step(images()) > 0
+    assert binary_vlae(architecture=sizes, code_dim=6, prior="normal").prior.code_dim == 6
+    with pytest.raises(ValueError, match=r"image_shape=\(1, 28, 28\) contradicts.*\(1, 8, 8\)"):
+        binary_vlae(architecture=sizes, image_shape=(1, 28, 28))
+    with pytest.raises(ValueError, match=r"image_shape must be a positive integer.*\(1, 0, 0\)"):
+        binary_vlae(image_shape=(1, 0, 0))
+
+
 def test_ablation_keywords_do_what_they_say():
     full = binary_vlae()
     assert len(full.prior.transforms) == 4
@@ -285,7 +353,7 @@ def test_ablation_keywords_do_what_they_say():
     ]
     assert len(full.likelihood.network.steps) == 1
     assert len(binary_vlae(tied=False).likelihood.network.steps) == 5
-    assert len(binary_vlae(flow_steps=2, flow_hidden_dims=(70,)).prior.transforms) == 2
+    assert len(binary_vlae(flow_layers=2, flow_hidden_dims=(70,)).prior.transforms) == 2
     assert isinstance(binary_vlae(prior="normal").prior, StandardNormalPrior)
     assert binary_vlae(kernel_size=5).likelihood.network.first.direction.shape[-1] == 5
     wide = binary_vlae(window="7x4").likelihood.network
@@ -313,7 +381,7 @@ def test_wrong_choices_are_refused_readably():
 
 
 @pytest.mark.parametrize("likelihood", ["pixelcnn", "bernoulli"])
-def test_gray_images_are_refused_before_anything_is_learnt(likelihood):
+def test_gray_images_are_refused_before_anything_is_learned(likelihood):
     model, guide = build("flow", likelihood, "gaussian")
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
     with pytest.raises(ValueError, match="support"):

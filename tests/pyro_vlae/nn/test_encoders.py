@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyro_vlae.nn import ResidualBlock, ResNetDecoder, ResNetEncoder
+from pyro_vlae.nn import ResidualBlock, ResNetArchitecture, ResNetDecoder, ResNetEncoder
 
 
 def test_sizes_of_the_paper():
@@ -25,10 +25,9 @@ def test_sizes_of_the_paper():
 @settings(max_examples=20, deadline=None)
 def test_any_image_size_and_any_leading_dimensions(height, width, batch):
     shape = (1, height, width)
-    features = ResNetEncoder(shape, (4, 8), 10)(torch.rand(*batch, *shape))
-    assert features.shape == (*batch, 10)
-    maps = ResNetDecoder(6, shape, (4, 8), 10, feature_maps=3)(torch.randn(*batch, 6))
-    assert maps.shape == (*batch, 3, height, width)
+    sizes = ResNetArchitecture(shape, 6, channels=(4, 8), features=10, feature_channels=3)
+    assert ResNetEncoder(sizes)(torch.rand(*batch, *shape)).shape == (*batch, 10)
+    assert ResNetDecoder(sizes)(torch.randn(*batch, 6)).shape == (*batch, 3, height, width)
 
 
 def test_leading_dimensions_are_only_flattened():
@@ -51,5 +50,27 @@ def test_wrong_shapes_name_both_shapes_and_the_way_out():
         ResNetEncoder()(torch.rand(2, 1, 32, 32))
     with pytest.raises(ValueError, match=r"floating-point images, got torch.int64.*x.float"):
         ResNetEncoder()(torch.ones(2, 1, 28, 28, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"64 dimensions.*\(2, 10\).*same code_dim"):
+    with pytest.raises(ValueError, match=r"64 dimensions.*\(2, 10\).*the same code"):
         ResNetDecoder()(torch.rand(2, 10))
+
+
+def test_the_architecture_names_its_code_and_sizes():
+    sizes = ResNetArchitecture()
+    assert sizes.code_shape == (64,) and sizes.code_dim == 64
+    assert sizes.sizes == [(28, 28), (14, 14), (7, 7), (4, 4)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"image_shape": (1, 0, 0)}, r"image_shape must be a positive integer.*\(1, 0, 0\)"),
+        ({"image_shape": (28, 28)}, r"image_shape must be \(channels, height, width\).*\(28, 28\)"),
+        ({"code_dim": 0}, "code_dim must be a positive integer everywhere, got 0"),
+        ({"code_dim": 2.5}, r"code_dim must be a positive integer everywhere, got 2\.5"),
+        ({"channels": ()}, r"channels must be a positive integer everywhere, got \(\)"),
+        ({"features": -1}, "features must be a positive integer everywhere, got -1"),
+    ],
+)
+def test_impossible_sizes_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        ResNetArchitecture(**wrong)

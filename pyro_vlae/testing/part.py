@@ -1,0 +1,118 @@
+"""What all contracts demand of a part: it trains, copies and saves like any torch module."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from torch import Tensor, nn
+
+SAMPLES = 20_000
+
+
+class PartContract(ABC):
+    """Base class of the contracts.
+
+    Attributes:
+        tolerance: of values that two ways of computing must agree on, in float64.
+    """
+
+    tolerance = 1e-8
+
+    @abstractmethod
+    def make(self) -> nn.Module:
+        """A new, small instance of the part."""
+
+    def build(self) -> nn.Module:
+        """The part as the tests take it."""
+        return self.make()
+
+    @abstractmethod
+    def program(self, part: nn.Module) -> tuple[Callable[..., Any], Callable[..., Any], Tensor]:
+        """A small model and guide that the part belongs to, and images to train them on."""
+
+    @abstractmethod
+    def output(self, part: nn.Module) -> Tensor:
+        """Values that depend on all of the part's state, the same at each call."""
+
+    def made(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
+        """A seeded instance, initialized and moved away from its start, in evaluation mode."""
+        pyro.set_rng_seed(seed)
+        part = self.build().to(dtype)
+        self.output(part)  # initializes layers by data
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in part.parameters():
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.add_(0.1 * noise.to(parameter))
+        return part.eval()
+
+    def test_every_parameter_moves_under_stock_svi(self) -> None:
+        # Two in one process, with the parameter store left as the first one filled it.
+        for seed in range(2):
+            pyro.set_rng_seed(seed)
+            part = self.build()
+            model, guide, x = self.program(part)
+            svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+            svi.step(x)
+            before = {name: p.detach().clone() for name, p in part.named_parameters()}
+            svi.step(x)
+            after = dict(part.named_parameters())
+            still = [name for name, old in before.items() if torch.equal(after[name], old)]
+            assert not still, f"parameters of instance {seed} that do not move: {still}"
+
+    def test_a_used_part_can_be_copied_and_the_copy_is_independent(self) -> None:
+        part = self.made()
+        expected = self.output(part)
+        twin = copy.deepcopy(part)
+        self.close(self.output(twin), expected)
+        with torch.no_grad():
+            for parameter in twin.parameters():
+                parameter.add_(0.1)
+        self.close(self.output(part), expected)
+
+    def test_round_trip_through_a_state_dict(self) -> None:
+        part, fresh = self.made(), self.made(seed=1)
+        fresh.load_state_dict(part.state_dict())
+        self.close(self.output(fresh), self.output(part))
+
+    def test_state_is_tensors(self) -> None:
+        others = [k for k, v in self.build().state_dict().items() if not isinstance(v, Tensor)]
+        assert not others, f"entries of the state that are no tensors: {others}"
+
+    def test_precision_is_that_of_the_parameters(self) -> None:
+        for dtype in (torch.float32, torch.float64):
+            assert self.output(self.made(dtype=dtype)).dtype == dtype
+
+    def close(self, value: Tensor, expected: Tensor) -> None:
+        """Fail unless the two agree within the tolerance."""
+        torch.testing.assert_close(value, expected, atol=self.tolerance, rtol=self.tolerance)
+
+
+def check_samples(samples: Tensor, log_prob: Tensor) -> None:
+    """Fail unless samples ``(N, D)`` of a real vector come from a density that integrates to one.
+
+    Under samples of p, ``q / p`` has mean 1 for every density q, and the mean of q's samples can be
+    estimated by these weights. q is here a normal that is somewhat narrower than the samples.
+    """
+    mean = samples.mean(0)
+    covariance = 0.7 * torch.cov(samples.T).reshape(len(mean), len(mean))
+    narrower = dist.MultivariateNormal(mean, covariance)
+    weight = (narrower.log_prob(samples) - log_prob).exp().unsqueeze(-1)
+    check_mean(weight, torch.ones_like(weight[0]), "the integral of the density")
+    check_mean(weight * (samples - mean), torch.zeros_like(mean), "moments under the density")
+
+
+def check_mean(values: Tensor, expected: Tensor, what: str) -> None:
+    """Fail unless the mean of values ``(N, *)`` is as expected, within five standard errors."""
+    error = values.std(0) / len(values) ** 0.5
+    difference = (values.mean(0) - expected).abs()
+    assert (error < 0.2).all(), f"{what}: the estimate is too noisy, make a smaller instance"
+    assert (difference < 5 * error + 1e-6).all(), (
+        f"{what}: samples give {values.mean(0).tolist()} with standard errors {error.tolist()}, "
+        f"expected {expected.tolist()}"
+    )

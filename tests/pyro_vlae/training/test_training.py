@@ -1,6 +1,7 @@
 """The training loop: exact resumption, signals, budgets, schedule, log and failures."""
 
 import contextlib
+import importlib
 import importlib.util
 import json
 import math
@@ -23,15 +24,16 @@ from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.infer import FreeBitsELBO, JointOptim, SoftFreeBitsELBO
 from pyro_vlae.models import binary_vlae
 from pyro_vlae.training import (
+    CheckpointError,
     TrainingDivergedError,
     TrainingInterrupted,
     TrainingSettings,
     fit,
-    loop,
+    read_state,
+    run_state,
 )
-from pyro_vlae.training.checkpoint import CheckpointError, read_state
 from pyro_vlae.training.interrupts import InterruptFlag
-from pyro_vlae.training.schedules import DecaySchedule
+from pyro_vlae.training.settings import DecaySchedule
 from pyro_vlae.training.validation import validate
 
 # A script, because a killed run needs a process of its own; the tests import it, too.
@@ -45,7 +47,7 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import nn
 
-from pyro_vlae.training import loop
+from pyro_vlae.training import run_state
 from pyro_vlae.infer.optim import JointOptim
 from pyro_vlae.training import TrainingSettings, fit
 
@@ -141,7 +143,7 @@ if __name__ == "__main__":
     images = Images(35)
     if mode == "hang":  # a second per draw on a clock of our own, then wait to be killed
         now = [0.0]
-        loop.monotonic = lambda: now[0]
+        run_state.monotonic = lambda: now[0]
 
         def before_draw():
             now[0] += 1
@@ -184,14 +186,18 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     fake = Clock()
-    monkeypatch.setattr(loop, "monotonic", fake)
+    monkeypatch.setattr(run_state, "monotonic", fake)
     return fake
 
 
 def tensors(model, guide, optimizer):
     found = {f"model.{n}": t.clone() for n, t in model.state_dict().items()}
     found |= {f"guide.{n}": t.clone() for n, t in guide.state_dict().items()}
-    for name, entry in optimizer.get_state()["parameters"].items():
+    state = optimizer.get_state()
+    names = state["names"]
+    found |= {f"{n}/average": a.clone() for n, a in zip(names, state["averages"], strict=False)}
+    for index, entry in state["optimizer"]["state"].items():
+        name = names[index]
         found |= {f"{name}/{kind}": value.clone() for kind, value in entry.items()}
     return found
 
@@ -396,7 +402,7 @@ def test_validation_uses_averages_and_evaluation_mode(vae, monkeypatch):
         seen.append((model.net[0].weight.detach().clone(), figures))
         return figures
 
-    monkeypatch.setattr(loop, "validate", spy)
+    monkeypatch.setattr(importlib.import_module("pyro_vlae.training.fit"), "validate", spy)
     result, model, _, optimizer = vae.train(None, epochs=1)
     with optimizer.averaged():
         assert torch.equal(seen[-1][0], model.net[0].weight)
@@ -632,10 +638,15 @@ def test_gray_images_are_refused_at_the_first_step(vae):
     ("options", "message"),
     [
         ({}, "budget"),
-        ({"epochs": 0}, "epochs must be positive, got 0"),
-        ({"max_minutes": math.nan}, "max_minutes must be positive, got nan"),
-        ({"epochs": 1, "batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"epochs": 1, "seed": -1}, "seed .* must not be negative, got -1"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
+        ({"epochs": 1.5}, r"epochs must be a whole number of at least 1, got 1\.5"),
+        ({"epochs": 1, "log_every": True}, "log_every must be a whole number .* got True"),
+        ({"epochs": 1, "checkpoint_minutes": math.nan}, "checkpoint_minutes must be .* got nan"),
+        ({"max_minutes": math.nan}, "max_minutes must be a number .* got nan"),
+        ({"max_minutes": 0}, "max_minutes must be positive, got 0"),
+        ({"epochs": 1, "batch_size": 2.5}, r"batch_size must be .* got 2\.5"),
+        ({"epochs": 1, "batch_size": 0}, "batch_size must be .* at least 1, got 0"),
+        ({"epochs": 1, "seed": -1}, "seed must be a whole number of at least 0, got -1"),
     ],
 )
 def test_settings_out_of_range(options, message):

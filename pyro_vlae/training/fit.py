@@ -138,6 +138,8 @@ class Trainer(RunState):
         with InterruptFlag() as interrupt, warnings.catch_warnings(), bar:
             # Reported by the loop itself, with the step.
             warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)
+            # Of torch.compile, about tensors that it inspects.
+            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor", UserWarning)
             first, done, shown = True, False, (self.seconds, self.step)
             while not done and interrupt.signal is None:
                 self._train_step(first)

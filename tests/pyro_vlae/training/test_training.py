@@ -29,6 +29,7 @@ from pyro_vlae.training import (
     TrainingInterrupted,
     TrainingSettings,
     fit,
+    read_metrics,
     read_state,
     run_state,
 )
@@ -218,15 +219,15 @@ def send(number):
 
 
 def test_every_parameter_moves_and_the_elbo_rises(vae, tmp_path):
-    before = tensors(*vae.build())
+    untrained = vae.build()
+    before, held_out = tensors(*untrained), vae.Images(400, seed=2)
+    first = validate(*untrained[:2], held_out)["elbo"]
     result, *parts = vae.train(tmp_path, epochs=16)
     after = tensors(*parts)
     assert all(not torch.equal(before[name], after[name]) for name in before)
+    assert validate(*parts[:2], held_out)["elbo"] > first + 0.1
     validated = [line for line in result.history if "validation_elbo" in line]
     assert len(validated) == 16
-    assert validated[-1]["validation_elbo"] > validated[0]["validation_elbo"]
-    elbos = [line["elbo"] for line in result.history]
-    assert sum(elbos[-12:]) / 12 > sum(elbos[:12]) / 12 + 0.1
     assert (result.step, result.epoch, result.images_seen) == (176, 16, 528)
 
 
@@ -673,3 +674,63 @@ def test_float64_modules_train_on_float32_draws():
         progress=False,
     )
     assert result.step == 2 and math.isfinite(result.history[-1]["validation_elbo"])
+
+
+def test_training_works_under_no_grad(vae):
+    expected = tensors(*vae.train(None, epochs=1)[1:])
+    with torch.no_grad():
+        _, *parts = vae.train(None, epochs=1)
+        assert not torch.is_grad_enabled()
+    assert_same_bits(tensors(*parts), expected)
+
+
+def test_gradients_left_by_an_interrupted_step_do_not_count(vae):
+    expected = tensors(*vae.train(None, epochs=1)[1:])
+    model, guide, optimizer = vae.build()
+    for parameter in (*model.parameters(), *guide.parameters()):
+        parameter.grad = torch.ones_like(parameter)
+    settings = TrainingSettings(batch_size=3, epochs=1, log_every=4, seed=7)
+    fit(
+        model, guide, vae.Images(35), elbo=vae.RateELBO(), optimizer=optimizer, settings=settings,
+        progress=False,
+    )  # fmt: skip
+    assert_same_bits(tensors(model, guide, optimizer), expected)
+
+
+def test_the_elbo_is_told_the_progress(vae):
+    seen = []
+
+    def floor(progress):
+        seen.append(progress)
+        return 2.0 if progress < 0.5 else 0.0
+
+    elbo = FreeBitsELBO(floor)
+    vae.train(None, epochs=1, elbo=elbo, validation=None)
+    assert seen[0] == 0 and sorted(set(seen)) == pytest.approx([step / 11 for step in range(11)])
+
+
+def test_validation_needs_images(vae):
+    model, guide, _ = vae.build()
+    with pytest.raises(ValueError, match="no images"):
+        validate(model, guide, vae.Images(0))
+
+
+def test_read_metrics_is_what_was_logged(vae, tmp_path):
+    result, *_ = vae.train(tmp_path, epochs=1)
+    assert read_metrics(tmp_path / "metrics.jsonl") == result.history
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, about itself
+def test_training_with_compiled_networks(vae, monkeypatch):
+    plain, *_ = vae.train(None, epochs=1)
+    monkeypatch.setattr(vae.Model, "networks", ("net",), raising=False)
+    compilations = []
+    original = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda *a, **k: compilations.append(k) or original(*a, **k)
+    )
+    result, model, *_ = vae.train(None, epochs=1, compile=True, precision="fp32")
+    assert compilations == [{}]
+    assert model.net._compiled_call_impl is None
+    for line, other in zip(result.history, plain.history, strict=True):
+        assert line["elbo"] == pytest.approx(other["elbo"], rel=1e-3)

@@ -225,7 +225,7 @@ def test_every_parameter_moves_and_the_elbo_rises(vae, tmp_path):
     result, *parts = vae.train(tmp_path, epochs=16)
     after = tensors(*parts)
     assert all(not torch.equal(before[name], after[name]) for name in before)
-    assert validate(*parts[:2], held_out)["elbo"] > first + 0.1
+    assert validate(*parts[:2], held_out)["elbo"] > first + 0.03
     validated = [line for line in result.history if "validation_elbo" in line]
     assert len(validated) == 16
     assert (result.step, result.epoch, result.images_seen) == (176, 16, 528)

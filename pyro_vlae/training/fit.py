@@ -14,6 +14,7 @@ from pyro.infer import ELBO, SVI
 from torch import Tensor
 from tqdm import tqdm
 
+from pyro_vlae.infer.initialize import initialize
 from pyro_vlae.infer.optim import JointOptim
 from pyro_vlae.reproducible import derive_seed
 from pyro_vlae.training.acceleration import HalfPrecision, compiled
@@ -50,7 +51,8 @@ def fit(
     This is ``SVI(model, guide, optimizer, elbo)`` with one ``step`` for each batch. Without
     ``max_minutes`` the result depends on the seed alone: on the CPU a run that was killed and
     resumed ends with the same bits as one that was not. The global random generators are seeded.
-    The first step runs under the caller's Pyro validation, the others without.
+    `pyro_vlae.infer.initialize` is called with the first batch. The first step runs under the
+    caller's Pyro validation, the others without.
 
     Args:
         model: Pyro model; called with a batch of images ``(B, C, H, W)``. With ``out``, all its
@@ -167,18 +169,24 @@ class Trainer(RunState):
         index = self.order[1][batch * self.batch_size :][: self.batch_size]
         return self.data.batch(index, self.generator).to(self.dtype)
 
+    def _initialize(self, x: Tensor) -> None:
+        """Initialize layers that are new; a resumed run takes the same random numbers as before."""
+        state = pyro.util.get_rng_state()
+        with torch.compiler.set_stance("force_eager"):
+            initialize(self.model, self.guide, x)
+        pyro.util.set_rng_state(state)
+
     def _train_step(self, first: bool) -> None:
         self.optimizer.learning_rate = self.learning_rate * self.settings.schedule(self.progress)
         if hasattr(self.elbo, "progress"):
             cast(Any, self.elbo).progress = self.progress
         x = self._batch()
+        if first:
+            self._initialize(x)
         with contextlib.ExitStack() as stack:
             if not first:
                 stack.enter_context(pyro.validation_enabled(False))
-            # Layers are initialized in the first step, in full precision and without compilation.
-            if self.step == 0:
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
-            elif self.precision == "bf16":
+            if self.precision == "bf16":
                 stack.enter_context(self.half_precision)
             loss = self.svi.step(x)
         self.step += 1

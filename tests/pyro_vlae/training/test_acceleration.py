@@ -10,7 +10,7 @@ from torch import nn
 
 from pyro_vlae.data import load_dataset
 from pyro_vlae.guides import GaussianGuide
-from pyro_vlae.infer import FreeBitsELBO, JointOptim
+from pyro_vlae.infer import FreeBitsELBO, JointOptim, initialize
 from pyro_vlae.models import binary_vlae, unconditional_pixelcnn
 from pyro_vlae.training import (
     CheckpointError,
@@ -31,7 +31,7 @@ def programs():
     pyro.set_rng_seed(0)
     model, guide = binary_vlae(**SMALL), GaussianGuide(code_dim=4)
     x = torch.rand(8, *SHAPE).round()
-    model(x), guide(x)
+    initialize(model, guide, x)
     return model, guide, x
 
 

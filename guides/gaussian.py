@@ -35,6 +35,8 @@ class GaussianGuide(nn.Module):
         Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 4.1.
     """
 
+    networks = ("encoder",)  # that may be compiled and run in half precision
+
     def __init__(
         self,
         code_dim: int | None = None,

@@ -41,6 +41,8 @@ class IAFGuide(nn.Module):
         arXiv:1606.04934.
     """
 
+    networks = ("encoder",)  # that may be compiled and run in half precision
+
     def __init__(
         self,
         code_dim: int | None = None,

@@ -19,6 +19,8 @@ class PixelCNNLikelihood(nn.Module):
     and event shape ``(C, H, W)``.
     """
 
+    networks = ("network",)  # that may be compiled and run in half precision
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network

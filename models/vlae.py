@@ -31,6 +31,8 @@ class VLAE(nn.Module):
         Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731.
     """
 
+    networks = ("decoder",)  # that may be compiled and run in half precision
+
     def __init__(
         self,
         prior: Callable[[], dist.TorchDistribution],
@@ -97,6 +99,8 @@ class UnconditionalModel(nn.Module):
     Raises:
         ValueError: the network is for images of another number of channels.
     """
+
+    networks = ("network",)
 
     def __init__(self, network: nn.Module, image_shape: tuple[int, int, int] = (1, 28, 28)) -> None:
         super().__init__()

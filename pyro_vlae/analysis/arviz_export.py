@@ -13,8 +13,8 @@ from torch import Tensor
 from pyro_vlae._version import __version__
 from pyro_vlae.infer.arviz_versions import gather_groups
 from pyro_vlae.infer.importance import check_arguments
-from pyro_vlae.infer.particles import scored_codes
-from pyro_vlae.infer.weights import PER_IMAGE, PendingWeights
+from pyro_vlae.infer.particles import importance_samples
+from pyro_vlae.infer.weights import PER_IMAGE, weight_statistics
 from pyro_vlae.reproducible import derive_seed, evaluation_context, set_seed
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def to_inference_data(
     parts = []
     with evaluation_context(images.device, model, guide):
         for image, number in zip(images.split(1), index, strict=True):
-            (samples,) = scored_codes(
+            (samples,) = importance_samples(
                 model, guide, image, num_samples, seed, [number], max_codes_per_chunk
             )
             if not samples.codes:
@@ -106,8 +106,8 @@ def to_inference_data(
                     "the guide samples nothing: a model without a code has no posterior to export; "
                     "its log p(x) is what marginal_log_likelihood gives"
                 )
-            log_weight, kl = samples.log_weight, samples.log_q - samples.log_prior
-            estimates = PendingWeights(log_weight, kl, [number]).statistics()[:, 0]
+            log_weight = samples.log_weight
+            estimates = weight_statistics(log_weight, samples.log_ratio, [number])[:, 0]
             chosen = _resample(log_weight, num_codes, derive_seed(seed, number, "resample"))
             codes = {name: value[chosen] for name, value in samples.codes.items()}
             set_seed(derive_seed(seed, number, "decompress"), images.device)

@@ -1,6 +1,5 @@
 """Trained models: those of a run, and those that come with the package."""
 
-import copy
 import json
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -9,8 +8,7 @@ from safetensors import safe_open
 from torch import nn
 
 from pyro_vlae.experiments.recipes import ConfigError, read_recipe, recipe_from_config
-from pyro_vlae.training import load_weights
-from pyro_vlae.training.checkpoint import has_checkpoint, load_checkpoint, read_state
+from pyro_vlae.training import has_checkpoint, load_averaged_weights, load_weights, read_state
 
 
 def load_run(folder: str | Path) -> tuple[nn.Module, nn.Module]:
@@ -34,13 +32,7 @@ def load_run(folder: str | Path) -> tuple[nn.Module, nn.Module]:
             f"made here, or weights that come with the package ({', '.join(pretrained_names())})"
         )
     model, guide = recipe.build()
-    modules = {"model": model, "guide": guide}
-    optimizer = recipe.optimizer()
-    load_checkpoint(folder / "checkpoint", modules, optimizer)
-    with optimizer.averaged():
-        averages = {name: copy.deepcopy(m.state_dict()) for name, m in modules.items()}
-    for name, module in modules.items():
-        module.load_state_dict(averages[name])
+    load_averaged_weights(folder / "checkpoint", {"model": model, "guide": guide})
     scored = folder / "results.json"
     results = json.loads(scored.read_text()) if scored.exists() else None
     if results and results["train_images_seen"] != read_state(folder / "checkpoint")["images_seen"]:

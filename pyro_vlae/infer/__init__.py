@@ -1,22 +1,22 @@
-"""How a model and a guide are fitted and scored: bounds, optimizers, log-likelihoods."""
+"""Fitting and scoring of models with guides: ELBOs, the optimizer, log-likelihoods."""
 
-from pyro_vlae.infer.capturable import CapturableOptim
 from pyro_vlae.infer.elbo import FreeBitsELBO
-from pyro_vlae.infer.graphed import CaptureError, GraphedSVI
 from pyro_vlae.infer.importance import marginal_log_likelihood
 from pyro_vlae.infer.initialize import initialize
 from pyro_vlae.infer.optim import JointOptim
+from pyro_vlae.infer.particles import ImportanceSamples, importance_samples
+from pyro_vlae.infer.rate import RateELBO
 from pyro_vlae.infer.soft_free_bits import SoftFreeBitsELBO
 from pyro_vlae.infer.weights import MarginalLikelihood
 
 __all__ = [
-    "CapturableOptim",
-    "CaptureError",
     "FreeBitsELBO",
-    "GraphedSVI",
+    "ImportanceSamples",
     "JointOptim",
     "MarginalLikelihood",
+    "RateELBO",
     "SoftFreeBitsELBO",
+    "importance_samples",
     "initialize",
     "marginal_log_likelihood",
 ]

@@ -1,4 +1,4 @@
-"""The one place that knows how ArviZ 0.x and 1.x differ. Neither is imported before it is used."""
+"""The differences between ArviZ 0.x and 1.x, which is imported when it is first used."""
 
 import importlib
 import warnings
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def import_arviz() -> ModuleType:
-    """ArviZ, which takes a second or two, without the announcement of 1.0 that 0.23 makes."""
+    """Import ArviZ, which takes a second or two, without the 1.0 announcement of version 0.23."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return importlib.import_module("arviz")
@@ -23,7 +23,7 @@ def import_arviz() -> ModuleType:
 def gather_groups(groups: "Mapping[str, xarray.Dataset]") -> Any:
     """Return an ``arviz.InferenceData`` (ArviZ 0.x) or an ``xarray.DataTree`` (1.x) of groups."""
     arviz = import_arviz()
-    if hasattr(arviz, "convert_to_datatree"):  # 1.x answers to the name InferenceData too
+    if hasattr(arviz, "convert_to_datatree"):  # 1.x has the name InferenceData, too
         return importlib.import_module("xarray").DataTree.from_dict(dict(groups))
     return arviz.InferenceData(**groups)
 

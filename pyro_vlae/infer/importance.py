@@ -1,4 +1,4 @@
-"""Importance-sampled log-likelihoods, image by image, for any Pyro model and guide."""
+"""Importance-sampled log-likelihoods of images, for any Pyro model and guide."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vlae.infer.particles import scored_codes
-from pyro_vlae.infer.weights import PER_IMAGE, MarginalLikelihood, PendingWeights
+from pyro_vlae.infer.particles import importance_samples
+from pyro_vlae.infer.weights import PER_IMAGE, MarginalLikelihood, weight_statistics
 from pyro_vlae.reproducible import evaluation_context
 
 
@@ -26,53 +26,49 @@ def marginal_log_likelihood(
 ) -> MarginalLikelihood:
     r"""Estimate log p(x) of each image by importance sampling with the guide as the proposal.
 
-    The codes of an image are one guide draw under generators seeded by ``seed`` and the image's
-    index; only the scoring is cut into chunks. So the draws depend neither on the chunk size nor on
-    which other images are scored, and log-probabilities only to rounding. Scales
-    (``poutine.scale``) are ignored, since they are no part of the density; masks count.
+    The codes of an image are sampled in one call of the guide, under generators seeded by ``seed``
+    and the image's index. So they depend neither on the chunk size nor on which other images are
+    scored, and the log-probabilities only up to rounding. Scales (``poutine.scale``) are ignored,
+    since they are not part of the density; masks count.
 
     Modules among ``model`` and ``guide`` are scored in evaluation mode. Random state, validation,
-    training mode, parameter store and layers not yet initialized are left as they were.
+    training mode, parameter store and layers not yet initialized are left unchanged.
 
     Args:
-        model: Called as ``model(x)``, observes ``x``; any number of latent sites, all in an image
+        model: called as ``model(x)``, observes ``x``; any number of latent sites, all in an image
             plate ``pyro.plate(name, len(x), dim=-1)`` and without a plate at ``dim=-2``.
-        guide: Called as ``guide(x)``, samples the model's latent sites in such a plate.
-        x: Images, ``(N, *event)``; model and guide must live on its device.
-        num_samples: Codes K per image; a model without a code (its guide samples nothing) is
+        guide: called as ``guide(x)``, samples the model's latent sites in such a plate.
+        x: images, ``(N, *event)``; model and guide must be on its device.
+        num_samples: codes K per image; a model without a code (its guide samples nothing) is
             scored once, exactly.
-        seed: Seed of the draws.
-        image_index: Index of each image within its data set, ``(N,)``, so that a subset meets the
-            draws that it meets in the whole set; ``0..N-1`` when omitted.
-        max_codes_per_chunk: Codes to score in one pass. When omitted, what half of the free GPU
-            memory holds by a trial, or some hundreds on a CPU. Halved where memory runs out.
-        progress: Show a progress bar.
+        seed: seed of the codes.
+        image_index: index of each image in its data set, ``(N,)``, so that an image of a subset
+            gets the same codes as in the whole set; ``0..N-1`` if None.
+        max_codes_per_chunk: codes to score in one pass; a default for the device if None. Halved
+            when memory runs out.
+        progress: show a progress bar.
 
     Raises:
-        ValueError: If an argument is out of range, ``x`` is empty or not finite, a site lacks the
-            image plate or its match in model or guide, or a log-weight is not finite.
+        ValueError: an argument is out of range, ``x`` is empty or not finite, a site lacks the
+            image plate or its counterpart in model or guide, or a log-weight is not finite.
 
     References:
-        Burda, Grosse, Salakhutdinov, *Importance Weighted Autoencoders*, 2016, arXiv 1509.00519;
-        Vehtari et al., *Pareto Smoothed Importance Sampling*, 2024, arXiv 1507.02646.
+        Burda et al., "Importance Weighted Autoencoders", 2016, arXiv:1509.00519.
+        Vehtari et al., "Pareto Smoothed Importance Sampling", 2024, arXiv:1507.02646.
     """
     index = check_arguments(x, num_samples, image_index, max_codes_per_chunk)
     columns: list[Tensor] = []
-    interval = 0.1 if sys.stderr.isatty() else 10  # a log file needs fewer lines
+    interval = 0.1 if sys.stderr.isatty() else 10  # fewer lines in a log file
     with (
         evaluation_context(x.device, model, guide),
         tqdm(total=len(x), unit="image", disable=not progress, mininterval=interval) as bar,
     ):
-        waiting = None
-        for block in scored_codes(model, guide, x, num_samples, seed, index, max_codes_per_chunk):
-            kl = block.log_q - block.log_prior
-            pending = PendingWeights(block.log_weight, kl, index[block.images])
-            # The GPU works on this block while the host looks at the one before.
-            columns += [waiting.statistics()] if waiting is not None else []
-            waiting = pending
-            bar.update(len(pending.index))
-        assert waiting is not None  # x is not empty
-        columns.append(waiting.statistics())
+        for block in importance_samples(
+            model, guide, x, num_samples, seed, index, max_codes_per_chunk
+        ):
+            numbers = index[block.images]
+            columns.append(weight_statistics(block.log_weight, block.log_ratio, numbers))
+            bar.update(len(numbers))
     estimates = dict(zip(PER_IMAGE, torch.cat(columns, 1), strict=True))
     if not block.codes:
         num_samples = 1

@@ -1,4 +1,4 @@
-"""What bounds with a treated KL term share: the sites of a code, its rate and its distortion."""
+"""Base class for ELBOs that modify the KL term."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,19 +11,25 @@ from torch import Tensor
 
 
 class RateELBO(Trace_ELBO):
-    """A `Trace_ELBO` that measures rate and distortion, and lets a subclass treat the KL term.
+    """A `Trace_ELBO` that records rate and distortion, and whose subclasses modify the KL term.
 
-    Subclasses give `treat_kl`.
+    Subclasses implement `modify_kl`.
 
     Args:
         latent: name of the code's site, in model and guide.
         observed: name of the observed site.
-        **kwargs: arguments of :class:`~pyro.infer.Trace_ELBO`.
+        **kwargs: arguments of :class:`~pyro.infer.Trace_ELBO` (``num_particles``, ...).
 
     Attributes:
-        last_rate: KL in nats per image (batch mean, averaged over particles) of the latest
-            evaluation, untreated: a detached scalar on the device. ``None`` before the first.
-        last_distortion: Likewise ``-log p(x | z)`` of the observed site, in nats per image.
+        last_rate: KL term of the most recent evaluation before it was modified, in nats per image
+            (mean over the batch and the particles): a detached scalar tensor. None before the
+            first.
+        last_distortion: likewise ``-log p(x | z)`` of the observed site, in nats per image.
+        progress: fraction of the training budget that is used up, in [0, 1]; set by
+            `pyro_vlae.training.fit` before each step.
+
+    Raises:
+        ValueError: when evaluated, model or guide lack the named sites, or the batch is empty.
     """
 
     def __init__(self, latent: str = "z", observed: str = "x", **kwargs: Any) -> None:
@@ -32,28 +38,29 @@ class RateELBO(Trace_ELBO):
         self.observed = observed
         self.last_rate: Tensor | None = None
         self.last_distortion: Tensor | None = None
+        self.progress = 0.0
 
-    def treat_kl(self, prior: Any, posterior: Any, rate: Tensor) -> None:
-        """Change the KL term of one pass, in place, in its two sites.
+    def modify_kl(self, prior: Any, posterior: Any, rate: Tensor) -> None:
+        """Modify the KL term of one pass, in place, in its two sites.
 
         Args:
             prior: the model's site of the code.
-            posterior: the guide's.
-            rate: the KL of this pass, as in ``last_rate``.
+            posterior: the guide's site of the code.
+            rate: the KL term of this pass, as in ``last_rate``.
         """
         raise NotImplementedError
 
     def _get_traces(
         self, model: Callable, guide: Callable, args: tuple, kwargs: dict
     ) -> Iterator[tuple[Trace, Trace]]:
-        """Yield the passes of one evaluation, the KL treated, and keep their mean figures."""
+        """Yield the passes of one evaluation with their KL modified; record rate and distortion."""
         rates, distortions = [], []
         for model_trace, guide_trace in super()._get_traces(model, guide, args, kwargs):
             prior, posterior, likelihood = self._sites(model_trace, guide_trace)
             rate = _mean(posterior["unscaled_log_prob"] - prior["unscaled_log_prob"], prior)
             rates.append(rate)
-            distortions.append(_mean(-likelihood["unscaled_log_prob"].detach(), likelihood))
-            self.treat_kl(prior, posterior, rate)
+            distortions.append(_mean(-likelihood["unscaled_log_prob"], likelihood))
+            self.modify_kl(prior, posterior, rate)
             yield model_trace, guide_trace
         self.last_rate = torch.stack(rates).mean()
         self.last_distortion = torch.stack(distortions).mean()
@@ -79,11 +86,9 @@ class RateELBO(Trace_ELBO):
                 f"{type(self).__name__}(observed={self.observed!r}): the model samples this site "
                 "instead of observing it; pass obs= in the model or condition it"
             )
+        if likelihood["unscaled_log_prob"].numel() == 0:
+            raise ValueError(f"{type(self).__name__}: the batch holds no images")
         return prior, posterior, likelihood
-
-
-def _names(trace: Trace) -> list[str]:
-    return [name for name, site in trace.nodes.items() if site["type"] == "sample"]
 
 
 def site_weight(site: Any) -> Tensor:
@@ -92,22 +97,26 @@ def site_weight(site: Any) -> Tensor:
     return scale_and_mask(ones, site["scale"], site["mask"])
 
 
-def _mean(values: Tensor, site: Any) -> Tensor:
-    """Mean over the images (and particles) that count, detached."""
-    weight = site_weight(site)
-    # A masked image may hold anything, NaN included: select before multiplying.
-    values = torch.where(weight == 0, 0.0, values.detach())
-    return (weight * values).sum() / weight.sum()
-
-
 def scale_kl(prior: Any, posterior: Any, factor: Tensor) -> None:
-    """Multiply the KL term by a factor, in place, in everything Trace_ELBO reads from the traces.
+    """Multiply the KL term by a factor, in place, wherever Trace_ELBO reads it from the traces.
 
-    The factor is a scalar on the device: no synchronization. It acts as ``poutine.scale`` would
-    have, so score-function estimators (sites that are not reparameterized) are right too.
+    The factor is a scalar on the device: no synchronization. It acts as ``poutine.scale`` would,
+    so score-function estimators (sites that are not reparameterized) are right too.
     """
     prior["log_prob"] = factor * prior["log_prob"]
     prior["log_prob_sum"] = factor * prior["log_prob_sum"]
     posterior["score_parts"] = posterior["score_parts"].scale_and_mask(factor)
     posterior["log_prob"] = posterior["score_parts"].log_prob
     posterior["log_prob_sum"] = posterior["log_prob"].sum()
+
+
+def _mean(values: Tensor, site: Any) -> Tensor:
+    """Mean over the images (and particles) that are not masked, detached."""
+    weight = site_weight(site)
+    # A masked image may hold anything, NaN included: select before multiplying.
+    values = torch.where(weight == 0, 0.0, values.detach())
+    return (weight * values).sum() / weight.sum()
+
+
+def _names(trace: Trace) -> list[str]:
+    return [name for name, site in trace.nodes.items() if site["type"] == "sample"]

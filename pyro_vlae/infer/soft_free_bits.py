@@ -1,4 +1,4 @@
-"""The evidence lower bound with soft free bits, as a stock Pyro loss."""
+"""The evidence lower bound with soft free bits, as an ordinary Pyro loss."""
 
 import math
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from pyro_vlae.infer.rate import RateELBO, scale_kl
 
 _TOLERANCE = 1.05
 _RAISE, _LOWER = 1.1, 0.9
-# The paper says only gamma > 0. With a hundredth of its weight the KL hardly pulls; much less would
-# change nothing but the number of steps (48 from here) until it is back at 1.
+# The paper says only gamma > 0. At a hundredth of its weight the KL term has little effect; a lower
+# limit would only add to the number of steps (48 from here) until gamma is back at 1.
 MIN_GAMMA = 0.01
 
 
@@ -27,43 +27,42 @@ class SoftFreeBitsELBO(RateELBO):
 
     After each training step (``loss_and_grads``, ``differentiable_loss``; not ``loss``) gamma is
     multiplied by 1.1 if the batch mean of the KL was more than 5 % above the target, by 0.9 if it
-    was below the target, and stays otherwise. A rate that stays above the target so is trained by
-    the ELBO itself. In contrast to `FreeBitsELBO` the KL always has a gradient. With
-    ``target_nats=0`` loss and gradients are those of :class:`~pyro.infer.Trace_ELBO` as long as the
-    estimate of the KL is not negative.
+    was below the target, and left unchanged otherwise. So as long as the rate stays above the
+    target, the objective is the ELBO itself. Unlike in `FreeBitsELBO`, the KL always has a
+    gradient. With ``target_nats=0`` loss and gradients are those of
+    :class:`~pyro.infer.Trace_ELBO`.
 
     ``poutine.scale`` and masks act as in `FreeBitsELBO`: the target is compared with the unscaled
-    KL in nats per image of the images that count. Other latent sites than ``latent`` enter the
-    bound as usual.
+    KL in nats per image, without masked images. Other latent sites than ``latent`` enter the bound
+    as usual.
 
     Args:
-        target_nats: The target, lambda, in nats per image. The paper has it for CIFAR-10 and does
-            not state it. The default, 100 nats, is 0.047 bits per dimension of a 32x32 color
-            image: of the size of the differences between the paper's models (3.04 with a 7x4
-            window, 3.12 with 4x2), so little is lost even if the decoder found no use for it. And
-            it is 1.6 nats for each position of an 8x8 code, where the 0.01 nats per dimension of
-            the binary models (31 nats) would be less than a bit for what a 4x4 patch holds.
-        latent: Name of the site whose KL is weighted, in model and guide.
-        observed: Name of the observed site that ``last_distortion`` reports.
-        **kwargs: Arguments of :class:`~pyro.infer.Trace_ELBO` (``num_particles``, ...).
+        target_nats: the target in nats per image. The paper uses one for CIFAR-10 and does not
+            state it. The default, 100 nats, is 0.047 bits per dimension of a 32x32 color image,
+            about the differences between the paper's models (3.04 with a 7x4 window, 3.12 with
+            4x2), so little is lost even if the decoder makes no use of the code. It is 1.6 nats for
+            each position of an 8x8 code; the 0.01 nats per dimension of the binary models (31 nats)
+            would be less than a bit for the contents of a 4x4 patch.
+        latent: name of the site whose KL is weighted, in model and guide.
+        observed: name of the observed site that ``last_distortion`` records.
+        **kwargs: arguments of :class:`~pyro.infer.Trace_ELBO` (``num_particles``, ...).
 
     Attributes:
-        gamma: The weight that the next evaluation uses: a scalar tensor, on the device of the
-            latest evaluation; adapting it does not wait for the device.
-        last_gamma: The weight that the latest evaluation used. ``None`` before the first.
-        last_rate: As in `FreeBitsELBO`: KL in nats per image, unweighted.
-        last_distortion: Likewise ``-log p(x | z)``.
+        gamma: weight of the KL in the next evaluation, a scalar tensor on the device of the most
+            recent one; adapting it needs no host-device synchronization.
+        last_gamma: weight of the KL in the most recent evaluation. None before the first.
+        last_rate: KL before it was weighted, as in `RateELBO`.
+        last_distortion: likewise ``-log p(x | z)``.
 
     Raises:
-        ValueError: If ``target_nats`` is negative or not finite; when evaluated, if model or guide
-            lack the named sites.
+        ValueError: ``target_nats`` is negative or not finite; when evaluated, as `RateELBO`.
 
     Example:
         >>> svi = SVI(model, guide, optimizer, loss=SoftFreeBitsELBO(target_nats=100.0))
 
     References:
-        Chen et al., *Variational Lossy Autoencoder*, 2017, arXiv 1611.02731, section 4.3 and
-        appendix (soft free bits).
+        Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 4.3 and
+        appendix.
     """
 
     def __init__(
@@ -79,17 +78,17 @@ class SoftFreeBitsELBO(RateELBO):
         self.gamma = torch.ones(())
         self.last_gamma: Tensor | None = None
 
-    def treat_kl(self, prior: Any, posterior: Any, rate: Tensor) -> None:
+    def modify_kl(self, prior: Any, posterior: Any, rate: Tensor) -> None:
         """Weight the KL."""
         self.gamma = self.gamma.to(rate.device)
-        # A copy: gamma itself changes in place, so that a captured step finds it where it was.
+        # A copy, because gamma itself changes in place.
         self.last_gamma = self.gamma.clone()
         scale_kl(prior, posterior, self.last_gamma)
 
     def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """As in :class:`~pyro.infer.Trace_ELBO`; then adapt gamma."""
         loss = super().loss_and_grads(model, guide, *args, **kwargs)
-        self.adapt()
+        self._adapt()
         return loss
 
     def differentiable_loss(
@@ -97,19 +96,19 @@ class SoftFreeBitsELBO(RateELBO):
     ) -> Tensor:
         """As in :class:`~pyro.infer.Trace_ELBO`; then adapt gamma."""
         loss = super().differentiable_loss(model, guide, *args, **kwargs)
-        self.adapt()
+        self._adapt()
         return loss
 
     def get_state(self) -> dict[str, float]:
-        """What a resumed run needs beside the arguments, ready for JSON: ``gamma``, exactly."""
+        """Return what a resumed run needs beside the arguments, ready for JSON: ``gamma``."""
         return {"gamma": self.gamma.item()}
 
     def set_state(self, state: dict[str, float]) -> None:
-        """Go on from a state of `get_state`."""
+        """Continue from a state of `get_state`."""
         self.gamma.fill_(state["gamma"])
 
-    def adapt(self) -> None:
-        """Raise or lower gamma after an evaluation; a target of 0 leaves it alone."""
+    def _adapt(self) -> None:
+        """Raise or lower gamma after a training step; a target of 0 leaves it unchanged."""
         if self.target_nats == 0:
             return
         assert self.last_rate is not None

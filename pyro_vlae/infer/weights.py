@@ -1,4 +1,4 @@
-"""What a set of importance weights says about each image: estimates and their diagnostics."""
+"""Estimates and diagnostics of each image from its importance weights."""
 
 import math
 from dataclasses import dataclass, fields
@@ -10,7 +10,7 @@ from pyro_vlae.infer.arviz_versions import pareto_shapes
 
 # PSIS fits its Pareto tail to a fifth of few weights, and to no fewer than five.
 _MIN_PARETO_SAMPLES = 25
-# Log-weights closer together than scoring is accurate (nats) have no tail to fit.
+# If the log-weights (nats) differ by less than their rounding errors, there is no tail to fit.
 _WEIGHT_TOLERANCE = 1e-4
 
 
@@ -21,17 +21,17 @@ class MarginalLikelihood:
     With log-weights :math:`\log w_k = \log p(x, z_k) - \log q(z_k | x)`:
 
     Attributes:
-        log_prob: :math:`\log \frac{1}{K} \sum_k w_k` in nats. Biased downwards for finite K
-            (Jensen): its expectation is a lower bound that rises with K to log p(x).
+        log_prob: :math:`\log \frac{1}{K} \sum_k w_k` in nats. For finite K its expectation is a
+            lower bound of log p(x), which increases with K (Jensen).
         elbo: :math:`\frac{1}{K} \sum_k \log w_k` in nats.
-        kl: Mean of log q(z | x) - log p(z) over the codes, all latent sites, in nats.
+        kl: mean of log q(z | x) - log p(z) over the codes, all latent sites, in nats.
         effective_sample_size: :math:`(\sum_k w_k)^2 / \sum_k w_k^2`, 1 to K.
-        pareto_k: Shape of the weights' tail by Pareto-smoothed importance sampling. Above 0.7 the
-            estimate is unreliable. NaN with under 25 samples and where all weights agree.
-        monte_carlo_error: Standard error of ``log_prob`` over draws of the K codes (delta method),
-            in nats; NaN for one code.
+        pareto_k: shape of the weights' tail by Pareto-smoothed importance sampling. Above 0.7 the
+            estimate is unreliable. NaN with fewer than 25 samples and if all weights are equal.
+        monte_carlo_error: standard error of ``log_prob`` from sampling only K codes (delta
+            method), in nats; NaN for one code.
         num_samples: K.
-        data_dims: Data dimensions of an image, for bits per dimension.
+        data_dims: data dimensions of an image, for bits per dimension.
     """
 
     log_prob: Tensor
@@ -50,13 +50,13 @@ class MarginalLikelihood:
 
     @property
     def standard_error(self) -> float:
-        """Standard error of ``mean_log_prob`` from having N images only, NaN for one image."""
+        """Standard error of ``mean_log_prob`` from the choice of N images; NaN for one image."""
         count = len(self.log_prob)
         return self.log_prob.std().item() / math.sqrt(count) if count > 1 else math.nan
 
     @property
     def mean_monte_carlo_error(self) -> float:
-        """Standard error of ``mean_log_prob`` from having K codes per image only, in nats."""
+        """Standard error of ``mean_log_prob`` from sampling only K codes per image, in nats."""
         return self.monte_carlo_error.square().sum().sqrt().item() / len(self.log_prob)
 
     def __repr__(self) -> str:
@@ -70,11 +70,11 @@ class MarginalLikelihood:
         """Return the means over the images by name, NLL and KL positive, ready for JSON.
 
         What cannot be estimated is None: the standard error of one image, the Monte Carlo error of
-        one sample, the share of high Pareto k where no image's k could be fitted.
+        one sample, the fraction of high Pareto k if no image's k could be fitted.
         """
         nll, kl = -self.mean_log_prob, self.kl.mean().item()
         fitted = self.pareto_k[self.pareto_k.isfinite()]
-        figures: dict[str, float] = {
+        metrics: dict[str, float] = {
             "nll_nats": nll,
             "nll_standard_error": self.standard_error,
             "elbo_nats": self.elbo.mean().item(),
@@ -87,51 +87,47 @@ class MarginalLikelihood:
             "median_effective_sample_size": self.effective_sample_size.median().item(),
             "share_of_pareto_k_above_0.7": (fitted > 0.7).double().mean().item(),
         }
-        return {name: None if math.isnan(value) else value for name, value in figures.items()}
+        return {name: None if math.isnan(value) else value for name, value in metrics.items()}
 
 
 PER_IMAGE = tuple(field.name for field in fields(MarginalLikelihood))[:-2]
-"""Names of the figures per image, in their order."""
+"""Names of the estimates per image, in their order."""
 
 
-class PendingWeights:
-    """The log-weights ``(K, b)`` of a block of images on their way to the host."""
+def weight_statistics(log_weight: Tensor, log_ratio: Tensor, index: list[int]) -> Tensor:
+    """Estimates ``(6, b)`` for b images, in the order of `PER_IMAGE`, float64 on the CPU.
 
-    def __init__(self, log_w: Tensor, kl: Tensor, index: list[int]) -> None:
-        packed = torch.cat([log_w, kl.mean(0, keepdim=True)])
-        self.packed = packed.to("cpu", non_blocking=True)
-        self.arrived = torch.cuda.Event() if packed.is_cuda else None
-        if self.arrived is not None:
-            self.arrived.record(torch.cuda.current_stream(packed.device))
-        self.index = index
+    Args:
+        log_weight: log p(x, z) - log q(z | x) of the codes, ``(K, b)``.
+        log_ratio: log q(z | x) - log p(z), ``(K, b)``.
+        index: indices of the images, for error messages.
 
-    def statistics(self) -> Tensor:
-        """Return the ``(6, b)`` per-image figures in the order of `PER_IMAGE`."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        log_w, kl = self.packed[:-1], self.packed[-1]
-        broken = (~torch.isfinite(log_w)).sum(0)
-        if broken.any():
-            first = int(broken.nonzero()[0])
-            raise ValueError(
-                f"{int(broken[first])} of {len(log_w)} log-weights of image {self.index[first]} "
-                "are not finite: a log-probability of model or guide is NaN or infinite; check the "
-                "weights, and that x lies in the support of the likelihood"
-            )
-        count = len(log_w)
-        total = torch.logsumexp(log_w, 0)
-        share = torch.exp(log_w - total)  # sums to 1 over the codes
-        variance = (count * share - 1).square().sum(0) / (count * (count - 1) or math.nan)
-        return torch.stack(
-            [
-                total - math.log(count),
-                log_w.mean(0),
-                kl,
-                1 / share.square().sum(0),
-                _pareto_k(log_w),
-                variance.sqrt(),
-            ]
+    Raises:
+        ValueError: a log-weight is not finite.
+    """
+    log_w = log_weight.cpu()
+    broken = (~torch.isfinite(log_w)).sum(0)
+    if broken.any():
+        first = int(broken.nonzero()[0])
+        raise ValueError(
+            f"{int(broken[first])} of {len(log_w)} log-weights of image {index[first]} "
+            "are not finite: a log-probability of model or guide is NaN or infinite; check the "
+            "weights, and that x lies in the support of the likelihood"
         )
+    count = len(log_w)
+    total = torch.logsumexp(log_w, 0)
+    normalized = torch.exp(log_w - total)  # sums to 1 over the codes
+    variance = (count * normalized - 1).square().sum(0) / (count * (count - 1) or math.nan)
+    return torch.stack(
+        [
+            total - math.log(count),
+            log_w.mean(0),
+            log_ratio.mean(0).cpu(),
+            1 / normalized.square().sum(0),
+            _pareto_k(log_w),
+            variance.sqrt(),
+        ]
+    )
 
 
 def _pareto_k(log_w: Tensor) -> Tensor:

@@ -1,23 +1,41 @@
-"""Training: seeded, logged, checkpointed, and continued exactly where it stopped."""
+"""Training: seeded, logged, checkpointed, and resumed exactly where it stopped."""
 
-from pyro_vlae.training.checkpoint import CheckpointError, load_weights, save_weights
+from pyro_vlae.training.acceleration import HalfPrecision, compiled, resolve_precision
+from pyro_vlae.training.checkpoint import (
+    has_checkpoint,
+    load_averaged_weights,
+    load_checkpoint,
+    read_state,
+)
 from pyro_vlae.training.fit import fit
-from pyro_vlae.training.schedules import DecaySchedule
+from pyro_vlae.training.metrics import read_metrics
 from pyro_vlae.training.settings import (
+    DecaySchedule,
     TrainingDivergedError,
     TrainingInterrupted,
     TrainingResult,
     TrainingSettings,
 )
+from pyro_vlae.training.validation import validate
+from pyro_vlae.training.weights import CheckpointError, load_weights, save_weights
 
 __all__ = [
     "CheckpointError",
     "DecaySchedule",
+    "HalfPrecision",
     "TrainingDivergedError",
     "TrainingInterrupted",
     "TrainingResult",
     "TrainingSettings",
+    "compiled",
     "fit",
+    "has_checkpoint",
+    "load_averaged_weights",
+    "load_checkpoint",
     "load_weights",
+    "read_metrics",
+    "read_state",
+    "resolve_precision",
     "save_weights",
+    "validate",
 ]

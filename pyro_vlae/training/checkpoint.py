@@ -1,61 +1,40 @@
-"""Training checkpoints that survive a kill at any moment, and single files of weights.
+"""Training checkpoints that survive a kill at any moment.
 
-A checkpoint folder holds one safetensors file for each kind of tensor (``weights``,
-``average``, and one for each kind of optimizer state, e.g. ``exp_avg``), with the step in its
-name, and ``state.json``, which names the files that belong together. Replacing ``state.json``
-is the one moment at which the new checkpoint takes the place of the old one.
+A checkpoint folder holds two files of weights, the current and the averaged ones, a file of
+optimizer and random states, and ``state.json``, which names these files and their checksums.
+Replacing ``state.json`` is the one moment at which a new checkpoint takes the place of the old one.
 """
 
+import io
 import json
-import re
+import pickle
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from pyro_vlae.infer.optim import JointOptim
 from pyro_vlae.reproducible import write_atomically
-from pyro_vlae.training.tensor_files import (
+from pyro_vlae.training.random_state import capture_random_state, restore_random_state
+from pyro_vlae.training.weights import (
     CheckpointError,
     check_finite,
     check_fit,
-    copy_into,
-    module_tensors,
-    read_tensors,
-    write_tensors,
+    damaged,
+    decode_weights,
+    digest,
+    encode_weights,
+    load_weights,
+    named_parameters,
+    read_bytes,
 )
 
-__all__ = [
-    "CheckpointError",
-    "load_checkpoint",
-    "load_weights",
-    "named_parameters",
-    "read_state",
-    "save_checkpoint",
-    "save_weights",
-]
-
 STATE_FILE = "state.json"
-_FORMAT = 1
-_WEIGHTS = "weights"
-_OUR_FILES = re.compile(r"[A-Za-z_]\w*-\d{8,}(-\d+)?\.safetensors(\.tmp)?|state\.json\.tmp")
-
-
-def named_parameters(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Trainable parameters, each once, named as in the checkpoint.
-
-    ``optimizer.register(named_parameters(modules).items())`` makes the optimizer's state
-    follow these names.
-    """
-    named: dict[str, Tensor] = {}
-    seen: set[Tensor] = set()
-    for prefix, module in modules.items():
-        for name, parameter in module.named_parameters(prefix=prefix):
-            if parameter.requires_grad and parameter not in seen:
-                seen.add(parameter)
-                named[name] = parameter
-    return named
+_FORMAT = 2
+_WEIGHTS, _AVERAGE, _OPTIMIZER = "weights", "average", "optimizer"
 
 
 def save_checkpoint(
@@ -63,56 +42,55 @@ def save_checkpoint(
     modules: Mapping[str, nn.Module],
     optimizer: JointOptim,
     state: Mapping[str, Any],
+    generator: torch.Generator,
 ) -> None:
-    """Write weights, averages, optimizer and training state; then drop the older files.
+    """Write weights, averages, optimizer, random states and training state; then drop older files.
 
     Args:
-        folder: made if need be.
+        folder: created if necessary.
         modules: e.g. ``{"model": model, "guide": guide}``; parameters and buffers are saved.
         optimizer: its parameters are registered under the names of :func:`named_parameters`.
-        state: anything that JSON holds; ``state["step"]`` goes into the file names.
+        state: JSON values; ``state["step"]`` becomes part of the file names.
+        generator: the generator of the data; the global generators are saved, too.
 
     Raises:
-        CheckpointError: weights, averages or optimizer state are not finite, a trained
-            parameter belongs to no module, or the folder cannot be written. The checkpoint
-            that was there stays.
+        CheckpointError: weights, averages or optimizer state are not finite, a trained parameter
+            belongs to no module, or the folder cannot be written. An earlier checkpoint stays.
     """
     folder = Path(folder)
-    kinds, numbers, rest = _split(optimizer.get_state())
     named = named_parameters(modules)
-    strangers = [name for name in rest["order"] if name not in named]
-    if strangers:
+    saved = optimizer.get_state()
+    outside = [name for name in saved["names"] if name not in named]
+    if outside:
         raise CheckpointError(
-            f"{strangers[0]!r} is trained but is no parameter of the modules to be saved: make it "
+            f"{outside[0]!r} is trained but is no parameter of the modules to be saved: make it "
             "a parameter (PyroParam) of the model or guide, or register() it under its name there"
         )
-    check_finite(named, "the parameter")
-    for kind, tensors in kinds.items():
-        check_finite(tensors, f"the optimizer state {kind!r} of")
-    kinds = {_WEIGHTS: module_tensors(modules), **kinds}
+    for index, values in saved["optimizer"]["state"].items():
+        for value in values.values():
+            check_finite({saved["names"][index]: torch.as_tensor(value)})
+    contents = {_WEIGHTS: encode_weights(modules)}
+    if saved.pop("averages"):
+        with optimizer.averaged():
+            contents[_AVERAGE] = encode_weights(modules)
+    buffer = io.BytesIO()
+    torch.save({"optimizer": saved, "random": capture_random_state(generator)}, buffer)
+    contents[_OPTIMIZER] = buffer.getvalue()
+    stem = f"{state['step']:08d}-{secrets.token_hex(4)}"  # never the name of a file in use
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stem = f"{state['step']:08d}"
-        taken = {path.name.split("-", 1)[1] for path in folder.glob("*-*.safetensors")}
-        attempt = 0
-        while f"{stem}.safetensors" in taken:  # never touch a file that may be in use
-            attempt += 1
-            stem = f"{state['step']:08d}-{attempt}"
         files = {}
-        for kind, tensors in kinds.items():
-            name = f"{kind}-{stem}.safetensors"
-            files[kind] = {"name": name, "sha256": write_tensors(folder / name, tensors)}
-        content = {
-            "format": _FORMAT,
-            "files": files,
-            "optimizer": {"numbers": numbers, **rest},
-            "state": dict(state),
-        }
-        write_atomically(folder / STATE_FILE, json.dumps(content, indent=1).encode())
-        current = {entry["name"] for entry in files.values()}
-        for path in folder.iterdir():
-            if _OUR_FILES.fullmatch(path.name) and path.name not in current:
-                path.unlink()
+        for kind, content in contents.items():
+            suffix = "pt" if kind == _OPTIMIZER else "safetensors"
+            files[kind] = {"name": f"{kind}-{stem}.{suffix}", "sha256": digest(content)}
+            write_atomically(folder / files[kind]["name"], content)
+        record = json.loads(json.dumps({"files": files, "state": dict(state)}))
+        record = {"format": _FORMAT, "sha256": digest(_canonical(record)), **record}
+        write_atomically(folder / STATE_FILE, json.dumps(record, indent=1).encode())
+        for kind in (_WEIGHTS, _AVERAGE, _OPTIMIZER):
+            for path in folder.glob(f"{kind}-*"):
+                if stem not in path.name:
+                    path.unlink()
     except OSError as error:
         raise CheckpointError(
             f"cannot write the checkpoint to {folder}: {error.strerror or error}; free space "
@@ -121,142 +99,99 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: str | Path, modules: Mapping[str, nn.Module], optimizer: JointOptim
+    folder: str | Path,
+    modules: Mapping[str, nn.Module],
+    optimizer: JointOptim,
+    generator: torch.Generator | None = None,
 ) -> dict[str, Any]:
-    """Copy a checkpoint into modules and optimizer, in place; check all of it first.
+    """Copy a checkpoint into modules and optimizer, in place, after checking all of it.
 
-    Parameters keep their identity; the optimizer comes to know them under the names of
-    :func:`named_parameters`.
+    Args:
+        folder: of :func:`save_checkpoint`.
+        modules: as they were saved; parameters keep their identity.
+        optimizer: is registered under the names of :func:`named_parameters`.
+        generator: if given, it and the global generators continue where they were saved.
 
     Returns:
-        The training state as it was given to :func:`save_checkpoint`.
+        The training state that was given to :func:`save_checkpoint`.
 
     Raises:
-        CheckpointError: missing, corrupt or truncated files, or another architecture. Neither
-            the modules nor the files are changed then.
+        CheckpointError: missing, truncated or altered files, or another architecture. The modules
+            are not changed then.
     """
     folder = Path(folder)
-    content = _read_content(folder)
-    kinds = {
-        kind: read_tensors(folder / entry["name"], entry["sha256"])[0]
-        for kind, entry in content["files"].items()
+    record = _read_record(folder)
+    contents = {
+        kind: read_bytes(folder / e["name"], e["sha256"]) for kind, e in record["files"].items()
     }
-    weights = kinds.pop(_WEIGHTS)
-    check_fit(weights, module_tensors(modules), folder, same_dtype=True)
-    saved = content["optimizer"]
-    parameters: dict[str, dict[str, Any]] = {name: {} for name in saved["order"]}
-    named = named_parameters(modules)
-    strangers = [name for name in parameters if name not in named]
-    if strangers:
-        raise CheckpointError(
-            f"{folder} has optimizer state for {strangers[0]!r}, which is no trainable parameter "
-            "here: build the modules with the options that it was made with"
-        )
-    for kind, table in {**kinds, **saved["numbers"]}.items():
-        for name, value in table.items():
-            parameters[name][kind] = value
+    weights = decode_weights(folder, contents[_WEIGHTS])
+    check_fit(folder, weights, modules, same_dtype=True)
+    try:  # tensors, numbers and strings only: nothing in the file is executed
+        rest = torch.load(io.BytesIO(contents[_OPTIMIZER]), "cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(damaged(folder / record["files"][_OPTIMIZER]["name"])) from error
+    saved = rest["optimizer"]
+    average = decode_weights(folder, contents[_AVERAGE]) if _AVERAGE in contents else {}
+    saved["averages"] = [average[name] for name in saved["names"] if average]
     try:
-        optimizer.register(named.items())
-        optimizer.set_state(
-            {
-                "parameters": parameters,
-                "steps": saved["steps"],
-                "learning_rate": saved["learning_rate"],
-            }
-        )
+        optimizer.register(named_parameters(modules).items())
+        optimizer.set_state(saved)
     except ValueError as error:
         raise CheckpointError(f"{folder} does not fit: {error}") from error
-    copy_into(modules, weights)
-    return content["state"]
+    nn.ModuleDict(dict(modules)).load_state_dict(weights, strict=False)
+    if generator is not None:
+        restore_random_state(rest["random"], generator)
+    return record["state"]
+
+
+def load_averaged_weights(folder: str | Path, modules: Mapping[str, nn.Module]) -> None:
+    """Copy the averaged weights of a checkpoint into modules, or the weights if it has no average.
+
+    Raises:
+        CheckpointError: as :func:`load_checkpoint`.
+    """
+    files = _read_record(Path(folder))["files"]
+    entry = files.get(_AVERAGE, files[_WEIGHTS])
+    read_bytes(Path(folder) / entry["name"], entry["sha256"])
+    load_weights(Path(folder) / entry["name"], modules)
 
 
 def has_checkpoint(out: Path) -> bool:
-    """Whether the run in a folder got as far as its first checkpoint."""
+    """Whether the run in the folder ``out`` has written a checkpoint."""
     return (out / "checkpoint" / STATE_FILE).exists()
 
 
 def read_state(folder: str | Path) -> dict[str, Any]:
-    """The training state in a checkpoint folder, e.g. to rebuild a model from its ``config``.
+    """Read the training state of a checkpoint folder, e.g. to rebuild a model from its ``config``.
 
     Raises:
-        CheckpointError: no checkpoint there, or ``state.json`` is damaged.
+        CheckpointError: no checkpoint there, or ``state.json`` is truncated or altered.
     """
-    return _read_content(Path(folder))["state"]
+    return _read_record(Path(folder))["state"]
 
 
-def save_weights(
-    path: str | Path, modules: Mapping[str, nn.Module], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write the parameters and buffers of modules to one safetensors file, in one move.
-
-    Call it inside ``with optimizer.averaged():`` to export the averages.
-
-    Raises:
-        CheckpointError: a parameter is not finite, or the file cannot be written.
-    """
-    check_finite(named_parameters(modules), "the parameter")
-    try:
-        write_tensors(Path(path), module_tensors(modules), metadata)
-    except OSError as error:
-        raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def load_weights(path: str | Path, modules: Mapping[str, nn.Module]) -> dict[str, str]:
-    """Copy a file of :func:`save_weights` into modules, in place; check all of it first.
-
-    Floating-point tensors are converted to the precision of the modules.
-
-    Returns:
-        The metadata that was saved with it.
-
-    Raises:
-        CheckpointError: a missing, truncated or corrupt file, or another architecture; the
-            modules are not changed then.
-    """
-    path = Path(path)
-    tensors, metadata = read_tensors(path)
-    check_fit(tensors, module_tensors(modules), path, same_dtype=False)
-    copy_into(modules, tensors)
-    return metadata
-
-
-def _split(
-    state: dict[str, Any],
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, Any]], dict[str, Any]]:
-    """The optimizer's state as tables ``kind -> name -> value``, tensors and numbers apart."""
-    tensors: dict[str, dict[str, Tensor]] = {}
-    numbers: dict[str, dict[str, Any]] = {}
-    for name, entry in state["parameters"].items():
-        for kind, value in entry.items():
-            if isinstance(value, Tensor):
-                tensors.setdefault(kind, {})[name] = value
-            else:
-                numbers.setdefault(kind, {})[name] = value
-    rest = {key: state[key] for key in ("steps", "learning_rate")}
-    return tensors, numbers, {"order": list(state["parameters"]), **rest}
-
-
-def _read_content(folder: Path) -> dict[str, Any]:
+def _read_record(folder: Path) -> dict[str, Any]:
+    """The content of ``state.json``, known to be as it was written."""
     path = folder / STATE_FILE
-    try:
-        content = json.loads(path.read_bytes())
-        version = content["format"]
-        if version == _FORMAT:
-            content = {key: content[key] for key in ("files", "optimizer", "state")}
-    except FileNotFoundError as error:
+    if not path.exists():
         raise CheckpointError(
             f"no checkpoint in {folder}: {STATE_FILE} is missing; start without resuming, or "
             "name the folder of the run to continue"
-        ) from error
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} is truncated or corrupt: restore it from a copy or train again"
-        ) from error
+        )
+    try:
+        record = json.loads(read_bytes(path))
+        version = record.pop("format")
+        if version == _FORMAT and record.pop("sha256") != digest(_canonical(record)):
+            raise ValueError("checksum")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(damaged(path)) from error
     if version != _FORMAT:
         raise CheckpointError(
             f"{path} has format {version!r}, this version reads {_FORMAT}: "
             "continue with the version that wrote it"
         )
-    return content
+    return record
+
+
+def _canonical(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, sort_keys=True).encode()

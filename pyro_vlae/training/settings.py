@@ -1,12 +1,12 @@
-"""What a training run is told, what it returns, and how it can fail."""
+"""Settings, results and errors of a training run."""
 
+import math
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
-
-from pyro_vlae.training.schedules import DecaySchedule
 
 
 class TrainingDivergedError(RuntimeError):
@@ -17,9 +17,9 @@ class TrainingInterrupted(KeyboardInterrupt):
     """Training stopped on a signal, after saving a checkpoint.
 
     Attributes:
-        signal: the signal that came in.
-        checkpoint: folder of the checkpoint, ``None`` if no output folder was given.
-        exit_code: what a script should exit with, 130 for Ctrl-C and 143 for SIGTERM.
+        signal: the signal.
+        checkpoint: folder of the checkpoint, None if no output folder was given.
+        exit_code: recommended exit code of a script, 130 for Ctrl-C and 143 for SIGTERM.
     """
 
     def __init__(self, number: signal.Signals, step: int, checkpoint: Path | None) -> None:
@@ -31,8 +31,42 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 @dataclass(frozen=True)
+class DecaySchedule:
+    """Constant at first, then a cosine down to a small fraction of the learning rate.
+
+    Args:
+        start: progress in ``[0, 1]`` at which the decay begins; 1 means never.
+        floor: factor that is reached at the end, in ``[0, 1]``.
+
+    Raises:
+        ValueError: a number out of range.
+
+    Example:
+        >>> DecaySchedule(start=0.5)(0.25)
+        1.0
+        >>> DecaySchedule(start=0.5, floor=0.01)(1.0)
+        0.01
+    """
+
+    start: float = 0.5
+    floor: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name in ("start", "floor"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+
+    def __call__(self, progress: float) -> float:
+        """Return the factor on the learning rate at ``progress``, the used part of the budget."""
+        if progress <= self.start or self.start == 1:
+            return 1.0
+        fraction = min(1.0, (progress - self.start) / (1 - self.start))
+        return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * fraction)) / 2
+
+
+@dataclass(frozen=True)
 class TrainingSettings:
-    """How long and how to train. Of several budgets the first to run out ends the run.
+    """Budget, batches, seed and intervals of a run. The first budget to run out ends it.
 
     Args:
         batch_size: images per step; the last, incomplete batch of an epoch is dropped, unless
@@ -40,16 +74,17 @@ class TrainingSettings:
         epochs: budget in passes over the images.
         max_steps: budget in steps.
         max_minutes: budget in minutes, time before a resumption included.
-        seed: fixes noise, batch order and the images' binarization.
-        schedule: factor on the optimizer's learning rate, given the used share of the budget.
+        seed: determines noise, batch order and the binarization of images.
+        schedule: factor on the optimizer's learning rate as a function of training progress, the
+            used fraction of the budget.
         checkpoint_minutes: time between checkpoints.
         log_every: steps between logged lines.
-        validate_every: steps between validations, ``None`` for one after each epoch. The
-            last step is always validated.
+        validate_every: steps between validations, None for one after each epoch. The last step is
+            always validated.
         validation_images: how many images to validate on at most.
 
     Raises:
-        ValueError: no budget, or a number out of range.
+        ValueError: no budget, or a number out of range or of the wrong kind.
     """
 
     batch_size: int = 64
@@ -66,23 +101,28 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         if self.epochs is None and self.max_steps is None and self.max_minutes is None:
             raise ValueError("give a budget: epochs, max_steps or max_minutes")
-        for name in ("epochs", "max_steps", "max_minutes", "validate_every"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}")
+        for name in ("epochs", "max_steps", "validate_every"):
+            if getattr(self, name) is not None:
+                self._check(name, Integral, 1)
         for name in ("batch_size", "log_every", "validation_images"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.seed < 0 or self.checkpoint_minutes < 0:
-            raise ValueError(
-                "seed and checkpoint_minutes must not be negative, got "
-                f"{self.seed} and {self.checkpoint_minutes}"
-            )
+            self._check(name, Integral, 1)
+        self._check("seed", Integral, 0)
+        self._check("checkpoint_minutes", Real, 0)
+        if self.max_minutes is not None:
+            self._check("max_minutes", Real, 0)
+            if self.max_minutes == 0:
+                raise ValueError("max_minutes must be positive, got 0")
+
+    def _check(self, name: str, kind: type, least: int) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, kind) or isinstance(value, bool) or not value >= least:
+            what = "a whole number" if kind is Integral else "a number"
+            raise ValueError(f"{name} must be {what} of at least {least}, got {value!r}")
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Where a finished run stands.
+    """The state of a finished run.
 
     Args:
         step: optimizer steps taken.
@@ -91,6 +131,7 @@ class TrainingResult:
         seconds: training time, before resumptions included.
         history: all logged lines, as in ``metrics.jsonl``.
         checkpoint: folder of the checkpoint, if there is one.
+        precision: of the networks, ``"bf16"`` or ``"fp32"``.
     """
 
     step: int
@@ -99,4 +140,4 @@ class TrainingResult:
     seconds: float
     history: list[dict[str, Any]]
     checkpoint: Path | None
-    precision: str = "fp32"
+    precision: str

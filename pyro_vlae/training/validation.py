@@ -1,24 +1,21 @@
-"""A quick ELBO on held-out images, without disturbing training."""
+"""The ELBO on held-out images, without side effects on training."""
 
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Protocol
 
-import pyro
 import torch
-from pyro.infer.enum import get_importance_trace
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_vlae.reproducible import derive_seed
+from pyro_vlae.infer.particles import sample_codes, score_codes
+from pyro_vlae.reproducible import derive_seed, evaluation_context
 
 
 class ImageSource(Protocol):
-    """What training and validation need of a set of images."""
+    """The interface of a set of images for training and validation."""
 
     @property
     def images(self) -> Tensor:
-        """The stored images; drawn ones are on the same device."""
+        """The stored images; batches are on their device."""
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -30,6 +27,7 @@ class ImageSource(Protocol):
         """The images at ``index`` as floats ``(len(index), channels, height, width)``."""
 
 
+@torch.no_grad()
 def validate(
     model: Callable[..., Any],
     guide: Callable[..., Any],
@@ -42,58 +40,39 @@ def validate(
 ) -> dict[str, float]:
     """Mean ELBO, rate and distortion over shuffled images, one code each, in nats per image.
 
-    The images and all noise depend on the seed alone, so that figures of one run compare; the
-    global random generators, gradients and the modules' train/eval modes are left as they were.
+    Images and noise depend on the seed alone, so that the values of one run are comparable; the
+    global random generators, gradients and the modules' train/eval modes are left unchanged.
 
     Args:
-        model: Pyro model of a batch of images ``(B, C, H, W)``.
+        model: Pyro model of a batch of images ``(B, C, H, W)``, with its sites in an image plate
+            as for `pyro_vlae.infer.marginal_log_likelihood`.
         guide: its guide.
         images: the held-out set.
         num_images: how many to use at most.
         batch_size: how many at a time.
-        seed: fixes the choice of images and the noise.
+        seed: determines the choice of images and the noise.
         dtype: of the images, that of model and guide.
 
     Returns:
         ``elbo``, ``kl_nats`` (log q(z|x) - log p(z)) and ``distortion_nats`` (-log p(x|z)).
+
+    Raises:
+        ValueError: no images, or a site without image plate.
     """
+    if len(images) == 0:
+        raise ValueError("the validation set has no images")
     device = images.images.device
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     order = order[:num_images].to(device)
     generator = torch.Generator(device=device).manual_seed(derive_seed(seed, 1))
-    rate = torch.zeros((), dtype=torch.float64, device=device)
-    distortion = torch.zeros_like(rate)
-    cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with (
-        torch.no_grad(),
-        torch.random.fork_rng(devices=cuda),
-        pyro.validation_enabled(False),
-        _evaluation_mode(model, guide),
-    ):
-        torch.manual_seed(derive_seed(seed, 2))
-        for index in order.split(batch_size):
+    rates, distortions = [], []
+    with evaluation_context(device, model, guide):
+        for number, index in enumerate(order.split(batch_size)):
             x = images.batch(index, generator).to(dtype)
-            trace, guide_trace = get_importance_trace("flat", math.inf, model, guide, (x,), {})
-            for site in guide_trace.nodes.values():
-                if site["type"] == "sample":
-                    rate += site["log_prob_sum"]
-            for site in trace.nodes.values():
-                if site["type"] == "sample" and site["is_observed"]:
-                    distortion -= site["log_prob_sum"]
-                elif site["type"] == "sample":
-                    rate -= site["log_prob_sum"]
-    kl, nll = (torch.stack([rate, distortion]) / len(order)).tolist()
-    return {"elbo": -(kl + nll), "kl_nats": kl, "distortion_nats": nll}
-
-
-@contextmanager
-def _evaluation_mode(*parts: Callable[..., Any]) -> Iterator[None]:
-    modules = [part for part in parts if isinstance(part, nn.Module)]
-    modes = [(part, part.training) for module in modules for part in module.modules()]
-    try:
-        for module in modules:
-            module.eval()
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
+            codes, log_q = sample_codes(guide, x, 1, derive_seed(seed, 2, number))
+            log_prior, log_likelihood = score_codes(model, codes, x, 1)
+            rates.append((log_q - log_prior).sum())
+            distortions.append(-log_likelihood.sum())
+    rate = torch.stack(rates).sum().item() / len(order)
+    distortion = torch.stack(distortions).sum().item() / len(order)
+    return {"elbo": -(rate + distortion), "kl_nats": rate, "distortion_nats": distortion}

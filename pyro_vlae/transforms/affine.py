@@ -24,6 +24,8 @@ class IncrementalAffineAutoregressive(AffineAutoregressive):
         kwargs: as for `AffineAutoregressive`.
     """
 
+    float32_networks = ("arn",)  # that may be compiled
+
     def _inverse(self, y: Tensor) -> Tensor:
         def solve(y_k: Tensor, parameters: Tensor) -> Tensor:
             mean, raw = parameters.split(1, -1)

@@ -30,6 +30,8 @@ class MeanOnlyAutoregressive(AffineAutoregressive):
         ValueError: the network has more than one output per input.
     """
 
+    float32_networks = ("arn",)  # that may be compiled
+
     def __init__(self, autoregressive_nn: AutoRegressiveNN) -> None:
         if autoregressive_nn.output_multiplier != 1:
             raise ValueError(

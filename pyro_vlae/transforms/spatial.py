@@ -36,6 +36,8 @@ class SpatialMeanOnlyAutoregressive(TransformModule):
         reverse: the last value comes first.
     """
 
+    float32_networks = ("network",)  # that may be compiled
+
     domain = constraints.real_vector
     codomain = constraints.real_vector
     bijective = True

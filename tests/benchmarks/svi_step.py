@@ -15,7 +15,7 @@ from pyro.infer import SVI, Trace_ELBO
 from timing import interleaved, print_table
 
 from pyro_vlae.guides import GaussianGuide
-from pyro_vlae.infer import CapturableOptim, FreeBitsELBO, GraphedSVI, JointOptim, initialize
+from pyro_vlae.infer import FreeBitsELBO, JointOptim, initialize
 from pyro_vlae.models import VLAE, binary_vlae
 
 
@@ -73,13 +73,6 @@ def main() -> None:
         "SVI, JointOptim": svi_step(copy.deepcopy(model), copy.deepcopy(guide), x, joint),
         "SVI, pyro.optim.Adamax": svi_step(copy.deepcopy(model), copy.deepcopy(guide), x, stock),
     }
-    if device.type == "cuda":
-        captured = CapturableOptim(
-            torch.optim.Adamax, {"lr": 0.002}, clip_norm=1000.0 * len(x), ema_decay=0.998
-        )
-        parts = copy.deepcopy(model), copy.deepcopy(guide)
-        graphed = GraphedSVI(*parts, captured, FreeBitsELBO(7.84))
-        steps["GraphedSVI"] = lambda: graphed.step(x)
     with pyro.validation_enabled(False):
         times = interleaved(steps, options.repeats, device, warm_up=5)
     print_table(f"One step, batch {options.batch_size}, {device}", times)

@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: interleaved timing and a table of medians and ratios."""
+"""Interleaved timing and a table of medians and ratios, for the benchmark scripts."""
 
 import statistics
 import time

@@ -1,9 +1,10 @@
-"""Images per second of an SVI step: the layout of activations, the batch size, compilation.
+"""Images per second of an SVI step: the layout of activations, batch size, precision, compilation.
 
-OMP_NUM_THREADS=2 python tests/benchmarks/training_throughput.py [--threads 2] [--compiled]
+OMP_NUM_THREADS=2 python tests/benchmarks/training_throughput.py [--precision bf16] [--compiled]
 """
 
 import argparse
+import contextlib
 import copy
 import statistics
 import time
@@ -17,7 +18,9 @@ from timing import interleaved, print_table
 from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.infer import FreeBitsELBO, JointOptim
 from pyro_vlae.models import binary_vlae
-from pyro_vlae.nn import masked_resnet, resnet
+from pyro_vlae.nn import blocks, encoders, masked_resnet
+from pyro_vlae.training import HalfPrecision, compiled, resolve_precision
+from pyro_vlae.training.acceleration import PRECISIONS
 
 
 def main() -> None:
@@ -27,6 +30,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of another row")
     parser.add_argument("--compiled", action="store_true", help="also under torch.compile")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -36,31 +40,36 @@ def main() -> None:
     model, guide = binary_vlae().to(device), GaussianGuide().to(device)
     model(x), guide(x)
 
-    def svi(compiled: bool = False) -> SVI:
+    def svi() -> SVI:
         optimizer = JointOptim(torch.optim.Adamax, {"lr": 0.002}, ema_decay=0.998)
-        own_model, own_guide = copy.deepcopy(model), copy.deepcopy(guide)
-        if compiled:
-            for network in (own_guide.encoder, own_model.decoder, own_model.likelihood.network):
-                network.compile()
-        return SVI(own_model, own_guide, optimizer, FreeBitsELBO(7.84))
+        return SVI(copy.deepcopy(model), copy.deepcopy(guide), optimizer, FreeBitsELBO(7.84))
 
     plain, ours = svi(), svi()
 
     def plain_step() -> None:
-        with (
-            mock.patch.object(resnet, "image_layout", lambda maps: maps),
-            mock.patch.object(masked_resnet, "image_layout", lambda maps: maps),
-        ):
+        with contextlib.ExitStack() as stack:
+            for module in (blocks, encoders, masked_resnet):
+                stack.enter_context(mock.patch.object(module, "image_layout", lambda maps: maps))
             plain.step(x)
 
-    with pyro.validation_enabled(False):
+    with pyro.validation_enabled(False), contextlib.ExitStack() as stack:
         calls = {"contiguous activations": plain_step, "ours": lambda: ours.step(x)}
+        if resolve_precision(options.precision, device) == "bf16":
+            half = svi()
+            half_precision = HalfPrecision([half.model, half.guide])
+
+            def half_step() -> None:
+                with half_precision:
+                    half.step(x)
+
+            calls["ours, bf16"] = half_step
         if options.compiled:
-            compiled = svi(compiled=True)
+            fast = svi()
+            stack.enter_context(compiled([fast.model, fast.guide]))
             start = time.perf_counter()
-            compiled.step(x)
+            fast.step(x)
             print(f"compilation and the first step: {time.perf_counter() - start:.0f} s")
-            calls["ours, compiled"] = lambda: compiled.step(x)
+            calls["ours, compiled"] = lambda: fast.step(x)
         times = interleaved(calls, options.repeats, device)
     print_table(f"One SVI step, batch {options.batch_size}, {device}", times)
     for name, values in times.items():

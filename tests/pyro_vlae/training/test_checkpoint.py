@@ -1,5 +1,6 @@
 """Checkpoints: round trips, damage, other architectures, and what must stay untouched."""
 
+import io
 import json
 import random
 import shutil
@@ -11,15 +12,21 @@ from torch import nn
 
 from pyro_vlae.infer.optim import JointOptim
 from pyro_vlae.training.checkpoint import (
-    CheckpointError,
+    load_averaged_weights,
     load_checkpoint,
-    load_weights,
-    named_parameters,
     read_state,
     save_checkpoint,
-    save_weights,
 )
 from pyro_vlae.training.random_state import capture_random_state, restore_random_state
+from pyro_vlae.training.weights import (
+    CheckpointError,
+    digest,
+    load_weights,
+    named_parameters,
+    save_weights,
+)
+
+GENERATOR = torch.Generator()
 
 
 class Tied(nn.Module):
@@ -70,7 +77,11 @@ def train(modules, optimizer, steps=3):
 def snapshot(modules, optimizer=None):
     tensors = {f"{k}.{n}": t.clone() for k, m in modules.items() for n, t in m.state_dict().items()}
     if optimizer is not None:
-        for name, entry in optimizer.get_state()["parameters"].items():
+        state = optimizer.get_state()
+        averages = zip(state["names"], state["averages"], strict=False)
+        tensors |= {f"{name}/average": value.clone() for name, value in averages}
+        for index, entry in state["optimizer"]["state"].items():
+            name = state["names"][index]
             tensors |= {f"{name}/{kind}": value.clone() for kind, value in entry.items()}
     return tensors
 
@@ -89,14 +100,14 @@ def files(folder):
 def saved(tmp_path):
     modules, optimizer = build()
     train(modules, optimizer)
-    save_checkpoint(tmp_path, modules, optimizer, {"step": 3, "config": {"width": 3}})
+    save_checkpoint(tmp_path, modules, optimizer, {"step": 3, "config": {"width": 3}}, GENERATOR)
     return tmp_path, modules, optimizer
 
 
 def test_round_trip_with_tied_and_overlapping_tensors(saved):
     folder, modules, optimizer = saved
     modules["model"].ready.fill_(True)
-    save_checkpoint(folder, modules, optimizer, {"step": 4, "config": {"width": 3}})
+    save_checkpoint(folder, modules, optimizer, {"step": 4, "config": {"width": 3}}, GENERATOR)
     fresh, fresh_optimizer = build(seed=1)
     identity = {n: id(p) for n, p in named_parameters(fresh).items()}
     assert load_checkpoint(folder, fresh, fresh_optimizer) == {"step": 4, "config": {"width": 3}}
@@ -122,13 +133,16 @@ def test_each_kind_has_its_file_and_older_steps_go(saved):
     folder, modules, optimizer = saved
     (folder / "notes.txt").write_text("mine")
     (folder / "weights-00000002.safetensors.tmp").write_text("left by a kill")
-    for step, stem in ((4, "00000004"), (4, "00000004-1")):
-        save_checkpoint(folder, modules, optimizer, {"step": step})
-        kinds = ("weights", "average", "exp_avg", "exp_inf", "step")
-        expected = {f"{kind}-{stem}.safetensors" for kind in kinds}
-        assert set(files(folder)) == expected | {"state.json", "notes.txt"}
-    sizes = {name: len(content) for name, content in files(folder).items()}
-    assert sizes["exp_avg-00000004-1.safetensors"] <= sizes["weights-00000004-1.safetensors"]
+    stems = set()
+    for _ in range(2):  # the second time under other names, so that no file in use is touched
+        save_checkpoint(folder, modules, optimizer, {"step": 4}, GENERATOR)
+        stem = next(folder.glob("weights-*")).stem.removeprefix("weights-")
+        assert stem.startswith("00000004-")
+        stems.add(stem)
+        names = {f"weights-{stem}.safetensors", f"average-{stem}.safetensors"}
+        names |= {f"optimizer-{stem}.pt", "state.json", "notes.txt"}
+        assert set(files(folder)) == names
+    assert len(stems) == 2
 
 
 @pytest.mark.parametrize("where", ["weights", "average", "exp_avg"])
@@ -136,11 +150,14 @@ def test_each_kind_has_its_file_and_older_steps_go(saved):
 def test_non_finite_values_are_not_saved(saved, where, value):
     folder, modules, optimizer = saved
     before = files(folder)
-    entry = optimizer.get_state()["parameters"]["guide.weight"]
+    state = optimizer.get_state()
+    index = state["names"].index("guide.weight")
+    tensors = {"weights": modules["guide"].weight, "average": state["averages"][index]}
+    tensors |= state["optimizer"]["state"][index]
     with torch.no_grad():
-        (modules["guide"].weight if where == "weights" else entry[where])[1] = value
+        tensors[where][1] = value
     with pytest.raises(CheckpointError, match=r"'guide\.weight'.*NaN or infinite"):
-        save_checkpoint(folder, modules, optimizer, {"step": 9})
+        save_checkpoint(folder, modules, optimizer, {"step": 9}, GENERATOR)
     assert files(folder) == before
 
 
@@ -156,7 +173,7 @@ def test_failed_write_keeps_the_old_checkpoint(saved, monkeypatch):
     train(modules, optimizer, 1)
     monkeypatch.setattr(checkpoint, "write_atomically", full)  # all but the commit succeeds
     with pytest.raises(CheckpointError, match=r"No space left.*untouched"):
-        save_checkpoint(folder, modules, optimizer, {"step": 4})
+        save_checkpoint(folder, modules, optimizer, {"step": 4}, GENERATOR)
     fresh, fresh_optimizer = build(seed=1)
     assert load_checkpoint(folder, fresh, fresh_optimizer)["step"] == 3
     assert_same(snapshot(fresh, fresh_optimizer), before)
@@ -166,7 +183,9 @@ def test_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("")
     modules, optimizer = build()
     with pytest.raises(CheckpointError, match="cannot write"):
-        save_checkpoint(tmp_path / "file" / "checkpoint", modules, optimizer, {"step": 1})
+        save_checkpoint(
+            tmp_path / "file" / "checkpoint", modules, optimizer, {"step": 1}, GENERATOR
+        )
     with pytest.raises(CheckpointError, match="cannot write"):
         save_weights(tmp_path / "file" / "weights.safetensors", modules)
 
@@ -175,7 +194,7 @@ def test_parameter_outside_the_modules_is_not_lost_silently(tmp_path):
     modules, optimizer = build()
     optimizer.register([("scale", torch.ones(1, requires_grad=True))])
     with pytest.raises(CheckpointError, match=r"'scale'.*PyroParam"):
-        save_checkpoint(tmp_path, modules, optimizer, {"step": 1})
+        save_checkpoint(tmp_path, modules, optimizer, {"step": 1}, GENERATOR)
 
 
 def damage_nothing_there(folder):
@@ -187,7 +206,7 @@ def damage_state(folder):
 
 
 def damage_state_keys(folder):
-    (folder / "state.json").write_text('{"format": 1}')
+    (folder / "state.json").write_text('{"format": 2}')
 
 
 def damage_version(folder):
@@ -195,7 +214,12 @@ def damage_version(folder):
 
 
 def damage_missing(folder):
-    next(folder.glob("exp_inf-*")).unlink()
+    next(folder.glob("optimizer-*")).unlink()
+
+
+def damage_digit(folder):
+    path = folder / "state.json"
+    path.write_text(path.read_text().replace('"step": 3', '"step": 4'))
 
 
 def damage_truncated(folder):
@@ -203,8 +227,8 @@ def damage_truncated(folder):
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def damage_flipped(folder):
-    path = next(folder.glob("average-*"))
+def damage_flipped(folder, kind="average"):
+    path = next(folder.glob(f"{kind}-*"))
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
@@ -214,12 +238,14 @@ def damage_flipped(folder):
     ("damage", "message"),
     [
         (damage_nothing_there, "no checkpoint in"),
-        (damage_state, r"state\.json is truncated or corrupt"),
-        (damage_state_keys, r"state\.json is truncated or corrupt"),
+        (damage_state, r"state\.json is truncated or altered"),
+        (damage_state_keys, r"state\.json is truncated or altered"),
         (damage_version, "format 99"),
-        (damage_missing, "cannot read .*exp_inf"),
-        (damage_truncated, "weights.*truncated or corrupt"),
-        (damage_flipped, "average.*truncated or corrupt"),
+        (damage_digit, r"state\.json is truncated or altered"),
+        (damage_missing, "cannot read .*optimizer"),
+        (lambda folder: damage_flipped(folder, "optimizer"), "optimizer.*truncated or altered"),
+        (damage_truncated, "weights.*truncated or altered"),
+        (damage_flipped, "average.*truncated or altered"),
     ],
 )
 def test_damage_is_named_and_loads_nothing(saved, damage, message):
@@ -261,7 +287,9 @@ def test_untied_weights_do_not_fit_tied_ones(tmp_path):
     modules, _ = build(tied=False)
     save_weights(tmp_path / "weights.safetensors", modules)
     tied, _ = build(seed=1)
-    with pytest.raises(CheckpointError, match="one tensor in the modules"):
+    with pytest.raises(
+        CheckpointError, match=r"has 'model\.second\.weight', which the modules lack"
+    ):
         load_weights(tmp_path / "weights.safetensors", tied)
 
 
@@ -281,19 +309,61 @@ def test_weights_file_round_trip_into_another_precision(tmp_path):
 def test_weights_file_that_is_none(tmp_path, content):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="truncated or corrupt"):
+    with pytest.raises(CheckpointError, match="truncated or altered"):
         load_weights(path, build()[0])
+
+
+def test_averaged_weights_need_no_optimizer(saved, tmp_path):
+    folder, modules, optimizer = saved
+    fresh, _ = build(seed=1)
+    load_averaged_weights(folder, fresh)
+    assert not torch.equal(fresh["guide"].weight, modules["guide"].weight)
+    with optimizer.averaged():
+        assert_same(snapshot(fresh), snapshot(modules))
+    plain = JointOptim(torch.optim.Adamax, {"lr": 0.1})
+    plain.register(named_parameters(modules).items())
+    train(modules, plain)
+    save_checkpoint(tmp_path / "plain", modules, plain, {"step": 3}, GENERATOR)
+    load_averaged_weights(tmp_path / "plain", fresh)
+    assert_same(snapshot(fresh), snapshot(modules))
+    damage_flipped(folder)
+    with pytest.raises(CheckpointError, match=r"average.*truncated or altered"):
+        load_averaged_weights(folder, fresh)
+    assert_same(snapshot(fresh), snapshot(modules))
+
+
+class Harmful:
+    """Unpickling it would raise."""
+
+    def __reduce__(self):
+        return exec, ("raise RuntimeError('code was run')",)
+
+
+def test_no_code_in_a_checkpoint_is_run(saved):
+    folder, _, _ = saved
+    path = next(folder.glob("optimizer-*"))
+    torch.save({"optimizer": Harmful(), "random": {}}, path)
+    record = json.loads((folder / "state.json").read_text())
+    record["files"]["optimizer"]["sha256"] = digest(path.read_bytes())
+    del record["format"], record["sha256"]
+    signed = digest(json.dumps(record, sort_keys=True).encode())
+    (folder / "state.json").write_text(json.dumps({"format": 2, "sha256": signed, **record}))
+    fresh, optimizer = build(seed=1)
+    with pytest.raises(CheckpointError, match=r"optimizer.*truncated or altered"):
+        load_checkpoint(folder, fresh, optimizer)
 
 
 def test_state_can_be_read_alone(saved):
     assert read_state(saved[0])["config"] == {"width": 3}
 
 
-def test_random_state_survives_json():
+def test_random_state_survives_a_file():
     data = torch.Generator().manual_seed(5)
     np.random.normal(size=3)  # noqa: NPY002
     random.gauss(0, 1)
-    state = json.loads(json.dumps(capture_random_state(data)))
+    file = io.BytesIO()
+    torch.save(capture_random_state(data), file)
+    state = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
 
     def draw():
         return [

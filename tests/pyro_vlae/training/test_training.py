@@ -1,6 +1,7 @@
 """The training loop: exact resumption, signals, budgets, schedule, log and failures."""
 
 import contextlib
+import importlib
 import importlib.util
 import json
 import math
@@ -23,15 +24,17 @@ from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.infer import FreeBitsELBO, JointOptim, SoftFreeBitsELBO
 from pyro_vlae.models import binary_vlae
 from pyro_vlae.training import (
+    CheckpointError,
     TrainingDivergedError,
     TrainingInterrupted,
     TrainingSettings,
     fit,
-    loop,
+    read_metrics,
+    read_state,
+    run_state,
 )
-from pyro_vlae.training.checkpoint import CheckpointError, read_state
 from pyro_vlae.training.interrupts import InterruptFlag
-from pyro_vlae.training.schedules import DecaySchedule
+from pyro_vlae.training.settings import DecaySchedule
 from pyro_vlae.training.validation import validate
 
 # A script, because a killed run needs a process of its own; the tests import it, too.
@@ -45,7 +48,7 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import nn
 
-from pyro_vlae.training import loop
+from pyro_vlae.training import run_state
 from pyro_vlae.infer.optim import JointOptim
 from pyro_vlae.training import TrainingSettings, fit
 
@@ -141,7 +144,7 @@ if __name__ == "__main__":
     images = Images(35)
     if mode == "hang":  # a second per draw on a clock of our own, then wait to be killed
         now = [0.0]
-        loop.monotonic = lambda: now[0]
+        run_state.monotonic = lambda: now[0]
 
         def before_draw():
             now[0] += 1
@@ -184,14 +187,18 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     fake = Clock()
-    monkeypatch.setattr(loop, "monotonic", fake)
+    monkeypatch.setattr(run_state, "monotonic", fake)
     return fake
 
 
 def tensors(model, guide, optimizer):
     found = {f"model.{n}": t.clone() for n, t in model.state_dict().items()}
     found |= {f"guide.{n}": t.clone() for n, t in guide.state_dict().items()}
-    for name, entry in optimizer.get_state()["parameters"].items():
+    state = optimizer.get_state()
+    names = state["names"]
+    found |= {f"{n}/average": a.clone() for n, a in zip(names, state["averages"], strict=False)}
+    for index, entry in state["optimizer"]["state"].items():
+        name = names[index]
         found |= {f"{name}/{kind}": value.clone() for kind, value in entry.items()}
     return found
 
@@ -212,15 +219,15 @@ def send(number):
 
 
 def test_every_parameter_moves_and_the_elbo_rises(vae, tmp_path):
-    before = tensors(*vae.build())
+    untrained = vae.build()
+    before, held_out = tensors(*untrained), vae.Images(400, seed=2)
+    first = validate(*untrained[:2], held_out)["elbo"]
     result, *parts = vae.train(tmp_path, epochs=16)
     after = tensors(*parts)
     assert all(not torch.equal(before[name], after[name]) for name in before)
+    assert validate(*parts[:2], held_out)["elbo"] > first + 0.03
     validated = [line for line in result.history if "validation_elbo" in line]
     assert len(validated) == 16
-    assert validated[-1]["validation_elbo"] > validated[0]["validation_elbo"]
-    elbos = [line["elbo"] for line in result.history]
-    assert sum(elbos[-12:]) / 12 > sum(elbos[:12]) / 12 + 0.1
     assert (result.step, result.epoch, result.images_seen) == (176, 16, 528)
 
 
@@ -396,7 +403,7 @@ def test_validation_uses_averages_and_evaluation_mode(vae, monkeypatch):
         seen.append((model.net[0].weight.detach().clone(), figures))
         return figures
 
-    monkeypatch.setattr(loop, "validate", spy)
+    monkeypatch.setattr(importlib.import_module("pyro_vlae.training.fit"), "validate", spy)
     result, model, _, optimizer = vae.train(None, epochs=1)
     with optimizer.averaged():
         assert torch.equal(seen[-1][0], model.net[0].weight)
@@ -632,10 +639,15 @@ def test_gray_images_are_refused_at_the_first_step(vae):
     ("options", "message"),
     [
         ({}, "budget"),
-        ({"epochs": 0}, "epochs must be positive, got 0"),
-        ({"max_minutes": math.nan}, "max_minutes must be positive, got nan"),
-        ({"epochs": 1, "batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"epochs": 1, "seed": -1}, "seed .* must not be negative, got -1"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
+        ({"epochs": 1.5}, r"epochs must be a whole number of at least 1, got 1\.5"),
+        ({"epochs": 1, "log_every": True}, "log_every must be a whole number .* got True"),
+        ({"epochs": 1, "checkpoint_minutes": math.nan}, "checkpoint_minutes must be .* got nan"),
+        ({"max_minutes": math.nan}, "max_minutes must be a number .* got nan"),
+        ({"max_minutes": 0}, "max_minutes must be positive, got 0"),
+        ({"epochs": 1, "batch_size": 2.5}, r"batch_size must be .* got 2\.5"),
+        ({"epochs": 1, "batch_size": 0}, "batch_size must be .* at least 1, got 0"),
+        ({"epochs": 1, "seed": -1}, "seed must be a whole number of at least 0, got -1"),
     ],
 )
 def test_settings_out_of_range(options, message):
@@ -662,3 +674,63 @@ def test_float64_modules_train_on_float32_draws():
         progress=False,
     )
     assert result.step == 2 and math.isfinite(result.history[-1]["validation_elbo"])
+
+
+def test_training_works_under_no_grad(vae):
+    expected = tensors(*vae.train(None, epochs=1)[1:])
+    with torch.no_grad():
+        _, *parts = vae.train(None, epochs=1)
+        assert not torch.is_grad_enabled()
+    assert_same_bits(tensors(*parts), expected)
+
+
+def test_gradients_left_by_an_interrupted_step_do_not_count(vae):
+    expected = tensors(*vae.train(None, epochs=1)[1:])
+    model, guide, optimizer = vae.build()
+    for parameter in (*model.parameters(), *guide.parameters()):
+        parameter.grad = torch.ones_like(parameter)
+    settings = TrainingSettings(batch_size=3, epochs=1, log_every=4, seed=7)
+    fit(
+        model, guide, vae.Images(35), elbo=vae.RateELBO(), optimizer=optimizer, settings=settings,
+        progress=False,
+    )  # fmt: skip
+    assert_same_bits(tensors(model, guide, optimizer), expected)
+
+
+def test_the_elbo_is_told_the_progress(vae):
+    seen = []
+
+    def floor(progress):
+        seen.append(progress)
+        return 2.0 if progress < 0.5 else 0.0
+
+    elbo = FreeBitsELBO(floor)
+    vae.train(None, epochs=1, elbo=elbo, validation=None)
+    assert seen[0] == 0 and sorted(set(seen)) == pytest.approx([step / 11 for step in range(11)])
+
+
+def test_validation_needs_images(vae):
+    model, guide, _ = vae.build()
+    with pytest.raises(ValueError, match="no images"):
+        validate(model, guide, vae.Images(0))
+
+
+def test_read_metrics_is_what_was_logged(vae, tmp_path):
+    result, *_ = vae.train(tmp_path, epochs=1)
+    assert read_metrics(tmp_path / "metrics.jsonl") == result.history
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, about itself
+def test_training_with_compiled_networks(vae, monkeypatch):
+    plain, *_ = vae.train(None, epochs=1)
+    monkeypatch.setattr(vae.Model, "networks", ("net",), raising=False)
+    compilations = []
+    original = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda *a, **k: compilations.append(k) or original(*a, **k)
+    )
+    result, model, *_ = vae.train(None, epochs=1, compile=True, precision="fp32")
+    assert compilations == [{}]
+    assert model.net._compiled_call_impl is None
+    for line, other in zip(result.history, plain.history, strict=True):
+        assert line["elbo"] == pytest.approx(other["elbo"], rel=1e-3)

@@ -1,0 +1,102 @@
+"""Half precision and compilation of the networks in a model and its guide.
+
+A module class declares which of its sub-modules `fit` may compile and run in bfloat16, in the
+attribute ``networks``, e.g. ``networks = ("encoder",)``; and which it may compile only, because
+they need full precision, in ``float32_networks``. Everything else (heads, log-probabilities) stays
+as it is.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PRECISIONS = ("auto", "bf16", "fp32")
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Return ``"bf16"`` or ``"fp32"``; ``"auto"`` is bf16 on devices with instructions for it.
+
+    Raises:
+        ValueError: an unknown precision.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision != "auto":
+        return precision
+    fast = False
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":  # without these instructions bfloat16 is many times slower
+        checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+        fast = any(getattr(torch.cpu, check, bool)() for check in checks)
+    return "bf16" if fast else "fp32"
+
+
+def declared_networks(modules: Iterable[nn.Module], *attributes: str) -> list[nn.Module]:
+    """The sub-modules that modules declare in class attributes such as ``networks``, each once."""
+    found = [
+        getattr(owner, name)
+        for module in modules
+        for owner in module.modules()
+        for attribute in attributes
+        for name in getattr(type(owner), attribute, ())
+    ]
+    return list(dict.fromkeys(network for network in found if isinstance(network, nn.Module)))
+
+
+class HalfPrecision:
+    """A reusable context in which the declared networks of modules run under bfloat16 autocast.
+
+    Their outputs are cast back to float32; names, parameters and the modules' other code are
+    unchanged.
+
+    Args:
+        modules: model and guide; they declare networks as described above.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self.networks = declared_networks(modules, "networks")
+        # Made once: compiled code is specialized to the functions that it calls.
+        self._forwards = [_half_precision_forward(network) for network in self.networks]
+
+    def __enter__(self) -> None:
+        for network, forward in zip(self.networks, self._forwards, strict=True):
+            vars(network)["forward"] = forward
+
+    def __exit__(self, *error: object) -> None:
+        for network in self.networks:
+            del vars(network)["forward"]
+
+
+@contextmanager
+def compiled(modules: Iterable[nn.Module], **options: Any) -> Iterator[None]:
+    """Compile the declared networks of modules, in place, for the duration of a ``with`` block.
+
+    Args:
+        modules: model and guide.
+        **options: of ``torch.compile``.
+    """
+    networks = declared_networks(modules, "networks", "float32_networks")
+    networks = [network for network in networks if network._compiled_call_impl is None]
+    for network in networks:
+        network.compile(**options)
+    try:
+        yield
+    finally:
+        for network in networks:
+            network._compiled_call_impl = None
+
+
+def _half_precision_forward(network: nn.Module) -> Callable[..., Tensor]:
+    forward = network.forward
+    device = next((p.device.type for p in network.parameters()), "cpu")
+
+    def half_precision_forward(*args: Any, **kwargs: Any) -> Tensor:
+        with torch.autocast(device, torch.bfloat16):
+            out = forward(*args, **kwargs)
+        return out.float() if out.dtype == torch.bfloat16 else out
+
+    return half_precision_forward

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pyro_vlae.infer.capturable import CapturableOptim
 from pyro_vlae.infer.elbo import FreeBitsELBO
 from pyro_vlae.infer.soft_free_bits import SoftFreeBitsELBO
-from pyro_vlae.transforms.memory import forget
+from pyro_vlae.transforms import clear_cache
 
 # Steps run kernel by kernel before a graph is captured: layers are initialized, the optimizer's
 # state and the average come into being, libraries choose their algorithms.
@@ -176,7 +176,7 @@ class GraphedSVI(SVI):
         # Autograd's nodes of the step before, kept alive by a memory, belong to another stream.
         for program in (self.model, self.guide):
             if isinstance(program, nn.Module):
-                forget(program.modules())
+                clear_cache(program.modules())
         if self.prepare is not None:
             prepared = self.prepare(*args)
             args = prepared if isinstance(prepared, tuple) else (prepared,)

@@ -22,7 +22,7 @@ from pyro_vlae.infer import (
 from pyro_vlae.infer.graphed import detached_loss
 from pyro_vlae.models import binary_vlae
 from pyro_vlae.registration import register_parameters
-from pyro_vlae.transforms.memory import forget
+from pyro_vlae.transforms import clear_cache
 
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 SHAPE = (1, 8, 8)
@@ -87,7 +87,7 @@ def test_nothing_of_the_last_step_is_kept_alive():
     model, guide, x = parts()
     svi = SVI(model, guide, JointOptim(torch.optim.Adamax, {"lr": 1e-3}), Trace_ELBO())
     svi.step(x)
-    forget(model.modules())
+    clear_cache(model.modules())
     for step in model.prior.transforms:
         assert step._cached_x_y == (None, None)
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyro_vlae.nn import (
-    MaskedConv2d,
+    CausalConv2d,
     WeightNormConv2d,
     WeightNormConvTranspose2d,
     WeightNormLinear,
@@ -16,7 +16,7 @@ LAYERS = {
     "conv": (lambda: WeightNormConv2d(5, 7), (4, 5, 6, 6)),
     "strided": (lambda: WeightNormConv2d(5, 7, stride=2), (4, 5, 7, 7)),
     "transposed": (lambda: WeightNormConvTranspose2d(5, 7, (0, 1)), (4, 5, 4, 4)),
-    "masked": (lambda: MaskedConv2d(5, 7, image_channels=1), (4, 5, 6, 6)),
+    "masked": (lambda: CausalConv2d(5, 7, image_channels=1), (4, 5, 6, 6)),
 }
 
 

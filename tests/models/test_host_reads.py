@@ -17,10 +17,10 @@ from pyro_vlae.guides import GaussianGuide, IAFGuide, color_guide
 from pyro_vlae.infer import FreeBitsELBO, SoftFreeBitsELBO
 from pyro_vlae.infer.graphed import detached_loss
 from pyro_vlae.models import binary_vlae, color_vlae, unconditional_pixelcnn
-from pyro_vlae.nn import Architecture
+from pyro_vlae.nn import MapArchitecture
 
-SMALL = Architecture((3, 8, 8), 2, (4, 6), (1, 1))
-BINARY = {"code_dim": 4, "image_shape": (1, 8, 8), "flow_hidden_dims": (8,), "filters": 4}
+SMALL = MapArchitecture((3, 8, 8), 2, (4, 6), (1, 1))
+BINARY = {"code_dim": 4, "image_shape": (1, 8, 8), "flow_hidden_dims": (8,), "pixelcnn_channels": 4}
 
 
 class HostReads(TorchDispatchMode):
@@ -56,10 +56,13 @@ def programs(kind):
     pyro.set_rng_seed(0)
     x, guide = torch.rand(3, 1, 8, 8).round(), GaussianGuide(code_dim=4, image_shape=(1, 8, 8))
     if kind == "unconditional":
-        model, guide = unconditional_pixelcnn(image_shape=(1, 8, 8), filters=4), lambda x: None
+        model, guide = (
+            unconditional_pixelcnn(image_shape=(1, 8, 8), pixelcnn_channels=4),
+            lambda x: None,
+        )
     elif kind == "color":
         x = torch.randint(256, (3, 3, 8, 8)) / 127.5 - 1
-        model = color_vlae(SMALL, "5x3", flow_steps=2, flow_maps=(6,), filters=4)
+        model = color_vlae(SMALL, "5x3", flow_layers=2, flow_channels=(6,), pixelcnn_channels=4)
         guide = color_guide(SMALL)
     elif kind == "iaf":
         model = binary_vlae(prior="normal", likelihood="bernoulli", **BINARY)

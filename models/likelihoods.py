@@ -4,7 +4,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_vlae.distributions import PixelCNN
+from pyro_vlae.distributions import Emission, PixelCNN
 from pyro_vlae.nn import WeightNormConv2d
 from pyro_vlae.nn.weight_norm import BRANCH_INIT_SCALE
 
@@ -13,7 +13,8 @@ class PixelCNNLikelihood(nn.Module):
     """A `PixelCNN` with the decoder's features as its context.
 
     Args:
-        network: see `pyro_vlae.distributions.PixelCNN`.
+        network: see `pyro_vlae.nn.PixelNetwork`.
+        emission: see `pyro_vlae.distributions.PixelCNN`; the network's own by default.
 
     Calling it with features ``(*batch, K, H, W)`` returns a distribution of batch shape ``batch``
     and event shape ``(C, H, W)``.
@@ -21,12 +22,13 @@ class PixelCNNLikelihood(nn.Module):
 
     networks = ("network",)  # that may be compiled and run in half precision
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, emission: Emission | None = None) -> None:
         super().__init__()
         self.network = network
+        self.emission = emission
 
     def forward(self, features: Tensor) -> PixelCNN:
-        return PixelCNN(self.network, features)
+        return PixelCNN(self.network, features, emission=self.emission)
 
 
 class BernoulliLikelihood(nn.Module):

@@ -15,9 +15,9 @@ from pyro_vlae.transforms import (
     IncrementalAffineAutoregressive,
     MeanOnlyAutoregressive,
     SpatialMeanOnlyAutoregressive,
+    clear_cache,
     mean_only_autoregressive,
 )
-from pyro_vlae.transforms.memory import forget
 
 
 class StandardNormalPrior(nn.Module):
@@ -84,14 +84,14 @@ class FlowPrior(nn.Module):
         self.register_buffer("loc", torch.zeros(code_dim), persistent=False)
 
     def forward(self) -> dist.TorchDistribution:
-        forget((*self.transforms, *self.modules()))
+        clear_cache((*self.transforms, *self.modules()))
         base = dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1)
         # eps -> z is the distribution's forward direction: the inverse transforms, last one first.
         inverses = [transform.inv for transform in reversed(self.transforms)]
         return dist.TransformedDistribution(base, inverses)
 
     def __getstate__(self) -> dict[str, Any]:
-        forget((*self.transforms, *self.modules()))
+        clear_cache((*self.transforms, *self.modules()))
         return super().__getstate__()
 
 

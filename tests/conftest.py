@@ -10,6 +10,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+from pyro_vlae.nn.wavefront import WavefrontEvaluator
+
 torch.set_num_threads(1)  # small tensors: threads only wait for each other on a busy machine
 
 
@@ -58,21 +60,20 @@ def load_example(monkeypatch):
 
 @pytest.fixture(scope="session")
 def feed_by_wavefronts():
-    """A function that feeds known images to a network's incremental run, front by front.
+    """A function that feeds known images to a network's wavefront evaluator, front by front.
 
-    It returns the parameters that the run gave at each pixel.
+    It returns the parameters that the evaluator gave at each pixel.
     """
 
     def feed(network, x, context):
-        run = network.incremental(context, len(x), *x.shape[-2:])
+        evaluator = WavefrontEvaluator(network, context, len(x), *x.shape[-2:])
         got = None
         in_turn = getattr(network, "channel_autoregressive", False)
-        for rows, columns in run.wavefronts:
+        for rows, columns in evaluator:
             pixels = x[:, :, rows, columns].unsqueeze(2)
-            for known in range(1, x.shape[1] + 1) if in_turn else [x.shape[1]]:
-                parameters = run.parameters(rows, columns)
-                later = torch.arange(x.shape[1]).view(-1, 1, 1) >= known
-                run.write(rows, columns, pixels.masked_fill(later, torch.nan))
+            for values in pixels.split(1, 1) if in_turn else [pixels]:
+                parameters = evaluator.parameters()
+                evaluator.write(values)
             if got is None:
                 got = x.new_full((len(x), parameters.shape[1], *x.shape[2:]), torch.nan)
             got[:, :, rows, columns] = parameters.squeeze(2)

@@ -1,6 +1,5 @@
 """Which earlier pixels a PixelCNN uses, of those in its window."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -62,8 +61,7 @@ def pixel_influence(
     """
     _check(likelihood, images, flips)
     network, (height, width) = likelihood.network, images.shape[-2:]
-    tell: Callable | None = getattr(network, "window", None)
-    window = None if tell is None else frozenset(tell())
+    window = likelihood.window
     reach = (height - 1, width - 1)
     if window is not None:
         rows, columns = (max(abs(offset[axis]) for offset in window) for axis in (0, 1))

@@ -1,6 +1,19 @@
-"""Likelihoods as Pyro distributions."""
+"""Likelihoods as Pyro distributions, and how parameters become the distribution of pixels."""
 
 from pyro_vlae.distributions.discretized_logistic import DiscretizedLogisticMixture
+from pyro_vlae.distributions.emissions import (
+    EMISSIONS,
+    BernoulliEmission,
+    DiscretizedLogisticEmission,
+    Emission,
+)
 from pyro_vlae.distributions.pixelcnn import PixelCNN
 
-__all__ = ["DiscretizedLogisticMixture", "PixelCNN"]
+__all__ = [
+    "EMISSIONS",
+    "BernoulliEmission",
+    "DiscretizedLogisticEmission",
+    "DiscretizedLogisticMixture",
+    "Emission",
+    "PixelCNN",
+]

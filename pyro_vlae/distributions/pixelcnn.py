@@ -12,42 +12,46 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_vlae.distributions.sampling import check_completable, draw_pixels, emission_layout
+from pyro_vlae.distributions.emissions import Emission, find_emission
+from pyro_vlae.distributions.sampling import (
+    Choose,
+    check_completable,
+    emission_layout,
+    go_through,
+    keep_known,
+    sample_front,
+)
+from pyro_vlae.nn.causal import Offset
+from pyro_vlae.nn.wavefront import window_of
 
-# Values drawn at once (4096 binary images, 1045 CIFAR images): bounds the memory of `sample`,
-# large enough that steps are not overhead.
+# Values sampled at once (4096 binary images, 1045 CIFAR images): bounds the memory of `sample`,
+# large enough that the cost of each front is not overhead.
 SAMPLE_CHUNK = 4096 * 28 * 28
 
 
 class PixelCNN(TorchDistribution):
-    """Images whose pixels are drawn in raster order, each from the pixels before it and a context.
+    """Images sampled in raster order, each pixel given the pixels before it and a context.
 
     ``log p(x | context) = sum_i log p(x_i | window(x, i), context)``. The log-density is one
     parallel pass of the network; sampling is exact.
 
     Args:
-        network: maps images ``(N, C, H, W)`` and context ``(N, K, H, W)`` (or None) to parameters
-            ``(N, P, H, W)``; ``network.emission(parameters)`` is the distribution of the pixels,
-            whose samples have shape ``(N, C, H, W)`` and whose log_prob is ``(N, C, H, W)`` or
-            ``(N, H, W)``, or which has batch shape ``(N, H, W)`` and event shape ``(C,)``;
-            ``network.image_channels`` is C. The parameters at a pixel must depend on earlier
-            pixels (in raster order) only; if ``network.channel_autoregressive`` is true, those of
-            a channel may also depend on the pixel's own earlier channels, and pixels are drawn
-            by ``emission.sample_channel(channel, pixels)``, channel by channel.
-            ``network.support``, if there, is the constraint on a pixel's value. With
-            ``network.incremental`` (as in `pyro_vlae.nn.MaskedResNet`) sampling computes each pixel
-            once, many together; otherwise it makes a full pass per wavefront if
-            ``network.window()`` tells the offsets of the pixels that are read, and a full pass per
-            pixel if not.
+        network: see `pyro_vlae.nn.PixelNetwork`: it maps images ``(N, C, H, W)`` and a context
+            ``(N, K, H, W)`` (or None) to parameters ``(N, P, H, W)``, which depend on earlier
+            pixels only.
         context: feature maps ``(*batch_shape, K, H, W)``; they fix batch shape and image size.
         image_shape: ``(C, H, W)``, needed when there is no context, and only then.
+        emission: makes the parameters the distribution of the pixels, see
+            `pyro_vlae.distributions.Emission`. By default the network's own method ``emission``,
+            or what its attribute ``outputs`` names.
         validate_args: as in every Pyro distribution.
 
     The event shape is ``(C, H, W)``. Values broadcast against the batch shape.
 
     Raises:
         ValueError: context and image_shape are both given or both missing, the context has fewer
-            than three dimensions, or its maps are not as many as the network reads.
+            than three dimensions, its channels are not as many as the network reads, or the network
+            does not say how its parameters are to be read.
     """
 
     has_rsample = False
@@ -57,6 +61,7 @@ class PixelCNN(TorchDistribution):
         network: nn.Module,
         context: Tensor | None,
         image_shape: tuple[int, int, int] | None = None,
+        emission: Emission | None = None,
         validate_args: bool | None = None,
     ) -> None:
         if (context is None) == (image_shape is None):
@@ -67,6 +72,7 @@ class PixelCNN(TorchDistribution):
             )
         self.network = network
         self.context = context
+        self.emission = find_emission(network) if emission is None else emission
         batch_shape = torch.Size()
         if image_shape is None:
             assert context is not None
@@ -78,7 +84,7 @@ class PixelCNN(TorchDistribution):
             wanted = getattr(network, "context_channels", context.shape[-3])
             if context.shape[-3] != wanted:
                 raise ValueError(
-                    f"the network reads {wanted} context maps, got context of shape "
+                    f"the network reads {wanted} context channels, got a context of shape "
                     f"{tuple(context.shape)}: build decoder and network with the same number"
                 )
             image_shape = (int(network.image_channels), *context.shape[-2:])  # type: ignore[arg-type]
@@ -90,7 +96,7 @@ class PixelCNN(TorchDistribution):
             )
         if context is None and getattr(network, "context_channels", None):
             raise ValueError(
-                f"the network reads {network.context_channels} context maps, got context=None: "
+                f"the network reads {network.context_channels} context channels, got context=None: "
                 "build it with context_channels=0"
             )
         super().__init__(batch_shape, torch.Size(image_shape), validate_args=validate_args)
@@ -104,15 +110,19 @@ class PixelCNN(TorchDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """Images of pixels in the network's support (real unless the network says)."""
-        pixel = getattr(self.network, "support", constraints.real)
-        return constraints.independent(pixel, 3)
+        """Images of pixels in the emission's support."""
+        return constraints.independent(self.emission.support, 3)
+
+    @property
+    def window(self) -> frozenset[Offset] | None:
+        """Offsets (row, column) of the other pixels that a pixel depends on, None if unknown."""
+        return window_of(self.network, self._flat_context(self.batch_shape))
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "PixelCNN":
         """The same distribution over a larger batch shape; the context is not copied."""
         new = self._get_checked_instance(PixelCNN, _instance)
         batch_shape = torch.Size(batch_shape)
-        new.network = self.network
+        new.network, new.emission = self.network, self.emission
         new.context = self.context
         if self.context is not None:
             new.context = self.context.expand(batch_shape + self.context.shape[-3:])
@@ -123,11 +133,8 @@ class PixelCNN(TorchDistribution):
     def parameters(self, value: Tensor) -> Tensor:
         """The network's parameters given images ``(*shape, C, H, W)``: ``(*shape', P, H, W)``."""
         shape = torch.broadcast_shapes(value.shape[:-3], self.batch_shape)
-        context = self.context
-        if context is not None:
-            context = context.expand(*shape, *context.shape[-3:]).reshape(-1, *context.shape[-3:])
         flat = value.expand(*shape, *self.event_shape).reshape(-1, *self.event_shape)
-        out = self.network(flat, context)
+        out = self.network(flat, self._flat_context(shape))
         return out.reshape(*shape, *out.shape[1:])
 
     def pixel_log_prob(self, value: Tensor) -> Tensor:
@@ -150,9 +157,9 @@ class PixelCNN(TorchDistribution):
         shape = parameters.shape[:-3]
         value = value.expand(*shape, *self.event_shape)
         # Flattened, so that an emission only ever sees (N, P, H, W).
-        emission = self.network.emission(parameters.reshape(-1, *parameters.shape[-3:]))  # type: ignore[operator]
+        pixels = self.emission(parameters.reshape(-1, *parameters.shape[-3:]))
         flat = value.reshape(-1, *self.event_shape)
-        log_prob = emission.log_prob(emission_layout(emission, flat))
+        log_prob = pixels.log_prob(emission_layout(pixels, flat))
         if log_prob.dim() == 4:
             log_prob = log_prob.sum(1)
         return log_prob.reshape(*shape, *self.event_shape[1:])
@@ -163,17 +170,17 @@ class PixelCNN(TorchDistribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        """Draw images exactly: ``(*sample_shape, *batch_shape, C, H, W)``.
+        """Sample images exactly: ``(*sample_shape, *batch_shape, C, H, W)``.
 
         A network not yet initialized is sampled with its plain weights and stays uninitialized.
         """
         shape = self._extended_shape(sample_shape)
         like = self.context if self.context is not None else next(self.network.parameters())
-        return self._draw(like.new_zeros(shape), None)
+        return self._sample(like.new_zeros(shape), None)
 
     @torch.no_grad()
     def complete(self, value: Tensor, known: Tensor) -> Tensor:
-        """Draw the unknown pixels of images from their exact conditional given the known ones.
+        """Sample the unknown pixels of images from their exact conditional given the known ones.
 
         For example the lower half of images, given codes and the upper half::
 
@@ -190,35 +197,42 @@ class PixelCNN(TorchDistribution):
 
         Raises:
             ValueError: a known pixel has an unknown one in its window, so that the conditional
-                distribution does not factorize along the raster order; or the images have another
-                size.
+                distribution does not factorize along the raster order; the images have another
+                size; or, under validation, a known value is outside the support.
         """
         self._check_event_shape(value)
         if known.dtype != torch.bool:
             raise ValueError(f"known must be a bool tensor, got {known.dtype}")
         shape = torch.broadcast_shapes(value.shape[:-3], self.batch_shape)
         known = known.expand(*shape, *self.event_shape[1:])
-        check_completable(self.network, known.reshape(-1, *known.shape[-2:]))
-        return self._draw(value.expand(*shape, *self.event_shape).clone(), known)
+        value = value.expand(*shape, *self.event_shape)
+        if self._validate_args:
+            self._check_support(value, known.unsqueeze(-3).expand_as(value))
+        check_completable(self.window, known.reshape(-1, *known.shape[-2:]))
+        return self._sample(value.clone(), known)
 
-    def _draw(self, image: Tensor, known: Tensor | None) -> Tensor:
+    def _sample(self, image: Tensor, known: Tensor | None) -> Tensor:
         shape = image.shape[:-3]
         image = image.reshape(-1, *self.event_shape)
-        context = self.context
-        if context is not None:
-            context = context.expand(*shape, *context.shape[-3:]).reshape(-1, *context.shape[-3:])
+        context = self._flat_context(shape)
         if known is not None:
             known = known.reshape(-1, *self.event_shape[1:])
         chunk = max(1, SAMPLE_CHUNK // self.event_shape.numel())
         for start in range(0, len(image), chunk):
             part = slice(start, start + chunk)
-            draw_pixels(
-                self.network,
-                None if context is None else context[part],
-                image[part],
-                None if known is None else known[part],
-            )
+            choose: Choose = sample_front
+            if known is not None:
+                choose = keep_known(choose, image[part].clone(), known[part])
+            maps = None if context is None else context[part]
+            go_through(self.network, self.emission, maps, image[part], choose)
         return image.reshape(*shape, *self.event_shape)
+
+    def _flat_context(self, shape: torch.Size) -> Tensor | None:
+        """The context of a batch of this shape, ``(N, K, H, W)``."""
+        if self.context is None:
+            return None
+        maps = self.context.shape[-3:]
+        return self.context.expand(*shape, *maps).reshape(-1, *maps)
 
     def _check_event_shape(self, value: Tensor) -> None:
         if value.shape[-3:] != self.event_shape:
@@ -237,8 +251,14 @@ class PixelCNN(TorchDistribution):
                 f"images of batch shape {tuple(value.shape[:-3])} do not broadcast against the "
                 f"context's batch shape {tuple(self.batch_shape)}"
             ) from error
-        pixel = self.support.base_constraint  # type: ignore[attr-defined]
+        self._check_support(value)
+
+    def _check_support(self, value: Tensor, where: Tensor | None = None) -> None:
+        """Raise a ValueError if any value, or any of those that are named, cannot be."""
+        pixel = self.emission.support
         valid = pixel.check(value)
+        if where is not None:
+            valid = valid | ~where
         if not valid.all():
             wrong = value[~valid].flatten()
             hint = getattr(pixel, "hint", "check the scaling")

@@ -1,141 +1,124 @@
-"""Drawing images from an autoregressive network, all of them or the unknown part of them."""
+"""Going through images front by front, and sampling them, or the unknown part of them."""
 
-import math
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
+from pyro_vlae.distributions.emissions import Emission
+from pyro_vlae.nn.causal import Offset
 from pyro_vlae.nn.threads import single_threaded
-from pyro_vlae.nn.wavefront import wavefront_slope, wavefronts
+from pyro_vlae.nn.wavefront import make_evaluator
 
-# Up to so many images times features the products of a wavefront are too small for more threads.
+# Up to so many images times features, the products of a front are too small for more threads.
 SMALL = 4096
 
-Front = tuple[Tensor, Tensor]  # rows and columns of pixels that can be drawn together
 
+@dataclass(frozen=True)
+class Front:
+    """Pixels whose values are chosen at once, one channel of them or all.
 
-class PixelRun(Protocol):
-    """One pass over a batch of images whose pixels become known front by front.
-
-    For a channel-autoregressive network `parameters` and `write` are called once per front and
-    channel, in turn.
+    Attributes:
+        rows: ``(P,)``.
+        columns: ``(P,)``.
+        channels: ``slice(c, c + 1)`` channel by channel, ``slice(None)`` otherwise.
     """
 
-    # Optional: `filters`, maps of a hidden layer, tells how much there is to compute at a pixel.
+    rows: Tensor
+    columns: Tensor
+    channels: slice
 
-    @property
-    def wavefronts(self) -> Sequence[Front]:
-        """The fronts, in the order in which they can be drawn."""
-
-    def parameters(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """The emission's parameters at P pixels, ``(N, channels, 1, P)``.
-
-        Channel by channel, those right for the channel to come are enough.
-        """
-
-    def write(self, rows: Tensor, columns: Tensor, pixels: Tensor) -> None:
-        """Make the values ``(N, C, 1, P)`` of P pixels known.
-
-        Channel by channel, up to the channel whose parameters were asked for last.
-        """
+    def of(self, images: Tensor) -> Tensor:
+        """These pixels and channels of images ``(N, C, H, W)``: ``(N, c, 1, P)``."""
+        return images[:, self.channels, self.rows, self.columns].unsqueeze(2)
 
 
-class FullPasses:
-    """The slow way, for networks that cannot be evaluated pixel by pixel: a full pass per front.
-
-    (For a channel-autoregressive network, a pass per front and channel.) With ``network.window()``
-    (offsets of the pixels that are read) fronts are wavefronts; without, single pixels in raster
-    order.
-    """
-
-    def __init__(self, network: nn.Module, context: Tensor | None, image: Tensor) -> None:
-        self.network, self.context, self.image = network, context, image
-        height, width = image.shape[-2:]
-        window: Any = getattr(network, "window", None)
-        slope = width if window is None else wavefront_slope(window())
-        self.wavefronts = wavefronts(height, width, slope, image.device)
-
-    def parameters(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """See `PixelRun`."""
-        return self.network(self.image, self.context)[:, :, rows, columns].unsqueeze(2)
-
-    def write(self, rows: Tensor, columns: Tensor, pixels: Tensor) -> None:
-        """See `PixelRun`."""
-        self.image[:, :, rows, columns] = pixels.squeeze(2)
+# Called with the distribution of the front's pixels, the pixels ``(N, C, 1, P)`` with all channels
+# chosen so far, and the front; returns values ``(N, c, 1, P)``.
+Choose = Callable[[Any, Tensor, Front], Tensor]
 
 
-def draw_pixels(
-    network: Any, context: Tensor | None, image: Tensor, known: Tensor | None = None
+def go_through(
+    network: nn.Module, emission: Emission, context: Tensor | None, image: Tensor, choose: Choose
 ) -> Tensor:
-    """Draw images in place, each pixel from its conditional given the pixels before it.
+    """Choose the values of images in place, front by front, each given those before it.
 
     Args:
-        network: see `pyro_vlae.distributions.PixelCNN`.
+        network: see `pyro_vlae.nn.PixelNetwork`.
+        emission: the distribution of pixels given their parameters.
         context: ``(N, K, H, W)`` or None.
-        image: ``(N, C, H, W)``; what is not known is overwritten.
-        known: ``(N, H, W)``, where the image's own values stay; None for nowhere.
+        image: ``(N, C, H, W)``, overwritten.
+        choose: returns the values of a front; `sample_front` samples them.
     """
-    run: PixelRun
-    if hasattr(network, "incremental"):
-        run = network.incremental(context, len(image), *image.shape[-2:])
-    else:
-        # Unknown pixels are zero until drawn: no later value may stand where it might be read.
-        blank = image.new_zeros(image.shape)
-        run = FullPasses(network, context, blank)
-    in_turn = getattr(network, "channel_autoregressive", False)
-    with single_threaded(
-        len(image) * getattr(run, "filters", math.inf) <= SMALL and not image.is_cuda
-    ):
-        for rows, columns in run.wavefronts:
+    evaluator = make_evaluator(network, context, len(image), *image.shape[-2:])
+    turns = [slice(None)]
+    if getattr(network, "channel_autoregressive", False):
+        turns = [slice(channel, channel + 1) for channel in range(image.shape[1])]
+    small = evaluator.channels is not None and len(image) * evaluator.channels <= SMALL
+    with single_threaded(small and not image.is_cuda):
+        for rows, columns in evaluator:
             pixels = image.new_zeros(*image.shape[:2], 1, len(rows))
-            if known is not None:
-                given = image[:, :, rows, columns].unsqueeze(2)
-                keep = known[:, None, None, rows, columns].expand_as(given)
-            for channels in range(image.shape[1]) if in_turn else [slice(None)]:
-                emission = network.emission(run.parameters(rows, columns))
-                drawn = _draw(emission, pixels, channels)
-                if known is not None:
-                    drawn = torch.where(keep[:, channels], given[:, channels], drawn)
-                pixels[:, channels] = drawn
-                run.write(rows, columns, pixels)
+            for channels in turns:
+                distribution = emission(evaluator.parameters())
+                values = choose(distribution, pixels, Front(rows, columns, channels))
+                pixels[:, channels] = values
+                evaluator.write(values)
             image[:, :, rows, columns] = pixels.squeeze(2)
     return image
 
 
-def emission_layout(emission: Any, pixels: Tensor) -> Tensor:
+def sample_front(distribution: Any, pixels: Tensor, front: Front) -> Tensor:
+    """Values of a front, sampled: all channels at once, or one given those before it."""
+    if front.channels.start is None:
+        values = distribution.sample()
+        return values.movedim(-1, 1) if distribution.event_shape else values
+    known = emission_layout(distribution, pixels)
+    return distribution.sample_channel(front.channels.start, known).unsqueeze(1)
+
+
+def keep_known(choose: Choose, image: Tensor, known: Tensor) -> Choose:
+    """Choose values where they are not known already.
+
+    Args:
+        choose: see `go_through`.
+        image: ``(N, C, H, W)``, a copy of the known values.
+        known: ``(N, H, W)`` bool.
+    """
+
+    def chosen_or_known(distribution: Any, pixels: Tensor, front: Front) -> Tensor:
+        values = choose(distribution, pixels, front)
+        keep = known[:, None, None, front.rows, front.columns]
+        return torch.where(keep, front.of(image), values)
+
+    return chosen_or_known
+
+
+def emission_layout(distribution: Distribution, pixels: Tensor) -> Tensor:
     """Pixels ``(N, C, H, W)`` as an emission takes them: last if the channels are its event."""
-    return pixels.movedim(1, -1) if emission.event_shape else pixels
+    return pixels.movedim(1, -1) if distribution.event_shape else pixels
 
 
-def _draw(emission: Any, pixels: Tensor, channels: int | slice) -> Tensor:
-    """All channels of pixels ``(N, C, 1, P)`` at once, or one given those before it."""
-    if isinstance(channels, int):
-        return emission.sample_channel(channels, emission_layout(emission, pixels))
-    drawn = emission.sample()
-    return drawn.movedim(-1, 1) if emission.event_shape else drawn
-
-
-def check_completable(network: nn.Module, known: Tensor) -> None:
+def check_completable(window: frozenset[Offset] | None, known: Tensor) -> None:
     """Raise a ValueError unless no known pixel depends on an unknown one.
 
     Then the conditionals of the unknown pixels multiply to the exact conditional distribution;
-    otherwise what is known would also say something about pixels drawn before it.
+    otherwise what is known would also say something about pixels sampled before it.
 
     Args:
-        network: its ``window()`` says which pixels a pixel depends on; without, all earlier ones.
+        window: offsets of the pixels that a pixel depends on; None for all earlier ones.
         known: ``(N, H, W)`` bool.
     """
     height, width = known.shape[-2:]
-    window: Any = getattr(network, "window", None)
     if window is None:
         flat = known.flatten(1)
         unknown_before = (~flat).cumsum(1) > 0
         wrong = (flat & unknown_before).view(known.shape)
     else:
         wrong = torch.zeros_like(known)
-        for i, j in window():
+        for i, j in window:
             if -i >= height or abs(j) >= width:
                 continue
             rows, source_rows = slice(-i, height), slice(0, height + i)
@@ -150,5 +133,5 @@ def check_completable(network: nn.Module, known: Tensor) -> None:
             f"pixel ({row}, {column}) is known but depends on unknown pixels before it, so the "
             "exact conditional does not factorize. Known pixels may only have known ones in "
             "their window: rows from the top are allowed, and so is any beginning of the raster "
-            "order. For other patterns draw many images and resample them by their likelihood"
+            "order. For other patterns sample many images and resample them by their likelihood"
         )

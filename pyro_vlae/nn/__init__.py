@@ -2,13 +2,14 @@
 
 from pyro_vlae.nn.architecture import Architecture, MapArchitecture, ResNetArchitecture
 from pyro_vlae.nn.blocks import ResidualBlock
-from pyro_vlae.nn.causal import MaskedConv2d
+from pyro_vlae.nn.causal import CausalConv2d
 from pyro_vlae.nn.encoders import MapDecoder, MapEncoder, ResNetDecoder, ResNetEncoder
+from pyro_vlae.nn.fronts import wavefronts
 from pyro_vlae.nn.masked_maps import MaskedMapNet
 from pyro_vlae.nn.masked_resnet import MaskedResNet
+from pyro_vlae.nn.pixel_network import PixelNetwork
 from pyro_vlae.nn.pixelcnn_pp import ColorPixelCNN
 from pyro_vlae.nn.two_stack import TwoStackNet
-from pyro_vlae.nn.wavefront import wavefronts
 from pyro_vlae.nn.weight_norm import (
     WeightNormConv2d,
     WeightNormConvTranspose2d,
@@ -17,13 +18,14 @@ from pyro_vlae.nn.weight_norm import (
 
 __all__ = [
     "Architecture",
+    "CausalConv2d",
     "ColorPixelCNN",
     "MapArchitecture",
     "MapDecoder",
     "MapEncoder",
-    "MaskedConv2d",
     "MaskedMapNet",
     "MaskedResNet",
+    "PixelNetwork",
     "ResNetArchitecture",
     "ResNetDecoder",
     "ResNetEncoder",

@@ -1,27 +1,44 @@
-"""Masked convolutions: the raster order of PixelCNN, written into the weights.
+"""One causal convolution: which pixels its kernel reads, and which channels at the pixel itself.
 
 References:
     van den Oord et al., "Pixel Recurrent Neural Networks", 2016, arXiv:1601.06759 (masks A and B).
 """
 
-import itertools
-
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from pyro_vlae.nn.weight_norm import WeightNormConv2d
+from pyro_vlae.nn.weight_norm import WeightNormLayer
 
-Tap = tuple[int, int]  # (row offset, column offset) of an input pixel from the output pixel
+Offset = tuple[int, int]  # (row, column) of a pixel that is read, relative to the output pixel
 
 
-class MaskedConv2d(WeightNormConv2d):
-    """A weight-normalized convolution that sees earlier pixels in raster order only.
+class CausalConv2d(WeightNormLayer):
+    """A weight-normalized convolution that reads earlier pixels in raster order only.
 
-    The first ``image_channels`` input channels are hidden at the current pixel too (mask A: they
-    hold the values being modeled); the others are visible there (mask B: features of earlier
-    pixels, or the latent code's maps, which must stay visible or the code would be hidden).
+    The first ``image_channels`` inputs are hidden at the output pixel itself (mask A: they hold the
+    values being modeled). The others are visible there (mask B): they hold features of earlier
+    pixels or the context.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: rows and columns of the kernel; a single number for both.
+        image_channels: leading input channels that are hidden at the output pixel.
+        dilation: distance in pixels between neighboring kernel positions.
+        first_offset: (row, column) of the kernel's first position, relative to the output pixel.
+            None centers the kernel and masks the pixels after the output pixel. A kernel placed by
+            hand is read as a whole, and what it reads must hold nothing of the output pixel or
+            later ones, as in the vertical stack of `TwoStackNet`.
+        own_pixel: ``(out_channels, in_channels)`` bool, which input channels each output channel
+            sees at the output pixel; for a centered kernel, in place of ``image_channels``.
+        init_scale: see `WeightNormLayer`.
 
     Shapes: ``(N, in_channels, H, W) -> (N, out_channels, H, W)``.
+
+    Raises:
+        ValueError: a centered kernel has an even size or sees no earlier pixel, or options of a
+            centered kernel are given for another one.
     """
 
     mask: Tensor
@@ -30,39 +47,70 @@ class MaskedConv2d(WeightNormConv2d):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int = 3,
+        kernel_size: int | tuple[int, int] = 3,
         image_channels: int = 0,
+        *,
+        dilation: int = 1,
+        first_offset: Offset | None = None,
+        own_pixel: Tensor | None = None,
         init_scale: float = 1.0,
     ) -> None:
-        if kernel_size % 2 == 0 or kernel_size < 3:
+        rows, columns = (kernel_size,) * 2 if isinstance(kernel_size, int) else kernel_size
+        super().__init__(
+            (out_channels, in_channels, rows, columns), 0, init_scale, in_channels * rows * columns
+        )
+        self.dilation = dilation
+        if first_offset is None:
+            if rows % 2 == 0 or columns % 2 == 0 or rows * columns == 1:
+                raise ValueError(
+                    "kernel_size must be odd (there is a center pixel) and at least 3 (there are "
+                    f"pixels before it), got {kernel_size}"
+                )
+            first_offset = (-dilation * (rows // 2), -dilation * (columns // 2))
+            # Earlier positions, then the center.
+            center = rows * columns // 2
+            mask = torch.zeros(out_channels, in_channels, rows * columns)
+            mask[:, :, :center] = 1
+            mask[:, image_channels:, center] = 1
+            if own_pixel is not None:
+                mask[:, :, center] = own_pixel.to(mask)
+            mask = mask.view(self.direction.shape)
+        elif image_channels or own_pixel is not None:
             raise ValueError(
-                f"kernel_size must be odd (there is a center pixel) and at least 3 (there are "
-                f"pixels before it), got {kernel_size}"
+                f"a kernel with first_offset={first_offset} is read as a whole: leave out "
+                "image_channels and own_pixel"
             )
-        super().__init__(in_channels, out_channels, kernel_size, init_scale=init_scale)
-        self.in_channels, self.image_channels = in_channels, image_channels
-        center = kernel_size // 2
-        mask = torch.zeros(1, in_channels, kernel_size, kernel_size)
-        mask[:, :, :center] = 1
-        mask[:, :, center, :center] = 1
-        mask[:, image_channels:, center, center] = 1
+        else:
+            mask = torch.ones(1, 1, 1, 1)
+        self.first_offset = first_offset
         self.register_buffer("mask", mask, persistent=False)
         with torch.no_grad():
             self.scale.copy_(self._norm(self.effective_direction()))
 
     def effective_direction(self) -> Tensor:
-        """The direction with later pixels set to zero; gradients cannot reach them."""
+        """The direction with hidden inputs set to zero; gradients cannot reach them."""
         return self.direction * self.mask
 
-    def taps(self, channels: slice = slice(None)) -> list[Tap]:
-        """The offsets that the given input channels are read at, in raster order."""
-        reach = self.padding
-        offsets = itertools.product(range(-reach, 1), range(-reach, reach + 1))
-        center = any(c >= self.image_channels for c in range(self.in_channels)[channels])
-        return [tap for tap in offsets if tap < (0, 0) or (center and tap == (0, 0))]
+    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        top, left = (-offset for offset in self.first_offset)
+        rows, columns = (self.dilation * (size - 1) for size in weight.shape[2:])
+        if 2 * top == rows and 2 * left == columns:
+            return F.conv2d(x, weight, bias, padding=(top, left), dilation=self.dilation)
+        padded = F.pad(x, (left, max(0, columns - left), top, max(0, rows - top)))
+        out = F.conv2d(padded, weight, bias, dilation=self.dilation)
+        return out[..., : x.shape[-2], : x.shape[-1]]
 
-    def tap_weight(self, channels: slice = slice(None)) -> Tensor:
-        """The weight as a matrix ``(taps * channels, out_channels)``, taps as `taps` lists them."""
-        # In raster order, the taps are the first places of the kernel.
-        weight = self.weight()[:, channels].flatten(2)[:, :, : len(self.taps(channels))]
-        return weight.permute(2, 1, 0).flatten(0, 1)
+    def offsets(self, channels: slice = slice(None)) -> tuple[Offset, ...]:
+        """The offsets at which some output reads these input channels, in raster order.
+
+        They are the first positions of the kernel.
+        """
+        row, column = self.first_offset
+        rows, columns = self.direction.shape[2:]
+        positions = [
+            (row + self.dilation * i, column + self.dilation * j)
+            for i in range(rows)
+            for j in range(columns)
+        ]
+        visible = self.mask.expand_as(self.direction)[:, channels].flatten(2).any(1).any(0)
+        return tuple(positions[: int(visible.sum())])

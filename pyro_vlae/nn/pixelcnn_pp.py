@@ -8,26 +8,27 @@ References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 4.3 and appendix.
 """
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
-from torch.distributions.constraints import Constraint
 from torch.nn import functional as F
 
 from pyro_vlae.nn.blocks import GatedBlock
-from pyro_vlae.nn.causal import Tap
-from pyro_vlae.nn.pixelcnn_pp_incremental import IncrementalColor
-from pyro_vlae.nn.two_stack import ShiftedConv2d, stacked_window, window_layers
+from pyro_vlae.nn.causal import CausalConv2d
+from pyro_vlae.nn.pixel_network import PixelNetwork
+from pyro_vlae.nn.two_stack import (
+    first_horizontal_conv,
+    first_vertical_conv,
+    horizontal_conv,
+    vertical_conv,
+    window_layers,
+)
 from pyro_vlae.nn.weight_norm import WeightNormConv2d, image_layout
 
 CHANNELS = 3
 GRAY = (0.299, 0.587, 0.114)
-FIRST_LOG_SCALE = -2.0
 
 
-class ColorPixelCNN(nn.Module):
+class ColorPixelCNN(PixelNetwork):
     """A PixelCNN++ network for color images whose window is exactly A x B.
 
     Features come in a vertical stack, which sees the rows above, and three groups. The red group
@@ -62,7 +63,7 @@ class ColorPixelCNN(nn.Module):
 
     image_channels = CHANNELS
     channel_autoregressive = True
-    spread: Tensor
+    outputs = "discretized_logistic_mixture"
 
     def __init__(
         self,
@@ -84,29 +85,23 @@ class ColorPixelCNN(nn.Module):
                 f"its own; got blocks={blocks}"
             )
         self.context_channels = context_channels
-        self.mixtures = mixtures
         self.gray = window.endswith("-gray")
-        self.horizontal_layers = horizontal
-        spread = (2 * torch.arange(mixtures) + 1) / mixtures - 1
-        self.register_buffer("spread", spread, persistent=False)
         seen = 2 if self.gray else CHANNELS + 1
-        self.first_vertical = ShiftedConv2d(seen, filters, (2, 3), (1, 1, 2, 0))
+        self.first_vertical = first_vertical_conv(seen, filters)
         self.first_in_group = nn.ModuleList(
             [
-                ShiftedConv2d(seen, filters, (1, 1), (1, 0, 0, 0)),
+                first_horizontal_conv(seen, filters),
                 *(WeightNormConv2d(channel + 1, filters, 1) for channel in range(1, CHANNELS)),
             ]
         )
         self.vertical = nn.ModuleList(
-            GatedBlock(
-                ShiftedConv2d(filters, filters, (2, 3), (1, 1, 1, 0)), filters, context_channels
-            )
+            GatedBlock(vertical_conv(filters, filters), filters, context_channels)
             for _ in range(vertical - 1)
         )
 
-        def mixing(channel: int, block: int) -> ShiftedConv2d | WeightNormConv2d:
+        def mixing(channel: int, block: int) -> CausalConv2d | WeightNormConv2d:
             if channel == 0 and 1 <= block < horizontal:
-                return ShiftedConv2d(filters, filters, (1, 2), (1, 0, 0, 0))
+                return horizontal_conv(filters, filters)
             return WeightNormConv2d(filters, filters, 1)
 
         self.groups = nn.ModuleList(
@@ -121,12 +116,6 @@ class ColorPixelCNN(nn.Module):
         self.last = nn.ModuleList(
             WeightNormConv2d(filters, (3 + channel) * mixtures, 1) for channel in range(CHANNELS)
         )
-
-    def window(self) -> set[Tap]:
-        """The offsets (rows, columns) of all pixels that a pixel's parameters depend on."""
-        first_horizontal = cast(ShiftedConv2d, self.first_in_group[0])
-        levels = len(self.vertical) + 1
-        return stacked_window(self.first_vertical, first_horizontal, levels, self.horizontal_layers)
 
     def seen(self, x: Tensor) -> Tensor:
         """What other pixels see of pixels ``(N, 3, H, W)``: color or gray, and a map of ones.
@@ -143,54 +132,20 @@ class ColorPixelCNN(nn.Module):
         seen = self.seen(image_layout(x))
         maps = [] if context is None else [image_layout(context)]
         v = self.first_vertical(seen)
-        levels = [F.elu(v)]
+        above = [F.elu(v)]
         for block in self.vertical:
             v = block(v, maps)
-            levels.append(F.elu(v))
+            above.append(F.elu(v))
         groups = [
             first(_with_ones(x[:, :channel]) if channel else seen)
             for channel, first in enumerate(self.first_in_group)
         ]
-        for k, blocks in enumerate(zip(*cast(list[nn.ModuleList], self.groups), strict=True)):
-            known = [*maps, levels[min(k, len(levels) - 1)]]
+        for k, blocks in enumerate(zip(*self.groups, strict=True)):
+            known = [*maps, above[min(k, len(above) - 1)]]
             for channel, block in enumerate(blocks):
                 groups[channel] = block(groups[channel], known)
                 known.append(F.elu(groups[channel]))
         return torch.cat([last(F.elu(h)) for last, h in zip(self.last, groups, strict=True)], 1)
-
-    @property
-    def support(self) -> Constraint:
-        """The levels that a pixel's values may have."""
-        from pyro_vlae.distributions.discretized_logistic import pixel_levels
-
-        return pixel_levels
-
-    def emission(self, parameters: Tensor) -> Distribution:
-        """The distribution of the pixels, channels last, given ``(N, 12 mixtures, H, W)``.
-
-        Each channel has its own components; those of green and blue also move linearly with the
-        channels before, by coefficients in (-1, 1). Parameters of zero stand for components that
-        are spread evenly over the levels, not for K times the same one: training starts faster.
-        """
-        # Here, not above: the package of distributions builds on this one, and brings Pyro along.
-        from pyro_vlae.distributions.discretized_logistic import DiscretizedLogisticMixture
-
-        shares = [3 + channel for channel in range(CHANNELS)]
-        by_channel = parameters.movedim(1, -1).unflatten(-1, (-1, self.mixtures))
-        by_channel = [share.unbind(-2) for share in by_channel.split(shares, -2)]
-        logits, means, log_scales = (
-            torch.stack([share[k] for share in by_channel], -2) for k in range(3)
-        )
-        coefficients = torch.stack([c for share in by_channel for c in share[3:]], -2)
-        return DiscretizedLogisticMixture(
-            logits, means + self.spread, log_scales + FIRST_LOG_SCALE, coefficients.tanh()
-        )
-
-    def incremental(
-        self, context: Tensor | None, size: int, height: int, width: int
-    ) -> IncrementalColor:
-        """Start drawing `size` images wavefront by wavefront; see `PixelCNN.sample`."""
-        return IncrementalColor(self, context, size, height, width)
 
 
 def _with_ones(x: Tensor) -> Tensor:

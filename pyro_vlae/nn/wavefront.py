@@ -1,207 +1,196 @@
-"""Evaluating masked convolutional networks pixel by pixel, each layer computing each pixel once.
+"""Evaluating a causal network front by front, each of its layers computing each pixel once.
 
 If a pixel needs, of the rows above, no more than ``slope - 1`` columns to its right per row, then
-all pixels with equal ``column + slope * row`` can be drawn together: everything they read belongs
-to earlier wavefronts. For 3x3 kernels the slope is 2, so a 28x28 image takes 82 steps, not 784.
+all pixels with equal ``column + slope * row``, a front, can be sampled together: everything they
+read belongs to earlier fronts. For 3x3 kernels the slope is 2, so a 28x28 image takes 82 fronts,
+not 784 pixels.
+
+The network's forward pass is its only definition: `pyro_vlae.nn.tracing` reads from it which
+pixels each operation reads. An operation whose result is read to the right of a pixel runs ahead by
+some fronts (its lead); results that are read at other fronts are kept for as many fronts as needed.
 
 References:
     Ramachandran et al., "Fast Generation for Convolutional Autoregressive Models", 2017,
     arXiv:1704.06001 (the cache).
 """
 
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
-from itertools import product
+from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pyro_vlae.nn.causal import Tap
-
-
-def wavefront_slope(image_taps: Iterable[Tap], feature_taps: Iterable[Tap] = ()) -> int:
-    """The smallest slope for which every tap reads what is known by then.
-
-    Args:
-        image_taps: offsets at which pixel values are read; these must be in earlier wavefronts.
-        feature_taps: offsets at which features are read; the same wavefront will do, since layers
-            are evaluated one after the other.
-    """
-    slope = 1
-    for taps, slack in ((image_taps, 1), (feature_taps, 0)):
-        for row, column in taps:
-            if row < 0:
-                slope = max(slope, -((column + slack) // row))
-    return slope
+from pyro_vlae.nn.causal import Offset
+from pyro_vlae.nn.fronts import Front, FrontCache, Fronts, wavefront_slope
+from pyro_vlae.nn.operations import UntraceableNetwork
+from pyro_vlae.nn.steps import StepBuilder
+from pyro_vlae.nn.tracing import plan
 
 
-@lru_cache(maxsize=32)
-def front_pixels(height: int, width: int, slope: int) -> dict[int, list[tuple[int, int]]]:
-    """The pixels (row, column) of each wavefront by its time ``column + slope * row``, in order."""
-    pixels: dict[int, list[tuple[int, int]]] = {}
-    for i, j in product(range(height), range(width)):
-        pixels.setdefault(j + slope * i, []).append((i, j))
-    return dict(sorted(pixels.items()))
+class WavefrontEvaluator:
+    """One run of a network over a batch of images whose pixels become known front by front.
 
+    Every feature is computed once. Layers are not called, only their weights are read, so nothing
+    is initialized::
 
-@lru_cache(maxsize=32)
-def wavefronts(
-    height: int, width: int, slope: int, device: torch.device | None = None
-) -> tuple[tuple[Tensor, Tensor], ...]:
-    """The pixels of an image as ``(rows, columns)`` per step, in the order they can be drawn.
+        for rows, columns in evaluator:
+            evaluator.write(choose(evaluator.parameters()))
 
-    The tensors are kept for later calls, since a GPU would be waited for at each copy from the
-    host: nobody may write to them.
+    For a channel-autoregressive network there are one `parameters` and one `write` per channel.
 
     Args:
-        height: rows of the image.
-        width: its columns.
-        slope: pixels with equal ``column + slope * row`` make a step.
-        device: where the indices are wanted; None for the CPU.
-    """
-    with torch.inference_mode(False):
-        fronts = [
-            torch.tensor(pixels, device=device).T.contiguous()
-            for pixels in front_pixels(height, width, slope).values()
-        ]
-    return tuple((rows, columns) for rows, columns in fronts)
-
-
-class FrontCache:
-    """Features of the latest wavefronts, all that later pixels can still read.
-
-    Every wavefront is stored by image row, so that a tap of all its pixels is a slice of an
-    earlier wavefront: reading gathers nothing, and the working set stays small.
-
-    Args:
-        like: a tensor of the wanted dtype and device.
-        size: number of images N.
-        channels: features per pixel.
-        height: rows of the images.
-        slope: the wavefront of pixel (i, j) is ``j + slope * i``.
-        taps: the offsets that are read.
-        lead: how many wavefronts writing is ahead of the latest that is read.
-    """
-
-    def __init__(
-        self,
-        like: Tensor,
-        size: int,
-        channels: int,
-        height: int,
-        slope: int,
-        taps: Iterable[Tap],
-        lead: int = 0,
-    ) -> None:
-        taps = list(taps)
-        self.slope = slope
-        self.above = max(-i for i, _ in taps)
-        depth = 1 + lead + max(-(j + slope * i) for i, j in taps)
-        shape = (height + self.above, size, channels)
-        self.slots = [like.new_zeros(shape) for _ in range(depth)]
-        self.times: list[int | None] = [None] * depth
-        self.nothing = torch.zeros_like(self.slots[0])
-
-    def read(self, time: int, rows: range, taps: Iterable[Tap]) -> Tensor:
-        """The taps of a wavefront's P pixels as a matrix ``(P * N, taps * channels)``."""
-        parts = []
-        for i, j in taps:
-            at = time + j + self.slope * i
-            k = at % len(self.slots)
-            slot = self.slots[k] if self.times[k] == at else self.nothing
-            parts.append(slot[rows.start + i + self.above : rows.stop + i + self.above])
-        return torch.cat(parts, -1).flatten(0, 1)
-
-    def write(self, time: int, rows: range) -> Tensor:
-        """Where the features ``(P, N, channels)`` of a wavefront's pixels are to be stored."""
-        k = time % len(self.slots)
-        self.times[k] = time
-        slot = self.slots[k].zero_()  # pixels outside the image read as zero
-        return slot[rows.start + self.above : rows.stop + self.above]
-
-
-class FrontRun:
-    """What runs over wavefronts share: the wavefront at hand, and caches of those before it.
-
-    A wavefront's features are matrices ``(P * N, channels)``, P pixels of N images.
-
-    Args:
-        like: a tensor of the wanted dtype and device.
+        network: see `pyro_vlae.nn.PixelNetwork`.
+        context: ``(N, K, H, W)`` or None.
         size: number of images N.
         height: rows of the images.
         width: their columns.
-        slope: the wavefront of pixel (i, j) is ``j + slope * i``.
+
+    Raises:
+        UntraceableNetwork: the network cannot be evaluated front by front.
     """
 
-    def __init__(self, like: Tensor, size: int, height: int, width: int, slope: int) -> None:
-        self.like, self.size, self.height, self.width = like, size, height, width
-        self.slope = slope
-        self.wavefronts = wavefronts(height, width, slope, like.device)
-        self._times = iter(front_pixels(height, width, slope))
-        self.time, self.rows = -1, range(0)
+    @torch.no_grad()
+    def __init__(
+        self, network: nn.Module, context: Tensor | None, size: int, height: int, width: int
+    ) -> None:
+        found = plan(network, context)
+        traced = found.trace
+        self.channels = max(traced.channels[node] for node in found.kept)
+        self._size, self._fronts = size, Fronts(height, width, found.slope)
+        self._like = next(network.parameters()) if context is None else context
+        self._writes = traced.degrees[traced.image][-1]
+        self._caches = {
+            node: FrontCache(self._like, size, traced.channels[node], self._fronts, offsets)
+            for node, offsets in found.kept.items()
+        }
+        self._image = self._caches[traced.image]
+        builder = StepBuilder(network, context, found, self._caches, self._fronts, size)
+        for operation in traced.operations:
+            builder.add(operation)
+        self._slots = len(builder.slots)
+        # After how many writes to the front each step is due.
+        self._due = [
+            [step for step in builder.steps if written in step.after]
+            for written in range(self._writes + 1)
+        ]
+        self._blanks = builder.blanks
+        self._output, self._own = builder.slot(traced.output), builder.slot(traced.image)
+        # Of the front at hand: its number, the writes so far, and what has been computed.
+        self._front, self._written = 0, 0
+        self._values: list[Any] = []
 
-    def next_front(self) -> None:
-        """Go on to the next wavefront: its time, and the rows that have a pixel in it."""
-        self.time = next(self._times)
-        self.rows = self.rows_at(self.time)
+    def __iter__(self) -> Iterator[Front]:
+        """Go from front to front: the rows and columns of its pixels."""
+        indices = self._fronts.indices(self._like.device)
+        ahead = max(step.lead for step in self._due[0])
+        for front in range(-max(0, ahead), max(indices) + 1):
+            self._front, self._written = front, 0
+            self._values = [None] * self._slots
+            count = self._size * len(self._fronts.rows(front)) if front in indices else 0
+            self._values[self._own] = self._like.new_zeros(count, self._image.slots[0].shape[-1])
+            for slot, channels in self._blanks.items():
+                self._values[slot] = self._like.new_zeros(count, channels)
+            self._compute()
+            if front in indices:
+                yield indices[front]
 
-    def rows_at(self, time: int) -> range:
-        """The rows that have a pixel in the wavefront of this time."""
-        first = max(0, -((self.width - 1 - time) // self.slope))
-        return range(first, min(self.height - 1, time // self.slope) + 1)
+    def parameters(self) -> Tensor:
+        """Parameters of the front's P pixels, ``(N, channels, 1, P)``.
 
-    def cache(self, channels: int, taps: Iterable[Tap], lead: int = 0) -> FrontCache:
-        """An empty `FrontCache` for this run."""
-        return FrontCache(self.like, self.size, channels, self.height, self.slope, taps, lead)
-
-    def pixels(self, maps: Tensor, time: int, rows: range) -> Tensor:
-        """A wavefront's pixels of maps ``(height * width, N, channels)``, as `by_pixel` lays them.
-
-        A strided slice: the next pixel is a row down and ``slope`` columns to the left.
+        Channel by channel, only those of the channel to come are right.
         """
-        first = rows.start * self.width + time - self.slope * rows.start
-        step = max(1, self.width - self.slope)  # narrower images have one pixel in a wavefront
-        return maps[first : first + (len(rows) - 1) * step + 1 : step].flatten(0, 1)
+        values = self._values[self._output]
+        return (
+            values.view(-1, self._size, values.shape[-1]).permute(1, 2, 0).unsqueeze(2).contiguous()
+        )
 
-    def by_image(self, features: Tensor) -> Tensor:
-        """Features as ``(P, N, channels)``."""
-        return features.view(-1, self.size, features.shape[-1])
+    @torch.no_grad()
+    def write(self, pixels: Tensor) -> None:
+        """Make the values ``(N, C, 1, P)`` of the front's pixels known, or the next channel's."""
+        values = pixels.squeeze(2).permute(2, 0, 1).flatten(0, 1)
+        if self._writes == 1:
+            self._values[self._own] = values
+        else:
+            self._values[self._own][:, self._written] = values[:, 0]
+        self._image.write(self._front, self._values[self._own])
+        self._written += 1
+        self._compute()
 
-    def as_parameters(self, features: Tensor) -> Tensor:
-        """Features as ``(N, channels, 1, P)``."""
-        return self.by_image(features).permute(1, 2, 0).unsqueeze(2).contiguous()
+    @torch.no_grad()
+    def _compute(self) -> None:
+        """All that had to wait for the latest write."""
+        values = self._values
+        for step in self._due[self._written]:
+            front = self._front + step.lead
+            if self._fronts.rows(front):
+                values[step.slot] = step.compute(values, front)
+                if step.cache is not None:
+                    step.cache.write(front, values[step.slot])
 
 
-def by_pixel(maps: Tensor) -> Tensor:
-    """Maps ``(N, C, H, W)`` as ``(H * W, N, C)``."""
-    return maps.permute(2, 3, 0, 1).flatten(0, 1).contiguous()
+class FullPasses:
+    """The slow way, for a network that cannot be traced: a full pass per front (and channel).
 
-
-class PixelCache:
-    """Features of all pixels of a batch of images, filled in wavefront by wavefront.
-
-    Stored as ``(N, positions, channels)`` with a border of zeros, so that reading the taps of some
-    pixels is one gather whose result is already a matrix to multiply. Slower than `FrontCache`, but
-    whoever writes can do so out of place, which autograd needs.
+    Used as `WavefrontEvaluator`. Without a known window fronts are single pixels in raster order.
     """
+
+    channels = None
 
     def __init__(
-        self, like: Tensor, size: int, channels: int, image: Sequence[int], pad: int
+        self, network: nn.Module, context: Tensor | None, size: int, height: int, width: int
     ) -> None:
-        height, width = image
-        self.pad = pad
-        self.stride = width + 2 * pad
-        self.values = like.new_zeros(size, (height + pad) * self.stride, channels)
+        self.network, self.context = network, context
+        like = next(network.parameters()) if context is None else context
+        # Unknown pixels are zero: no later value may stand where it might be read.
+        channels = int(network.image_channels)  # type: ignore[arg-type]
+        self.image = like.new_zeros(size, channels, height, width)
+        self.in_turn = getattr(network, "channel_autoregressive", False)
+        window = window_of(network, context)
+        slope = width if window is None else wavefront_slope(window)
+        self.fronts = Fronts(height, width, slope).indices(like.device)
+        self.front, self.written = next(iter(self.fronts.values())), 0
 
-    def positions(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Indices of pixels in the padded layout."""
-        return (rows + self.pad) * self.stride + columns + self.pad
+    def __iter__(self) -> Iterator[Front]:
+        """See `WavefrontEvaluator`."""
+        for front in self.fronts.values():
+            self.front, self.written = front, 0
+            yield front
 
-    def around(self, positions: Tensor, taps: Iterable[Tap]) -> Tensor:
-        """The positions of the taps of P pixels, ``(P, taps)``."""
-        return torch.stack([positions + (i * self.stride + j) for i, j in taps], 1)
+    @torch.no_grad()
+    def parameters(self) -> Tensor:
+        """See `WavefrontEvaluator`."""
+        rows, columns = self.front
+        return self.network(self.image, self.context)[:, :, rows, columns].unsqueeze(2)
 
-    def read(self, around: Tensor) -> Tensor:
-        """The features at the taps of P pixels: ``(N, P, taps * channels)``."""
-        taken = self.values.index_select(1, around.flatten())
-        return taken.view(len(taken), len(around), -1)
+    def write(self, pixels: Tensor) -> None:
+        """See `WavefrontEvaluator`."""
+        rows, columns = self.front
+        channels = slice(self.written, self.written + 1) if self.in_turn else slice(None)
+        self.image[:, channels, rows, columns] = pixels.squeeze(2)
+        self.written += 1
+
+
+def window_of(network: nn.Module, context: Tensor | None) -> frozenset[Offset] | None:
+    """The offsets (row, column) of the other pixels that a pixel's parameters depend on.
+
+    What the network's ``window()`` says, if it has one; else what its forward pass tells, None if
+    that cannot be traced.
+    """
+    if hasattr(network, "window"):
+        seen = network.window()  # type: ignore[operator]
+        return None if seen is None else frozenset(seen)
+    try:
+        return plan(network, context).trace.window()
+    except UntraceableNetwork:
+        return None
+
+
+def make_evaluator(
+    network: nn.Module, context: Tensor | None, size: int, height: int, width: int
+) -> WavefrontEvaluator | FullPasses:
+    """The fastest evaluator that the network allows; arguments as for `WavefrontEvaluator`."""
+    try:
+        plan(network, context)
+    except UntraceableNetwork:
+        return FullPasses(network, context, size, height, width)
+    return WavefrontEvaluator(network, context, size, height, width)

@@ -1,6 +1,7 @@
-"""What Pyro's autoregressive transforms lack: mean-only steps, steps on maps, fast inverses."""
+"""What Pyro's autoregressive transforms lack: mean-only and on feature maps, fast inverses."""
 
 from pyro_vlae.transforms.affine import IncrementalAffineAutoregressive
+from pyro_vlae.transforms.cache import clear_cache
 from pyro_vlae.transforms.mean_only import MeanOnlyAutoregressive, mean_only_autoregressive
 from pyro_vlae.transforms.spatial import SpatialMeanOnlyAutoregressive
 
@@ -8,5 +9,6 @@ __all__ = [
     "IncrementalAffineAutoregressive",
     "MeanOnlyAutoregressive",
     "SpatialMeanOnlyAutoregressive",
+    "clear_cache",
     "mean_only_autoregressive",
 ]

@@ -1,4 +1,4 @@
-"""Affine autoregressive flow steps whose inverse is fast.
+"""Affine autoregressive transforms whose inverse is fast.
 
 References:
     Kingma et al., "Improving Variational Inference with Inverse Autoregressive Flow", 2016,

@@ -100,72 +100,101 @@ def invert_autoregressive(
     """
     flat = y.reshape(-1, network.input_dim)
     with single_threaded(len(flat) <= SMALL_BATCH and not y.is_cuda):
-        x, parameters = _invert(network, solve, flat)
+        x, parameters = _Inversion(network, solve, flat).run()
     return x.view(y.shape), parameters.view(*y.shape[:-1], *parameters.shape[1:])
 
 
-def _invert(
-    network: AutoRegressiveNN, solve: Callable[[Tensor, Tensor], Tensor], y: Tensor
-) -> tuple[Tensor, Tensor]:
-    dims, groups = network.input_dim, network.output_multiplier
-    layers = [cast(MaskedLinear, layer) for layer in network.layers]
-    schedule = _schedule(network)
-    order, rank, stages = schedule.order, schedule.rank, schedule.stages
-    targets = [*(s.order for s in stages[1:]), schedule.outputs]
-    weights, biases = [], []
-    for layer, source, target in zip(layers, stages, targets, strict=True):
-        weight: Tensor = layer.weight * layer.mask
-        bias: Tensor = layer.bias
-        if target is not None:
-            weight, bias = weight.index_select(0, target), bias[target]
-        weights.append((weight if source.order is None else weight[:, source.order]).T)
-        biases.append(bias)
-    skip = network.skip_layer
-    if skip is not None:
-        skip_weight = (skip.weight * skip.mask)[schedule.outputs][:, order].T
+class _Inversion:
+    """One inversion; layers, units and dimensions are in the order in which they are completed.
 
-    # In place is cheaper, but would disturb what autograd has saved.
-    grad = torch.is_grad_enabled() and (
-        y.requires_grad or any(p.requires_grad for p in network.parameters())
-    )
-    add = torch.addmm if grad else Tensor.addmm_
-    columns, hidden = y[:, order].split(1, 1), range(len(layers) - 1)
-    # What is known of every layer's inputs, stage after stage; x itself is the first.
-    known: list[list[Tensor]] = [[] for _ in layers]
-    parameters = []
-    for start in range(0, dims, BLOCK):
-        stop = min(start + BLOCK, dims)
-        # What all blocks before add to the units that become complete in this one.
-        places = [s.units(start, stop) for s in stages[1:]]
-        places.append(slice(start * groups, stop * groups))
-        sums = []
-        for level, (weight, bias, place) in enumerate(zip(weights, biases, places, strict=True)):
-            if known[level]:
-                known[level] = [torch.cat(known[level], 1)]
-                earlier = known[level][0]
-                sums.append(torch.addmm(bias[place], earlier, weight[: earlier.shape[1], place]))
+    Layer l reads x for l = 0, else the units of hidden layer l - 1; the last gives the parameters.
+    ``known[l]`` holds what is complete of its inputs, ``sums[l]`` what these add to those of its
+    outputs that are completed in the present block, ``places[l]``.
+    """
+
+    def __init__(
+        self, network: AutoRegressiveNN, solve: Callable[[Tensor, Tensor], Tensor], y: Tensor
+    ) -> None:
+        self.network, self.solve = network, solve
+        self.schedule = schedule = _schedule(network)
+        self.dims, self.groups = network.input_dim, network.output_multiplier
+        self.weights: list[Tensor] = []
+        self.biases: list[Tensor] = []
+        stages = schedule.stages
+        targets = [*(stage.order for stage in stages[1:]), schedule.outputs]
+        layers = [cast(MaskedLinear, layer) for layer in network.layers]
+        for layer, source, target in zip(layers, stages, targets, strict=True):
+            weight: Tensor = layer.weight * layer.mask
+            bias: Tensor = layer.bias
+            if target is not None:
+                weight, bias = weight.index_select(0, target), bias[target]
+            self.weights.append((weight if source.order is None else weight[:, source.order]).T)
+            self.biases.append(bias)
+        self.skip: Tensor | None = None
+        if network.skip_layer is not None:
+            skip = network.skip_layer.weight * network.skip_layer.mask
+            self.skip = skip[schedule.outputs][:, schedule.order].T
+        # In place is cheaper, but would disturb what autograd has saved.
+        grad = torch.is_grad_enabled() and (
+            y.requires_grad or any(p.requires_grad for p in network.parameters())
+        )
+        self.add = torch.addmm if grad else Tensor.addmm_
+        self.size = len(y)
+        self.y = y[:, schedule.order].split(1, 1)
+        self.known: list[list[Tensor]] = [[] for _ in self.weights]
+        self.sums: list[Tensor] = []
+        self.places: list[slice] = []
+
+    def run(self) -> tuple[Tensor, Tensor]:
+        """X ``(N, D)`` and the parameters there, ``(N, P, D)``."""
+        parameters = []
+        for start in range(0, self.dims, BLOCK):
+            stop = min(start + BLOCK, self.dims)
+            self._begin_block(start, stop)
+            for k in range(start, stop):
+                self._complete_units(k)
+                self._complete_dimension(k, start)
+            # Complete by now in place, too: later additions to a dimension's outputs are zero.
+            parameters.append(self.sums[-1])
+        rank = self.schedule.rank
+        out = torch.cat(parameters, 1).view(self.size, self.dims, self.groups)
+        return torch.cat(self.known[0], 1)[:, rank], out[:, rank].transpose(1, 2).contiguous()
+
+    def _begin_block(self, start: int, stop: int) -> None:
+        """Add up what all blocks before contribute to this one, in one product per layer."""
+        self.places = [stage.units(start, stop) for stage in self.schedule.stages[1:]]
+        self.places.append(slice(start * self.groups, stop * self.groups))
+        self.sums = []
+        for level, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            place = self.places[level]
+            if self.known[level]:
+                earlier = torch.cat(self.known[level], 1)
+                self.known[level] = [earlier]
+                read = weight[: earlier.shape[1], place]
+                self.sums.append(torch.addmm(bias[place], earlier, read))
             else:
-                sums.append(bias[place].repeat(len(y), 1))
-        if skip is not None and start:
-            columns_here = slice(start * groups, stop * groups)
-            sums[-1] = sums[-1] + known[0][0] @ skip_weight[:start, columns_here]
-        for k in range(start, stop):
-            for level in hidden:
-                own = stages[level + 1].units(k, k + 1)
-                if own.start < own.stop:
-                    offset = places[level].start
-                    units = network.f(sums[level][:, own.start - offset : own.stop - offset])
-                    known[level + 1].append(units)
-                    weight = weights[level + 1][own, places[level + 1]]
-                    sums[level + 1] = add(sums[level + 1], units, weight)
-            here = (k - start) * groups
-            x_k = solve(columns[k], sums[-1][:, here : here + groups])
-            known[0].append(x_k)
-            sums[0] = add(sums[0], x_k, weights[0][k : k + 1, places[0]])
-            if skip is not None:
-                sums[-1] = add(sums[-1], x_k, skip_weight[k : k + 1, places[-1]])
-        # Complete by now in place, too: later additions to a dimension's outputs are zero.
-        parameters.append(sums[-1])
-    x = torch.cat(known[0], 1)[:, rank]
-    out = torch.cat(parameters, 1).view(len(y), dims, groups)
-    return x, out[:, rank].transpose(1, 2).contiguous()
+                self.sums.append(bias[place].repeat(self.size, 1))
+        if self.skip is not None and start:
+            self.sums[-1] = self.sums[-1] + self.known[0][0] @ self.skip[:start, self.places[-1]]
+
+    def _complete_units(self, k: int) -> None:
+        """Compute the hidden units that know k dimensions, and pass them on."""
+        for level, stage in enumerate(self.schedule.stages[1:]):
+            own, first = stage.units(k, k + 1), self.places[level].start
+            if own.start < own.stop:
+                units = self.network.f(self.sums[level][:, own.start - first : own.stop - first])
+                self.known[level + 1].append(units)
+                self._pass_on(level + 1, units, self.weights[level + 1][own])
+
+    def _complete_dimension(self, k: int, start: int) -> None:
+        """Find x_k from its parameters, and pass it on."""
+        first = (k - start) * self.groups
+        x_k = self.solve(self.y[k], self.sums[-1][:, first : first + self.groups])
+        self.known[0].append(x_k)
+        self._pass_on(0, x_k, self.weights[0][k : k + 1])
+        if self.skip is not None:
+            self._pass_on(-1, x_k, self.skip[k : k + 1])
+
+    def _pass_on(self, level: int, features: Tensor, weight: Tensor) -> None:
+        """Add what these features contribute to the outputs of a layer in this block."""
+        self.sums[level] = self.add(self.sums[level], features, weight[:, self.places[level]])

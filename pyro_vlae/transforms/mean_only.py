@@ -1,4 +1,4 @@
-"""Autoregressive flow steps that shift and do not scale.
+"""Autoregressive transforms that shift and do not scale.
 
 References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 3.2 and appendix.
@@ -17,10 +17,10 @@ from pyro_vlae.transforms.incremental import invert_autoregressive
 
 
 class MeanOnlyAutoregressive(AffineAutoregressive):
-    """The volume-preserving step ``y = x + mean(x)``, mean_i a function of earlier x only.
+    """The volume-preserving transform ``y = x + mean(x)``, mean_i a function of earlier x only.
 
-    Its log-determinant is 0, so density and gradients stay stable however deep the flow; x -> y is
-    one parallel pass, y -> x one pass per dimension.
+    Its log-determinant is 0, so density and gradients stay stable however deep the flow. x -> y is
+    one parallel pass; y -> x goes through the dimensions one by one, at about the cost of a pass.
 
     Args:
         autoregressive_nn: a network with one output per input (``param_dims=[1]``) and a
@@ -35,7 +35,7 @@ class MeanOnlyAutoregressive(AffineAutoregressive):
     def __init__(self, autoregressive_nn: AutoRegressiveNN) -> None:
         if autoregressive_nn.output_multiplier != 1:
             raise ValueError(
-                "a mean-only step needs an AutoRegressiveNN with param_dims=[1], got "
+                "a mean-only transform needs an AutoRegressiveNN with param_dims=[1], got "
                 f"param_dims={autoregressive_nn.param_dims}"
             )
         super().__init__(autoregressive_nn)
@@ -55,7 +55,7 @@ class MeanOnlyAutoregressive(AffineAutoregressive):
 def mean_only_autoregressive(
     input_dim: int, hidden_dims: Sequence[int] = (640, 640), reverse: bool = False
 ) -> MeanOnlyAutoregressive:
-    """A mean-only step over a ReLU MADE with a fixed order.
+    """A mean-only transform with a ReLU MADE of fixed order.
 
     Args:
         input_dim: number of dimensions D.

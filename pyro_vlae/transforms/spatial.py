@@ -1,4 +1,4 @@
-"""Autoregressive flow steps on codes that are feature maps.
+"""Autoregressive transforms of codes that are feature maps.
 
 References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 4.3 and appendix
@@ -7,6 +7,7 @@ References:
 
 from collections.abc import Sequence
 from math import prod
+from typing import cast
 
 import torch
 from pyro.distributions import constraints
@@ -14,25 +15,27 @@ from pyro.distributions.torch_transform import TransformModule
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyro_vlae.nn.masked_maps import EARLIER_TAPS, MaskedMapNet
-from pyro_vlae.nn.wavefront import PixelCache, wavefront_slope, wavefronts
+from pyro_vlae.nn.causal import CausalConv2d, Offset
+from pyro_vlae.nn.fronts import FrontCache, Fronts, by_pixel, wavefront_slope
+from pyro_vlae.nn.masked_maps import MaskedMapNet
 
 
 class SpatialMeanOnlyAutoregressive(TransformModule):
-    """The volume-preserving step ``y = x + mean(x)`` on maps, mean a masked ConvNet of earlier x.
+    """``y = x + mean(x)`` on feature maps, mean a masked ConvNet of earlier x.
 
     Codes are flat vectors ``(*batch, C * H * W)`` of maps ``(C, H, W)``. The order is raster order
-    over positions, then over the maps of a position; ``reverse`` turns all of it round. x -> y is
-    one parallel pass. y -> x is exact and evaluates every feature once: wavefront by wavefront over
+    over positions, then over the channels of a position; ``reverse`` reverses all of it. x -> y is
+    one parallel pass. y -> x is exact and computes every feature once: front by front over
     positions, value by value within.
 
-    The step shifts and does not scale, as the paper's binary models have it: the log-determinant is
-    0, so six steps over a thousand dimensions neither overflow nor let the density grow without
-    bound, and the inverse divides by nothing. Encoder and decoder set the code's scale themselves.
+    The transform shifts and does not scale, like those of the paper's binary models: it preserves
+    volume (the log-determinant is 0), so six of them over a thousand dimensions neither overflow
+    nor let the density grow without bound, and the inverse divides by nothing. Encoder and decoder
+    set the code's scale themselves.
 
     Args:
         code_shape: ``(C, H, W)`` of the code.
-        hidden_maps: maps of the hidden layers.
+        hidden_maps: channels of the hidden layers.
         reverse: the last value comes first.
     """
 
@@ -71,7 +74,7 @@ class SpatialMeanOnlyAutoregressive(TransformModule):
                 f"expected codes of {prod(self.code_shape)} dimensions, the flat form of maps "
                 f"{self.code_shape}, got a tensor of shape {tuple(x.shape)}"
             )
-        # Turning the flat code round turns rows, columns and maps round at once.
+        # Reversing the flat code reverses rows, columns and channels at once.
         return (x.flip(-1) if self.reverse else x).reshape(-1, *self.code_shape)
 
     def _flat(self, maps: Tensor, like: Tensor) -> Tensor:
@@ -79,10 +82,15 @@ class SpatialMeanOnlyAutoregressive(TransformModule):
         return flat.flip(-1) if self.reverse else flat
 
 
+# What all but the own position's weights read: the first positions of a 3x3 kernel.
+EARLIER: list[Offset] = [(-1, -1), (-1, 0), (-1, 1), (0, -1)]
+
+
 def invert_mean_only(network: MaskedMapNet, y: Tensor) -> Tensor:
     """Find x with ``x + network(x) = y``, each feature of the network computed once.
 
-    Plain weights are used for layers not yet initialized, and nothing is initialized.
+    Not by the evaluator of `pyro_vlae.nn.wavefront`, which would compute all hidden units anew for
+    each of a position's values. Layers are not called, so nothing is initialized.
 
     Args:
         network: the masked ConvNet.
@@ -91,33 +99,32 @@ def invert_mean_only(network: MaskedMapNet, y: Tensor) -> Tensor:
     Returns:
         x, of y's shape. Gradients pass.
     """
-    size, maps, height, width = y.shape
+    size, channels, height, width = y.shape
     # In place is cheaper, but would disturb what autograd has saved.
     grad = torch.is_grad_enabled() and (
         y.requires_grad or any(p.requires_grad for p in network.parameters())
     )
     add = torch.addmm if grad else Tensor.addmm_
-    put = Tensor.index_copy if grad else Tensor.index_copy_
-    layers = network.ordered_layers()
-    matrices = [layer.matrices() for layer in layers]
+    layers = [cast(CausalConv2d, layer) for layer in network.layers]
+    kernels = [layer.weight().flatten(2).permute(2, 1, 0) for layer in layers]
+    biases = [layer.bias for layer in layers]
+    earlier = [kernel[: len(EARLIER)].flatten(0, 1) for kernel in kernels]
     # The own position's weights, cut by the degree of what is read: C values, then hidden units.
-    own = [matrices[0][1].split(1)]
-    own += [m[1].split(units) for m, units in zip(matrices[1:], network.units, strict=False)]
-    caches = [
-        PixelCache(y, size, weight.shape[0], (height, width), pad=1) for _, weight in matrices
-    ]
-    flat = y.flatten(2).transpose(1, 2)  # (N, H * W, C)
-    for rows, columns in wavefronts(height, width, wavefront_slope(EARLIER_TAPS), y.device):
-        at = caches[0].positions(rows, columns)
-        around = caches[0].around(at, EARLIER_TAPS)
-        # What earlier positions say to all units of this front; then value by value within.
+    degrees = [[1] * channels, *network.units]
+    own = [kernel[len(EARLIER)].split(n) for kernel, n in zip(kernels, degrees, strict=False)]
+    fronts = Fronts(height, width, wavefront_slope(EARLIER))
+    caches = [FrontCache(y, size, kernel.shape[1], fronts, EARLIER) for kernel in kernels]
+    targets, solved = by_pixel(y), []
+    indices = fronts.indices(y.device)
+    for front in indices:
+        # What earlier positions add to all units of this front; then value by value within.
         sums = [
-            torch.addmm(layer.bias, cache.read(around).flatten(0, 1), earlier)
-            for layer, cache, (earlier, _) in zip(layers, caches, matrices, strict=True)
+            torch.addmm(bias, cache.read(front, EARLIER), weight)
+            for bias, cache, weight in zip(biases, caches, earlier, strict=True)
         ]
-        target = flat.index_select(1, rows * width + columns).flatten(0, 1)
-        found: list[list[Tensor]] = [[] for _ in layers]
-        for k in range(maps):
+        target = fronts.pixels(targets, front)
+        found: list[list[Tensor]] = [[] for _ in kernels]
+        for k in range(channels):
             for level, units in enumerate(network.units[:-1]):
                 if units[k]:
                     start = sum(units[:k])
@@ -127,8 +134,11 @@ def invert_mean_only(network: MaskedMapNet, y: Tensor) -> Tensor:
             value = target[:, k : k + 1] - sums[-1][:, k : k + 1]
             found[0].append(value)
             sums[0] = add(sums[0], value, own[0][k])
-        for cache, features in zip(caches, found, strict=True):
-            new = torch.cat(features, 1).view(size, len(at), -1)
-            cache.values = put(cache.values, 1, at, new)
-    inner = caches[0].values.view(size, height + 1, width + 2, maps)[:, 1:, 1:-1]
-    return inner.permute(0, 3, 1, 2)
+        features = [torch.cat(parts, 1) for parts in found]
+        for cache, known in zip(caches, features, strict=True):
+            cache.write(front, known)
+        solved.append(features[0])
+    # From the order of the fronts back to that of the pixels.
+    order = torch.cat([rows * width + columns for rows, columns in indices.values()]).argsort()
+    x = torch.cat(solved).view(height * width, size, channels)[order]
+    return x.view(height, width, size, channels).permute(2, 3, 0, 1)

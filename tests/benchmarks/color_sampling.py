@@ -1,4 +1,4 @@
-"""Drawing 32x32 color images channel by channel: wavefronts against full passes of the network.
+"""Sampling 32x32 color images channel by channel: wavefronts against full passes of the network.
 
 OMP_NUM_THREADS=2 python tests/benchmarks/color_sampling.py [--window 7x4] [--images 4]
 
@@ -12,29 +12,27 @@ from collections.abc import Callable
 import torch
 from timing import interleaved, print_table
 
-from pyro_vlae.distributions import PixelCNN
-from pyro_vlae.distributions.sampling import FullPasses
-from pyro_vlae.nn import ColorPixelCNN, wavefronts
+from pyro_vlae.distributions import DiscretizedLogisticEmission, PixelCNN
+from pyro_vlae.nn import ColorPixelCNN
 
 SIZE = 32
 PASSES = 3 * SIZE * SIZE
 
 
 def full_passes(network: ColorPixelCNN, context: torch.Tensor, count: int) -> Callable[[], None]:
-    """The first `count` steps of drawing images by a full pass per pixel and channel."""
+    """The first `count` passes of sampling images by a full pass per pixel and channel."""
+    emission = DiscretizedLogisticEmission()
 
-    def draw() -> None:
+    def sample() -> None:
         image = torch.zeros(len(context), 3, SIZE, SIZE, device=context.device)
-        run = FullPasses(network, context, image)
-        pixels = wavefronts(SIZE, SIZE, SIZE, context.device)
-        for step in range(count):
-            (rows, columns), channel = pixels[step // 3], step % 3
-            emission = network.emission(run.parameters(rows, columns))
-            drawn = image[:, :, rows, columns].unsqueeze(2)
-            drawn[:, channel] = emission.sample_channel(channel, drawn.movedim(1, -1))
-            run.write(rows, columns, drawn)
+        for k in range(count):
+            (row, column), channel = divmod(k // 3, SIZE), k % 3
+            here = (..., slice(row, row + 1), slice(column, column + 1))
+            distribution = emission(network(image, context)[here])
+            pixels = image[here].movedim(1, -1)
+            image[here][:, channel] = distribution.sample_channel(channel, pixels)
 
-    return draw
+    return sample
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Drawing images from the default likelihood: wavefronts against full passes of the network.
+"""Sampling images from the default likelihood: wavefronts against full passes of the network.
 
 OMP_NUM_THREADS=2 python tests/benchmarks/sampling.py [--images 64] [--device cpu]
 """
@@ -15,19 +15,19 @@ from torch import nn
 
 from pyro_vlae.distributions import PixelCNN
 from pyro_vlae.models import binary_vlae
-from pyro_vlae.nn import masked_resnet
+from pyro_vlae.nn import PixelNetwork, masked_resnet
 
 
-class FullPassesOnly(nn.Module):
-    """The same network without its incremental evaluation: a full pass per pixel."""
+class FullPassesOnly(PixelNetwork):
+    """The same network, its window unknown and its forward pass untraceable: a pass per pixel."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.image_channels, self.emission = network.image_channels, network.emission
+        self.image_channels, self.outputs = network.image_channels, network.outputs
 
     def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        return self.network(x, context)
+        return self.network(x, context) if x.dim() == 4 else x
 
 
 def contiguous(call: Callable[[], Any]) -> Callable[[], Any]:
@@ -41,7 +41,7 @@ def contiguous(call: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def captured(draw: Callable[[], Any]) -> Callable[[], Any]:
-    """The same draws as one CUDA graph: they wait for nothing once they have been made."""
+    """The same samples from one CUDA graph: it synchronizes with the host once at the end."""
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

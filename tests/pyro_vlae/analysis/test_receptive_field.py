@@ -6,16 +6,15 @@ from torch import nn
 
 from pyro_vlae.analysis import pixel_influence
 from pyro_vlae.distributions import PixelCNN
-from pyro_vlae.nn import MaskedResNet, TwoStackNet
-from pyro_vlae.nn.bernoulli import BernoulliNetwork
+from pyro_vlae.nn import MaskedResNet, PixelNetwork, TwoStackNet
 
 WEIGHTS = {(0, -1): 2.0, (-1, 1): -0.5, (-2, 0): 0.25}
 
 
-class Known(BernoulliNetwork):
+class Known(PixelNetwork):
     """Logits: a weighted sum of three earlier pixels, so that flips change them by a weight."""
 
-    image_channels, context_channels = 1, 0
+    image_channels, outputs = 1, "bernoulli_logits"
 
     def __init__(self):
         super().__init__()
@@ -49,7 +48,8 @@ def test_known_weights_are_found_at_their_offsets():
 
 def test_without_a_window_the_whole_image_is_looked_at():
     class Untold(Known):
-        window = property(lambda self: self.missing)
+        def window(self):
+            return None
 
     result = pixel_influence(PixelCNN(Untold(), None, (1, 4, 5)), bits(2, 1, 4, 5), flips=20)
     assert result.window is None and result.reach == (3, 4)

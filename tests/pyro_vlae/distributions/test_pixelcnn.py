@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.distributions import constraints
 
-from pyro_vlae.distributions import PixelCNN
+from pyro_vlae.distributions import BernoulliEmission, PixelCNN
+from pyro_vlae.distributions.sampling import go_through
 from pyro_vlae.nn import MaskedResNet, TwoStackNet
 from pyro_vlae.nn.weight_norm import WeightNormLayer
 
@@ -65,27 +66,27 @@ def sample_by_full_passes(likelihood, size):
     uniform = torch.rand(size, *likelihood.event_shape).to(likelihood.context)
     image = torch.zeros_like(uniform)
     for i, j in itertools.product(*map(range, likelihood.event_shape[1:])):
-        probability = likelihood.network.emission(likelihood.parameters(image)).probs
+        probability = likelihood.emission(likelihood.parameters(image)).probs
         image[..., i, j] = (uniform[..., i, j] < probability[..., i, j]).double()
     return image, uniform
 
 
-def test_incremental_sampling_equals_full_passes_pixel_by_pixel(monkeypatch, device):
+def sample_from_uniforms(likelihood, uniform):
+    """What `PixelCNN.sample` does, given the noise of each pixel."""
+
+    def choose(distribution, pixels, front):
+        return (front.of(uniform) < distribution.probs).to(pixels)
+
+    image = torch.zeros_like(uniform)
+    return go_through(likelihood.network, likelihood.emission, likelihood.context, image, choose)
+
+
+def test_incremental_sampling_equals_full_passes_pixel_by_pixel(device):
     net = perturbed_network().to(device)
     context = torch.randn(6, 4, 12, 10, dtype=torch.float64, device=device)
     likelihood = PixelCNN(net, context)
     expected, uniform = sample_by_full_passes(likelihood, 6)
-
-    run = net.incremental(context, 6, 12, 10)
-    fronts = iter(run.wavefronts)
-
-    class FromUniforms(dist.Bernoulli):
-        def sample(self, sample_shape=()):
-            rows, columns = next(fronts)
-            return (uniform[:, :, rows, columns].unsqueeze(2) < self.probs).double()
-
-    monkeypatch.setattr(net, "emission", lambda p: FromUniforms(logits=p), raising=False)
-    assert torch.equal(likelihood.sample(), expected)
+    assert torch.equal(sample_from_uniforms(likelihood, uniform), expected)
     assert 0.05 < expected.mean() < 0.95
 
 
@@ -160,7 +161,21 @@ def test_support_of_a_network_that_does_not_say_is_real():
     class Silent(nn.Module):
         image_channels = 1
 
+        def emission(self, parameters):
+            return dist.Normal(parameters, 1.0)
+
     assert PixelCNN(Silent(), None, (1, 2, 2)).support.base_constraint is constraints.real
+
+
+def test_a_network_that_does_not_say_how_to_read_its_parameters_is_refused():
+    class Mute(nn.Module):
+        image_channels, outputs = 1, "logits"
+
+    with pytest.raises(ValueError, match=r"Mute does not say .* 'logits'\), or pass emission="):
+        PixelCNN(Mute(), None, (1, 2, 2))
+    named = PixelCNN(Mute(), None, (1, 2, 2), emission=BernoulliEmission())
+    assert named.support.base_constraint is constraints.boolean
+    assert named.expand((2,)).emission is named.emission
 
 
 def test_samples_are_in_the_support_and_can_be_scored_in_float32_and_float64():
@@ -226,11 +241,11 @@ def test_wrong_arguments_are_refused_readably():
         PixelCNN(net, torch.zeros(4, 5, 5), (1, 5, 5))
     with pytest.raises(ValueError, match=r"context must have shape \(\*batch, K, height, width\)"):
         PixelCNN(net, torch.zeros(5, 5))
-    with pytest.raises(ValueError, match="reads 4 context maps"):
+    with pytest.raises(ValueError, match="reads 4 context channels"):
         PixelCNN(net, torch.zeros(3, 5, 5))
     with pytest.raises(ValueError, match="context"):
         PixelCNN(net, torch.full((4, 5, 5), torch.nan))
-    with pytest.raises(ValueError, match="reads 4 context maps, got context=None"):
+    with pytest.raises(ValueError, match="reads 4 context channels, got context=None"):
         PixelCNN(net, None, (1, 5, 5))
     with pytest.raises(ValueError, match="known must be a bool tensor"):
         PixelCNN(net, torch.zeros(4, 5, 5)).complete(torch.zeros(1, 5, 5), torch.ones(5, 5))
@@ -246,11 +261,12 @@ class Opaque(nn.Module):
     def __init__(self, network, with_window):
         super().__init__()
         self.network, self.passes = network, 0
-        self.emission = network.emission
+        self.emission = BernoulliEmission()
         if with_window:
             self.window = network.window
 
     def forward(self, x, context):
+        assert x.isfinite().all()  # a decision on values: this cannot be traced
         self.passes += 1
         return self.network(x, context)
 
@@ -287,6 +303,8 @@ def test_completion_is_exact():
     sigma = (expected * (1 - expected) / len(draws)).sqrt()
     assert ((frequency - expected).abs() < 5 * sigma + 1e-4).all()
     assert (value[:, 0, 1] == 0.5).all()  # the argument is untouched
+    with pytest.raises(ValueError, match=r"3 of 6 pixel values are outside .* first one 0\.5"):
+        likelihood.complete(value[:1], ~known)
 
 
 def test_completion_by_full_passes_equals_the_incremental_one():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pyro_vlae.nn import MaskedConv2d, MaskedResNet
+from pyro_vlae.nn import CausalConv2d, MaskedResNet
 
 SIZE = 15
 
@@ -122,6 +122,6 @@ def test_first_full_pass_equals_the_second():
 def test_even_kernels_and_too_many_pointwise_blocks_are_refused():
     for size in (4, 1):
         with pytest.raises(ValueError, match="kernel_size must be odd"):
-            MaskedConv2d(1, 1, size)
+            CausalConv2d(1, 1, size)
     with pytest.raises(ValueError, match="pointwise_blocks must lie between 0 and masked_layers"):
         MaskedResNet(masked_layers=2, pointwise_blocks=3)

@@ -1,3 +1,5 @@
+"""Networks evaluated front by front compute what one full pass computes."""
+
 import gc
 import weakref
 
@@ -6,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyro_vlae.nn import ColorPixelCNN, MaskedResNet, TwoStackNet, wavefronts
-from pyro_vlae.nn.causal import MaskedConv2d
-from pyro_vlae.nn.wavefront import FrontCache, wavefront_slope
+from pyro_vlae.nn import CausalConv2d, ColorPixelCNN, MaskedResNet, TwoStackNet, wavefronts
+from pyro_vlae.nn.fronts import FrontCache, wavefront_slope
+from pyro_vlae.nn.tracing import plan
+from pyro_vlae.nn.wavefront import WavefrontEvaluator
 
 
 @given(height=st.integers(1, 12), width=st.integers(1, 12), slope=st.integers(1, 4))
@@ -22,47 +25,77 @@ def test_wavefronts_visit_every_pixel_once(height, width, slope):
     assert sorted(pixels) == [(i, j) for i in range(height) for j in range(width)]
 
 
-def test_82_steps_for_28x28_with_3x3_kernels():
-    conv = MaskedConv2d(5, 4, 3, image_channels=1)
-    slope = wavefront_slope(conv.taps(slice(1)), conv.taps(slice(1, None)))
+def test_82_fronts_for_28x28_with_3x3_kernels():
+    slope = plan(MaskedResNet(), torch.zeros(1, 4, 3, 3)).slope
     assert slope == 2
     assert len(wavefronts(28, 28, slope)) == 82
 
 
 @pytest.mark.parametrize("channels", [slice(2), slice(2, None), slice(None), slice(1, 3)])
-@pytest.mark.parametrize("kernel", [3, 5])
-def test_taps_are_where_the_mask_is(kernel, channels):
-    conv = MaskedConv2d(4, 2, kernel, image_channels=2)
-    places = (conv.mask[0, channels].amax(0) > 0).nonzero() - kernel // 2
-    assert conv.taps(channels) == [tuple(place) for place in places.tolist()]
-    used = conv.tap_weight(channels).reshape(len(places), -1, 2).permute(2, 1, 0)
-    for (i, j), weight in zip(places.tolist(), used.unbind(-1), strict=True):
-        full = conv.weight()[:, channels, i + kernel // 2, j + kernel // 2]
-        torch.testing.assert_close(weight, full)
+@pytest.mark.parametrize(("kernel", "dilation"), [(3, 1), (5, 1), (3, 2)])
+def test_offsets_are_where_the_mask_is(kernel, dilation, channels):
+    conv = CausalConv2d(4, 2, kernel, image_channels=2, dilation=dilation)
+    places = (conv.mask[:, channels].amax((0, 1)) > 0).nonzero() - kernel // 2
+    assert conv.offsets(channels) == tuple((i * dilation, j * dilation) for i, j in places.tolist())
+
+
+@pytest.mark.parametrize(
+    ("layer", "seen"),
+    [
+        (CausalConv2d(1, 1, (2, 3), first_offset=(-2, -1)), [(-2, -1), (-1, 1)]),
+        (CausalConv2d(1, 1, (1, 2), first_offset=(0, -1)), [(0, -1), (0, 0)]),
+        (CausalConv2d(1, 1, 1, first_offset=(0, -1)), [(0, -1), (0, -1)]),
+        (CausalConv2d(1, 1, 3, dilation=2), [(-2, -2), (0, 0)]),
+        (CausalConv2d(1, 1, (3, 5), image_channels=1), [(-1, -2), (0, -1)]),
+    ],
+    ids=str,
+)
+def test_a_causal_convolution_reads_its_offsets_and_nothing_else(layer, seen):
+    x = torch.randn(1, 1, 9, 9, requires_grad=True)
+    out = layer(x)
+    assert out.shape == x.shape
+    (gradient,) = torch.autograd.grad(out[0, 0, 4, 4], x)
+    offsets = tuple((i - 4, j - 4) for i, j in gradient[0, 0].nonzero().tolist())
+    assert offsets == layer.offsets() and [offsets[0], offsets[-1]] == seen
+
+
+def test_a_causal_convolution_placed_by_hand_takes_no_mask():
+    with pytest.raises(ValueError, match=r"first_offset=\(0, -1\) is read as a whole"):
+        CausalConv2d(1, 1, (1, 2), 1, first_offset=(0, -1))
 
 
 @pytest.mark.parametrize(
     "network", [MaskedResNet(1, 0), TwoStackNet(1, 0, 4, "5x3"), ColorPixelCNN(0, 4, "5x3")]
 )
-def test_what_was_computed_dies_with_the_run(network):
+def test_what_was_computed_is_freed_with_the_evaluator(network):
     """Cycles of references would keep the memory until Python looks for garbage."""
+    plan(network)  # torch.fx itself leaves cycles behind, once for each network
     gc.disable()
     try:
-        run = network.incremental(None, 2, 6, 6)
-        run.parameters(*run.wavefronts[0])
+        evaluator = WavefrontEvaluator(network, None, 2, 6, 6)
+        next(iter(evaluator))
         caches = [weakref.ref(o) for o in gc.get_objects() if type(o) is FrontCache]
-        del run
+        del evaluator
         assert len(caches) > 2
         assert not any(cache() for cache in caches)
     finally:
         gc.enable()
 
 
+def test_a_plan_does_not_keep_its_network():
+    network = MaskedResNet(1, 0)
+    plan(network)
+    alive = weakref.ref(network)
+    del network
+    gc.collect()
+    assert alive() is None
+
+
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 def test_slope_of_a_kernel(kernel):
-    conv = MaskedConv2d(2, 2, kernel, image_channels=1)
-    expected = kernel // 2 + 1
-    assert wavefront_slope(conv.taps(slice(1)), conv.taps(slice(1, None))) == expected
+    network = MaskedResNet(1, 0, masked_layers=2, pointwise_blocks=0, kernel_size=kernel)
+    assert plan(network).slope == kernel // 2 + 1
+    assert wavefront_slope(CausalConv2d(1, 1, kernel, 1).offsets()) == kernel // 2 + 1
 
 
 @given(

@@ -9,7 +9,7 @@ from safetensors.torch import load_model, save_model
 from torch.optim.swa_utils import AveragedModel
 
 from pyro_vlae.nn import (
-    MaskedConv2d,
+    CausalConv2d,
     WeightNormConv2d,
     WeightNormConvTranspose2d,
     WeightNormLinear,
@@ -21,7 +21,7 @@ LAYERS = {
     "conv": (lambda: WeightNormConv2d(5, 7), (4, 5, 6, 6)),
     "strided": (lambda: WeightNormConv2d(5, 7, stride=2), (4, 5, 7, 7)),
     "transposed": (lambda: WeightNormConvTranspose2d(5, 7, (0, 1)), (4, 5, 4, 4)),
-    "masked": (lambda: MaskedConv2d(5, 7, image_channels=1), (4, 5, 6, 6)),
+    "masked": (lambda: CausalConv2d(5, 7, image_channels=1), (4, 5, 6, 6)),
 }
 
 

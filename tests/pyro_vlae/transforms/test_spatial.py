@@ -12,7 +12,7 @@ def made(shape, hidden=(9, 7), reverse=False):
     """A step whose every weight matters: random scales, no data-dependent initialization."""
     step = SpatialMeanOnlyAutoregressive(shape, hidden, reverse).double()
     with torch.no_grad():
-        for layer in step.network.ordered_layers():
+        for layer in step.network.layers:
             layer.scale.copy_(torch.rand_like(layer.scale) + 0.5)
             layer.bias.normal_()
     return step
@@ -113,9 +113,9 @@ def test_gradients_of_the_inverse_are_those_of_the_slow_one(reverse):
 def test_inverting_a_new_step_uses_plain_weights_and_initialises_nothing():
     step = SpatialMeanOnlyAutoregressive((2, 3, 3), (4, 4)).double()
     step.inv(torch.randn(4, 18, dtype=torch.float64))
-    assert not any(layer.initialized for layer in step.network.ordered_layers())
+    assert not any(layer.initialized for layer in step.network.layers)
     step(torch.randn(4, 18, dtype=torch.float64))
-    assert all(layer.initialized for layer in step.network.ordered_layers())
+    assert all(layer.initialized for layer in step.network.layers)
 
 
 def test_a_new_step_starts_near_the_identity():

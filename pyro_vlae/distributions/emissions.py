@@ -1,0 +1,109 @@
+"""Emissions: how a network's parameters become the distribution of the pixels."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Distribution, constraints
+from torch.distributions.constraints import Constraint
+
+from pyro_vlae.distributions.discretized_logistic import DiscretizedLogisticMixture, pixel_levels
+
+FIRST_LOG_SCALE = -2.0
+
+
+class Emission(Protocol):
+    """A function from parameters ``(N, P, H, W)`` to the distribution of pixels.
+
+    Its samples and its log_prob have shapes ``(N, C, H, W)``; or it has batch shape ``(N, H, W)``
+    and event shape ``(C,)``. For a channel-autoregressive network it also has a method
+    ``sample_channel(channel, pixels)``, see `DiscretizedLogisticMixture`.
+    """
+
+    @property
+    def support(self) -> Constraint:
+        """The values that a channel of a pixel may have."""
+
+    def __call__(self, parameters: Tensor) -> Distribution:
+        """The distribution of the pixels."""
+
+
+class BernoulliEmission:
+    """Binary pixels: the parameters are logits ``(N, C, H, W)``."""
+
+    support = constraints.boolean
+
+    def __call__(self, parameters: Tensor) -> Bernoulli:
+        """The distribution of the pixels."""
+        return Bernoulli(logits=parameters)
+
+
+class DiscretizedLogisticEmission:
+    """Pixels of 256 levels: a `DiscretizedLogisticMixture` for each channel.
+
+    The parameters ``(N, P, H, W)`` hold, channel by channel, the K components' logits, means,
+    log-scales, and one coefficient for each channel before; the coefficients pass through tanh.
+    Parameters of zero stand for components that are spread evenly over the levels, not for K times
+    the same one: training starts faster.
+
+    Args:
+        channels: channels C of the image.
+    """
+
+    support = pixel_levels
+
+    def __init__(self, channels: int = 3) -> None:
+        self.sizes = [3 + channel for channel in range(channels)]
+
+    def __call__(self, parameters: Tensor) -> DiscretizedLogisticMixture:
+        """The distribution of the pixels."""
+        by_kind = parameters.movedim(1, -1).unflatten(-1, (sum(self.sizes), -1))
+        by_channel = [part.unbind(-2) for part in by_kind.split(self.sizes, -2)]
+        logits, means, log_scales = (
+            torch.stack([part[k] for part in by_channel], -2) for k in range(3)
+        )
+        coupling = [coefficient for part in by_channel for coefficient in part[3:]]
+        coefficients = torch.stack(coupling, -2) if coupling else logits[..., :0, :]
+        components = logits.shape[-1]
+        places = torch.arange(components, dtype=means.dtype, device=means.device)
+        spread = (2 * places + 1) / components - 1
+        return DiscretizedLogisticMixture(
+            logits, means + spread, log_scales + FIRST_LOG_SCALE, coefficients.tanh()
+        )
+
+
+class _NetworkEmission:
+    """The emission that a network brings along: its methods ``emission`` and ``support``."""
+
+    def __init__(self, network: Any) -> None:
+        self.support = getattr(network, "support", constraints.real)
+        self._emission = network.emission
+
+    def __call__(self, parameters: Tensor) -> Distribution:
+        return self._emission(parameters)
+
+
+# What `PixelNetwork.outputs` may name; each is called with the number of image channels.
+EMISSIONS: dict[str, Callable[[int], Emission]] = {
+    "bernoulli_logits": lambda channels: BernoulliEmission(),
+    "discretized_logistic_mixture": DiscretizedLogisticEmission,
+}
+
+
+def find_emission(network: nn.Module) -> Emission:
+    """The emission that a network asks for: its own, or the one that its ``outputs`` name.
+
+    Raises:
+        ValueError: the network has no method ``emission``, and its ``outputs`` name no emission.
+    """
+    if hasattr(network, "emission"):
+        return _NetworkEmission(network)
+    outputs = getattr(network, "outputs", None)
+    if outputs not in EMISSIONS:
+        raise ValueError(
+            f"{type(network).__name__} does not say how its parameters are to be read: give it a "
+            f"method emission(parameters) or an attribute outputs, one of {sorted(EMISSIONS)} "
+            f"(it is {outputs!r}), or pass emission= to PixelCNN"
+        )
+    return EMISSIONS[outputs](int(network.image_channels))  # type: ignore[arg-type]

@@ -1,0 +1,135 @@
+"""The fronts of an image, and features kept for the latest of them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from pyro_vlae.nn.causal import Offset
+
+Front = tuple[Tensor, Tensor]  # rows and columns of pixels that can be sampled together
+
+
+def wavefront_slope(offsets: Iterable[Offset]) -> int:
+    """The smallest slope for which the pixels at these offsets lie in earlier fronts."""
+    return max([1, *(column // -row + 1 for row, column in offsets if row < 0)])
+
+
+@lru_cache(maxsize=32)
+def _wavefronts(
+    height: int, width: int, slope: int, device: torch.device | None
+) -> dict[int, Front]:
+    pixels: dict[int, list[tuple[int, int]]] = {}
+    for i, j in product(range(height), range(width)):
+        pixels.setdefault(j + slope * i, []).append((i, j))
+    with torch.inference_mode(False):
+        fronts = {
+            time: torch.tensor(pixels[time], device=device).T.contiguous()
+            for time in sorted(pixels)
+        }
+    return {time: (rows, columns) for time, (rows, columns) in fronts.items()}
+
+
+def wavefronts(
+    height: int, width: int, slope: int, device: torch.device | None = None
+) -> tuple[Front, ...]:
+    """The pixels of an image as ``(rows, columns)`` per front, in the order of sampling.
+
+    The tensors are kept for later calls, since each copy from the host synchronizes it with a GPU:
+    nobody may write to them.
+
+    Args:
+        height: rows of the image.
+        width: its columns.
+        slope: pixels with equal ``column + slope * row`` make a front.
+        device: where the indices are wanted; None for the CPU.
+    """
+    return tuple(_wavefronts(height, width, slope, device).values())
+
+
+@dataclass(frozen=True)
+class Fronts:
+    """The pixels of images by front; the front of pixel (i, j) is ``j + slope * i``.
+
+    Args:
+        height: rows of the images.
+        width: their columns.
+        slope: see `wavefront_slope`.
+    """
+
+    height: int
+    width: int
+    slope: int
+
+    def indices(self, device: torch.device) -> dict[int, Front]:
+        """Rows and columns of each front that has pixels, in order."""
+        return _wavefronts(self.height, self.width, self.slope, device)
+
+    def rows(self, front: int) -> range:
+        """The rows that have a pixel in a front."""
+        first = max(0, -((self.width - 1 - front) // self.slope))
+        return range(first, min(self.height - 1, front // self.slope) + 1)
+
+    def pixels(self, maps: Tensor, front: int) -> Tensor:
+        """A front's P pixels of maps ``(height * width, N, C)``: ``(P * N, C)``.
+
+        A strided slice: the next pixel is a row down and ``slope`` columns to the left.
+        """
+        rows = self.rows(front)
+        first = rows.start * self.width + front - self.slope * rows.start
+        step = max(1, self.width - self.slope)  # narrower images have one pixel in a front
+        return maps[first : first + (len(rows) - 1) * step + 1 : step].flatten(0, 1)
+
+
+def by_pixel(maps: Tensor) -> Tensor:
+    """Maps ``(N, C, H, W)`` as ``(H * W, N, C)``."""
+    return maps.permute(2, 3, 0, 1).flatten(0, 1).contiguous()
+
+
+class FrontCache:
+    """Features of the latest fronts, all that later pixels can still read.
+
+    Every front is stored by image row, so that what all its pixels read at an offset is a slice of
+    an earlier front: reading gathers nothing, and the working set stays small.
+
+    Args:
+        like: a tensor of the wanted dtype and device.
+        size: number of images N.
+        channels: features per pixel.
+        fronts: the fronts of the images.
+        offsets: the offsets that are read.
+    """
+
+    def __init__(
+        self, like: Tensor, size: int, channels: int, fronts: Fronts, offsets: Iterable[Offset]
+    ) -> None:
+        offsets = list(offsets)
+        self.fronts = fronts
+        self.above = max(-i for i, _ in offsets)
+        depth = 1 + max(-(j + fronts.slope * i) for i, j in offsets)
+        shape = (fronts.height + self.above, size, channels)
+        self.slots = [like.new_zeros(shape) for _ in range(depth)]
+        self.held: list[int | None] = [None] * depth  # the front in each slot
+        self.nothing = torch.zeros_like(self.slots[0])
+
+    def read(self, front: int, offsets: Iterable[Offset]) -> Tensor:
+        """What a front's P pixels read: ``(P * N, offsets * channels)``."""
+        rows, parts = self.fronts.rows(front), []
+        for i, j in offsets:
+            read = front + j + self.fronts.slope * i
+            k = read % len(self.slots)
+            slot = self.slots[k] if self.held[k] == read else self.nothing
+            parts.append(slot[rows.start + i + self.above : rows.stop + i + self.above])
+        return (torch.cat(parts, -1) if len(parts) > 1 else parts[0]).flatten(0, 1)
+
+    def write(self, front: int, features: Tensor) -> None:
+        """Store the features ``(P * N, channels)`` of a front's pixels."""
+        rows, k = self.fronts.rows(front), front % len(self.slots)
+        slot = self.slots[k]
+        if self.held[k] != front:
+            slot.zero_()  # pixels outside the image read as zero
+            self.held[k] = front
+        slot[rows.start + self.above : rows.stop + self.above] = features.view(-1, *slot.shape[1:])

@@ -1,0 +1,149 @@
+"""The operations of a network with its present weights, as steps that compute one front each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from pyro_vlae.nn.fronts import FrontCache, Fronts, by_pixel
+from pyro_vlae.nn.operations import OWN, Convolution, Operation, PixelFunction, Read
+from pyro_vlae.nn.tracing import Plan, run_static
+from pyro_vlae.nn.weight_norm import WeightNormLayer
+
+# Called with the values so far and a front.
+Compute = Callable[[list[Any], int], Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Computes features ``(P * N, channels)`` of the pixels of a front.
+
+    Attributes:
+        compute: computes them.
+        slot: the place of the result among the values.
+        lead: how many fronts it runs ahead.
+        after: the numbers of writes after which it is computed.
+        cache: where its result is kept as well.
+    """
+
+    compute: Compute
+    slot: int
+    lead: int
+    after: tuple[int, ...] = (0,)
+    cache: FrontCache | None = None
+
+
+class StepBuilder:
+    """Turns the operations of a plan into steps, with the network's present weights."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        context: Tensor | None,
+        found: Plan,
+        caches: dict[fx.Node, FrontCache],
+        fronts: Fronts,
+        size: int,
+    ) -> None:
+        self.network, self.plan, self.caches = network, found, caches
+        self.fronts, self.size = fronts, size
+        traced = found.trace
+        self.static = run_static(network, traced.static, traced.context, context)
+        self.steps: list[Step] = []
+        self.slots: dict[tuple[fx.Node, int], int] = {}
+        self.slot(traced.image)
+        self.first = {traced.image: 0}
+        self.blanks: dict[int, int] = {}  # channels of slots
+
+    def slot(self, node: fx.Node, lead: int | None = None) -> int:
+        """The place of a node's values at the fronts of this lead, by default its own."""
+        key = (node, self.plan.leads[node] if lead is None else lead)
+        return self.slots.setdefault(key, len(self.slots))
+
+    def add(self, operation: Operation) -> None:
+        """Add the step of an operation, after those that it needs."""
+        node, trace = operation.node, self.plan.trace
+        lead = self.plan.leads[node]
+        if isinstance(operation, Convolution):
+            compute = self._convolution(operation, lead)
+        else:
+            compute = self._function(operation, lead)
+        # Ahead of the pixels being sampled nothing has to wait; behind them all is known.
+        after = trace.degrees[node] if lead == 0 else (0,)
+        self.steps.append(Step(compute, self.slot(node), lead, after, self.caches.get(node)))
+        self.first[node] = after[0]
+        for read in operation.reads:
+            if lead == 0 and self.first[read.source] > after[0]:
+                self.blanks[self.slot(read.source)] = trace.channels[read.source]
+
+    def _own_pixel(self, node: fx.Node, lead: int) -> int:
+        """The slot of a node's values at the pixel itself, fetched if they are elsewhere."""
+        known = (node, lead) in self.slots
+        slot = self.slot(node, lead)
+        if not known:
+            if node in self.caches:
+                cache = self.caches[node]
+                self.steps.append(Step(lambda _, front: cache.read(front, (OWN,)), slot, lead))
+            else:
+                fronts, maps = self.fronts, by_pixel(self._maps(node))
+                self.steps.append(Step(lambda _, front: fronts.pixels(maps, front), slot, lead))
+        return slot
+
+    def _maps(self, node: fx.Node) -> Tensor:
+        """A tensor that does not depend on the image, ``(N, channels, H, W)``."""
+        return self.static[node].expand(self.size, -1, self.fronts.height, self.fronts.width)
+
+    def _function(self, operation: PixelFunction, lead: int) -> Compute:
+        getters = [self._getter(argument, lead) for argument in operation.arguments]
+        function, keywords = operation.function, operation.keywords
+        return lambda values, front: function(*[get(values) for get in getters], **keywords)
+
+    def _getter(self, argument: Any, lead: int) -> Callable[[list[Any]], Any]:
+        """A function that takes an argument from the values so far."""
+        if isinstance(argument, list):
+            getters = [self._getter(part, lead) for part in argument]
+            return lambda values: [get(values) for get in getters]
+        if isinstance(argument, fx.Node):
+            if argument in self.plan.leads or isinstance(self.static[argument], Tensor):
+                return itemgetter(self._own_pixel(argument, lead))
+            argument = self.static[argument]
+        return lambda values: argument
+
+    def _convolution(self, operation: Convolution, lead: int) -> Compute:
+        layer: Any = self.network.get_submodule(operation.layer)
+        weight = layer.weight() if isinstance(layer, WeightNormLayer) else layer.weight
+        reads: list[Compute] = []
+        matrices = []
+        for read in operation.reads:
+            # Offsets are those of the kernel's first positions.
+            kernel = weight[:, read.channels].flatten(2)[:, :, : len(read.offsets)]
+            matrices.append(kernel.permute(2, 1, 0).flatten(0, 1))
+            reads.append(self._read(read, lead))
+        matrix, bias, fronts = torch.cat(matrices), layer.bias, self.fronts
+        known = None
+        if operation.static:
+            # What the rest of the input contributes is known beforehand, bias included.
+            parts = [
+                layer.apply_weight(self._maps(node), weight[:, channels], None)
+                for node, channels in operation.static
+            ]
+            known = by_pixel(sum(parts[1:], parts[0]) + bias[:, None, None])
+
+        def convolve(values: list[Any], front: int) -> Tensor:
+            parts = [read(values, front) for read in reads]
+            features = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+            if known is not None:
+                return torch.addmm(fronts.pixels(known, front), features, matrix)
+            return features @ matrix if bias is None else torch.addmm(bias, features, matrix)
+
+        return convolve
+
+    def _read(self, read: Read, lead: int) -> Compute:
+        if read.offsets == (OWN,):
+            slot = self._own_pixel(read.source, lead)
+            return lambda values, front: values[slot]
+        cache, offsets = self.caches[read.source], read.offsets
+        return lambda values, front: cache.read(front, offsets)

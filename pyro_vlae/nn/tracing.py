@@ -1,0 +1,249 @@
+"""How to evaluate a causal network front by front, read from its forward pass.
+
+`torch.fx` traces the network with its convolutions as leaves. The pixels that each operation reads
+decide the slope of the fronts, how many fronts an operation must run ahead of the pixels being
+sampled, and how long its results are needed.
+"""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.proxy import TraceError
+
+from pyro_vlae.nn.causal import Offset
+from pyro_vlae.nn.operations import (
+    OWN,
+    Operation,
+    OperationReader,
+    UntraceableNetwork,
+)
+from pyro_vlae.nn.weight_norm import WeightNormLayer, image_layout
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A network's computation.
+
+    Attributes:
+        image: node of the image.
+        context: node of the context, None if there is none.
+        output: node of the parameters.
+        operations: what depends on the image, in order.
+        static: nodes that do not depend on the image, in order.
+        degrees: for each node that depends on the image, how many writes to the pixel itself its
+            channels must wait for: the different numbers, in ascending order. A write makes all
+            channels of the image known, or the next one.
+        channels: for each of them with a single result, the number of channels.
+    """
+
+    image: fx.Node
+    context: fx.Node | None
+    output: fx.Node
+    operations: tuple[Operation, ...]
+    static: tuple[fx.Node, ...]
+    degrees: dict[fx.Node, tuple[int, ...]]
+    channels: dict[fx.Node, int]
+
+    def window(self) -> frozenset[Offset]:
+        """The offsets of all other pixels that a pixel's parameters depend on."""
+        seen = {self.image: {OWN}}
+        for operation in self.operations:
+            seen[operation.node] = {
+                (row + i, column + j)
+                for read in operation.reads
+                for row, column in seen[read.source]
+                for i, j in read.offsets
+            }
+        return frozenset(seen[self.output] - {OWN})
+
+
+def trace(network: nn.Module, context: Tensor | None) -> Trace:
+    """Trace a network.
+
+    Args:
+        network: see `pyro_vlae.nn.PixelNetwork`.
+        context: an example ``(1, K, H, W)``, or None.
+
+    Raises:
+        UntraceableNetwork: the forward pass depends on values or shapes of tensors, or does
+            something other than causal and 1x1 convolutions and functions of single pixels.
+    """
+    graph = _graph(network, context is not None)
+    *nodes, end = graph.nodes
+    inputs = [node for node in nodes if node.op == "placeholder"]
+    image, context_node = inputs[0], None if context is None else inputs[1]
+    dynamic = {image}
+    for node in nodes:
+        if any(source in dynamic for source in node.all_input_nodes):
+            dynamic.add(node)
+    output = end.args[0]
+    if not isinstance(output, fx.Node) or output not in dynamic:
+        raise UntraceableNetwork("forward does not return one tensor made from the image")
+    alive = _ancestors({output}, nodes)
+    static = [node for node in nodes if node in alive and node not in dynamic]
+    reader = OperationReader(
+        network, image, dynamic, run_static(network, static, context_node, context)
+    )
+    operations = [reader.add(n) for n in nodes if n in alive and n in dynamic and n is not image]
+    degrees = {
+        node: tuple(
+            torch.cat([*d], 1).unique().tolist() if isinstance(d, tuple) else d.unique().tolist()
+        )
+        for node, d in reader.degrees.items()
+    }
+    channels = {n: d.shape[1] for n, d in reader.degrees.items() if isinstance(d, Tensor)}
+    if degrees[output][-1] >= degrees[image][-1]:
+        raise UntraceableNetwork("a pixel's parameters depend on the values they are meant for")
+    # A convolution reads joined channels part by part: then nothing needs the joint itself.
+    needed = {output}
+    for operation in reversed(operations):
+        if operation.node in needed:
+            needed.update(operation.inputs)
+    operations = [operation for operation in operations if operation.node in needed]
+    alive = _ancestors(needed - dynamic, static)
+    static = [node for node in static if node in alive]
+    return Trace(image, context_node, output, tuple(operations), tuple(static), degrees, channels)
+
+
+@torch.no_grad()
+def run_static(
+    network: nn.Module,
+    nodes: Sequence[fx.Node],
+    context_node: fx.Node | None,
+    context: Tensor | None,
+) -> dict[fx.Node, Any]:
+    """Values of the nodes that do not depend on the image, by one ordinary pass.
+
+    Tensors get four dimensions, ``(N or 1, channels, H or 1, W or 1)``.
+    """
+    if not nodes:
+        return {}
+    interpreter = fx.Interpreter(network, garbage_collect_values=False, graph=nodes[0].graph)
+    values = interpreter.env
+    for node in nodes:
+        values[node] = context if node is context_node else interpreter.run_node(node)
+    return {
+        node: value.reshape((1,) * (4 - value.dim()) + value.shape)
+        if isinstance(value, Tensor)
+        else value
+        for node, value in values.items()
+    }
+
+
+def _ancestors(nodes: set[fx.Node], order: Sequence[fx.Node]) -> set[fx.Node]:
+    """These nodes and all that they are computed from."""
+    found = set(nodes)
+    for node in reversed(order):
+        if node in found:
+            found.update(node.all_input_nodes)
+    return found
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, WeightNormLayer) or super().is_leaf_module(m, module_qualified_name)
+
+    def create_arg(self, a: Any) -> Any:
+        if isinstance(a, Tensor) and not any(
+            a is own for own in (*self.root.parameters(), *self.root.buffers())
+        ):
+            # It would be kept as it is now, and stay behind when the network is moved.
+            raise UntraceableNetwork("forward uses a tensor that is no parameter and no buffer")
+        return super().create_arg(a)
+
+
+def _graph(network: nn.Module, with_context: bool) -> fx.Graph:
+    names = list(inspect.signature(network.forward).parameters)
+    fixed = None if with_context else dict.fromkeys(names[1:2])
+    try:
+        return _Tracer(autowrap_functions=(image_layout,)).trace(network, fixed)
+    except (TraceError, TypeError, NotImplementedError, RuntimeError) as error:
+        # What tracing cannot do. A mistake in forward itself comes up again when it is called.
+        raise UntraceableNetwork(f"torch.fx cannot trace it: {error}") from None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to evaluate a network front by front, whatever the size of the images.
+
+    Attributes:
+        trace: what it computes.
+        slope: of its fronts.
+        leads: for each node, how many fronts it runs ahead of the pixels being sampled.
+        kept: for each node that is read at other fronts, the offsets from its own front.
+    """
+
+    trace: Trace
+    slope: int
+    leads: dict[fx.Node, int]
+    kept: dict[fx.Node, list[Offset]]
+
+
+# Tracing takes as long as sampling a few images. A plan holds no weights.
+_plans: WeakKeyDictionary[nn.Module, dict[Any, Plan | str]] = WeakKeyDictionary()
+
+
+def plan(network: nn.Module, context: Tensor | None = None) -> Plan:
+    """How to evaluate a network front by front; kept for later calls.
+
+    Changes of its modules are noticed, those of other attributes that steer its forward pass are
+    not.
+
+    Args:
+        network: see `pyro_vlae.nn.PixelNetwork`.
+        context: an example ``(N, K, H, W)``, None for a network without a context.
+
+    Raises:
+        UntraceableNetwork: the network cannot be evaluated front by front; the message says why.
+    """
+    modules = tuple((id(module), module.training) for module in network.modules())
+    key = (modules, None if context is None else context.shape[1])
+    plans = _plans.setdefault(network, {})
+    if key not in plans:
+        plans.clear()
+        try:
+            plans[key] = _make_plan(trace(network, None if context is None else context[:1]))
+        except UntraceableNetwork as error:
+            plans[key] = str(error)
+    found = plans[key]
+    if isinstance(found, str):
+        raise UntraceableNetwork(found)
+    return found
+
+
+def _make_plan(traced: Trace) -> Plan:
+    """Find the smallest slope that works, and what follows from it."""
+    reach = [max(j for _, j in r.offsets) for o in traced.operations for r in o.reads]
+    for slope in range(1, 2 + sum(j for j in reach if j > 0) + max(0, *reach)):
+        leads = _leads(traced, slope)
+        if leads is not None:
+            break
+    else:
+        raise UntraceableNetwork("it reads pixels that are not known by then")
+    kept: dict[fx.Node, list[Offset]] = {traced.image: [OWN]}
+    for operation in traced.operations:
+        for read in operation.reads:
+            ahead = leads[read.source] - leads[operation.node]
+            if ahead or read.offsets != (OWN,):
+                kept.setdefault(read.source, [OWN]).extend((i, j - ahead) for i, j in read.offsets)
+    return Plan(traced, slope, leads, kept)
+
+
+def _leads(traced: Trace, slope: int) -> dict[fx.Node, int] | None:
+    """How far each node must run ahead, None if the slope is too small for that."""
+    leads = {traced.output: 0}
+    for operation in reversed(traced.operations):
+        lead = leads[operation.node]
+        for read in operation.reads:
+            fronts = {(i, j): lead + j + slope * i for i, j in read.offsets}
+            # What holds a pixel's own values is complete only when the next front begins.
+            late = traced.degrees[read.source][-1] > 0
+            if late and any(front > (-1 if at != OWN else 0) for at, front in fronts.items()):
+                return None
+            leads[read.source] = max(leads.get(read.source, min(fronts.values())), *fronts.values())
+    return leads | {traced.image: 0}

@@ -1,0 +1,21 @@
+"""The last call that Pyro's transforms keep."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+from torch.distributions import Transform
+
+
+def clear_cache(parts: Iterable[Any]) -> None:
+    """Drop the last input, output and log-determinant of all transforms among these objects.
+
+    After an optimizer step they are stale. Their graph cannot be copied, and keeps alive what
+    autograd has attached to parameters.
+    """
+    for part in parts:
+        if isinstance(part, Transform):
+            part._cached_x_y = (None, None)
+            for name, value in vars(part).items():
+                if name.startswith("_cache") and isinstance(value, Tensor):
+                    setattr(part, name, None)

@@ -24,9 +24,8 @@ def initialize(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) 
     random generators and Pyro's parameter store are left as they were: training after it does
     exactly what it would do if its first step initialized the layers.
 
-    Call it before layers are to be copied or compiled, or handed to several processes, and
-    otherwise if you like: `pyro_vlae.training.fit` calls it, and under plain `SVI` the first step
-    initializes.
+    Call it before the modules are copied to other devices or processes, or compiled. Otherwise it
+    is optional: under plain `SVI` the first step initializes the layers.
 
     Args:
         model: called with x.

@@ -39,23 +39,23 @@ class GuideContract(PartContract):
     def output(self, part: nn.Module) -> Tensor:
         x = self.images(5).to(next(part.parameters()))
         generator = torch.Generator().manual_seed(1)
-        code_dim = self.trace(part, x).nodes["z"]["value"].shape[-1]
+        code_dim = self.site(part, x)["value"].shape[-1]
         z = torch.randn(len(x), code_dim, generator=generator).to(x)
         return self.log_prob(part, x, z)
 
-    def trace(self, guide: nn.Module, x: Tensor) -> poutine.Trace:
-        """A trace with log-probabilities."""
+    def site(self, guide: Callable[..., Any], x: Tensor) -> dict[str, Any]:
+        """The site ``"z"`` of a run of the guide, with its log-probability."""
         trace = poutine.trace(guide).get_trace(x)
         trace.compute_log_prob()
-        return trace
+        return dict(trace.nodes["z"])
 
     def log_prob(self, guide: nn.Module, x: Tensor, z: Tensor) -> Tensor:
         """Nats of given codes, ``log q(z | x)``, from a new run of the guide."""
-        return self.trace(poutine.condition(guide, {"z": z.clone()}), x).nodes["z"]["log_prob"]
+        return self.site(poutine.condition(guide, {"z": z.clone()}), x)["log_prob"]
 
     def test_samples_codes_in_an_image_plate(self) -> None:
         guide = self.made()
-        site = self.trace(guide, self.images(3).double()).nodes["z"]
+        site = self.site(guide, self.images(3).double())
         assert site["value"].dim() == 2 and len(site["value"]) == 3
         assert [frame.dim for frame in site["cond_indep_stack"]] == [-1]
         assert site["log_prob"].shape == (3,)
@@ -63,14 +63,14 @@ class GuideContract(PartContract):
     def test_particles_are_scored_as_single_runs_are(self) -> None:
         guide, x = self.made(), self.images(3).double()
         with pyro.plate("particles", 2, dim=-2):
-            site = self.trace(guide, x).nodes["z"]
+            site = self.site(guide, x)
         assert site["value"].shape[:2] == site["log_prob"].shape == (2, 3)
         for z, log_prob in zip(site["value"], site["log_prob"], strict=True):
             self.close(self.log_prob(guide, x, z), log_prob)
 
     def test_a_code_depends_on_its_own_image_alone(self) -> None:
         guide, x = self.made(), self.images(4).double()
-        z = self.trace(guide, x).nodes["z"]["value"]
+        z = self.site(guide, x)["value"]
         together = self.log_prob(guide, x, z)
         self.close(self.log_prob(guide, x[2:], z[2:]), together[2:])
         others = torch.cat([x[:1], 1 - x[1:]])
@@ -79,7 +79,7 @@ class GuideContract(PartContract):
     def test_samples_follow_the_density(self) -> None:
         guide, x = self.made(), self.images(1).double()
         with torch.no_grad():
-            site = self.trace(guide, x.expand(SAMPLES, *x.shape[1:])).nodes["z"]
+            site = self.site(guide, x.expand(SAMPLES, *x.shape[1:]))
             check_samples(site["value"], site["log_prob"])
 
     def test_gradients_pass_through_samples(self) -> None:

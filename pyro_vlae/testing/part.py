@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.infer import SVI, Trace_ELBO
+from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
 SAMPLES = 20_000
@@ -57,7 +58,7 @@ class PartContract(ABC):
             pyro.set_rng_seed(seed)
             part = self.build()
             model, guide, x = self.program(part)
-            svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+            svi = SVI(model, guide, PyroOptim(torch.optim.Adam, {"lr": 1e-2}), Trace_ELBO())
             svi.step(x)
             before = {name: p.detach().clone() for name, p in part.named_parameters()}
             svi.step(x)

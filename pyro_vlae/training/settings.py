@@ -113,7 +113,7 @@ class TrainingSettings:
             if self.max_minutes == 0:
                 raise ValueError("max_minutes must be positive, got 0")
 
-    def _check(self, name: str, kind: type, least: int) -> None:
+    def _check(self, name: str, kind: Any, least: int) -> None:
         value = getattr(self, name)
         if not isinstance(value, kind) or isinstance(value, bool) or not value >= least:
             what = "a whole number" if kind is Integral else "a number"

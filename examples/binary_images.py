@@ -22,7 +22,7 @@ from pyro_vlae.experiments.command_line import (
     recipe_options,
 )
 from pyro_vlae.experiments.paper_tables import TABLES
-from pyro_vlae.training.checkpoint import has_checkpoint
+from pyro_vlae.training import has_checkpoint
 
 OPTIONS = ("epochs", "max_minutes", "seed", "num_samples", "eval_images", "precision", "compile")
 

@@ -31,7 +31,7 @@ from pyro_vlae.experiments.window_study import (
     window_rows,
 )
 from pyro_vlae.plots import plot_window_study, save_figure
-from pyro_vlae.training.checkpoint import has_checkpoint
+from pyro_vlae.training import has_checkpoint
 
 WINDOWS = ("none", "4x2", "7x4", "15x8", "all")
 

@@ -15,8 +15,7 @@ from pyro_vlae._version import __version__
 from pyro_vlae.data import DatasetNotFoundError, ImageDataset, Values
 from pyro_vlae.experiments.recipes import ConfigError, Recipe
 from pyro_vlae.experiments.run import run
-from pyro_vlae.training import TrainingInterrupted
-from pyro_vlae.training.checkpoint import has_checkpoint, read_state
+from pyro_vlae.training import TrainingInterrupted, has_checkpoint, read_state
 
 
 def train(kind: type[Recipe], description: str | None, arguments: list[str] | None = None) -> int:

@@ -21,8 +21,7 @@ from pyro_vlae.infer import MarginalLikelihood, marginal_log_likelihood
 from pyro_vlae.infer.weights import PER_IMAGE
 from pyro_vlae.plots import plot_reconstructions, plot_samples, plot_training, save_figure
 from pyro_vlae.reproducible import write_atomically, write_json
-from pyro_vlae.training import TrainingInterrupted, TrainingResult, fit
-from pyro_vlae.training.checkpoint import has_checkpoint, read_state
+from pyro_vlae.training import TrainingInterrupted, TrainingResult, fit, has_checkpoint, read_state
 
 # Fixes which test images are scored when not all are, and the importance samples of each.
 EVALUATION_SEED = 0

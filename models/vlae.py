@@ -76,7 +76,7 @@ class VLAE(nn.Module):
         with pyro.plate("images", size, dim=-1):
             with _Origin() as origin:
                 z = pyro.sample("z", prior)
-            # Codes of an untrained prior are no data to initialize a decoder with.
+            # Codes of an untrained prior are no data to initialize layers with.
             inferred = x is not None and origin.is_given
             with nullcontext() if inferred else initialization(False):
                 likelihood = self.likelihood(self.decoder(z))
@@ -120,10 +120,11 @@ class UnconditionalModel(nn.Module):
         register_parameters(self)
         size = batch_size if x is None else len(x)
         with pyro.plate("images", size, dim=-1):
-            if self.context is None:
-                likelihood = PixelCNN(self.network, None, self.image_shape)
-            else:
-                likelihood = PixelCNN(self.network, self.context.expand(size, -1, -1, -1))
+            with nullcontext() if x is not None else initialization(False):
+                if self.context is None:
+                    likelihood = PixelCNN(self.network, None, self.image_shape)
+                else:
+                    likelihood = PixelCNN(self.network, self.context.expand(size, -1, -1, -1))
             return pyro.sample("x", likelihood, obs=x)
 
 

@@ -5,6 +5,7 @@ References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 2.3.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from pyro_vlae.distributions.sampling import (
 )
 from pyro_vlae.nn.causal import Offset
 from pyro_vlae.nn.wavefront import window_of
+from pyro_vlae.nn.weight_norm import initialization, initialization_allowed
 
 # Values sampled at once (4096 binary images, 1045 CIFAR images): bounds the memory of `sample`,
 # large enough that the cost of each front is not overhead.
@@ -99,6 +101,7 @@ class PixelCNN(TorchDistribution):
                 f"the network reads {network.context_channels} context channels, got context=None: "
                 "build it with context_channels=0"
             )
+        self._may_initialize = initialization_allowed()
         super().__init__(batch_shape, torch.Size(image_shape), validate_args=validate_args)
 
     @property
@@ -123,6 +126,7 @@ class PixelCNN(TorchDistribution):
         new = self._get_checked_instance(PixelCNN, _instance)
         batch_shape = torch.Size(batch_shape)
         new.network, new.emission = self.network, self.emission
+        new._may_initialize = self._may_initialize
         new.context = self.context
         if self.context is not None:
             new.context = self.context.expand(batch_shape + self.context.shape[-3:])
@@ -134,7 +138,9 @@ class PixelCNN(TorchDistribution):
         """The network's parameters given images ``(*shape, C, H, W)``: ``(*shape', P, H, W)``."""
         shape = torch.broadcast_shapes(value.shape[:-3], self.batch_shape)
         flat = value.expand(*shape, *self.event_shape).reshape(-1, *self.event_shape)
-        out = self.network(flat, self._flat_context(shape))
+        # Features made without initialization are no data to initialize the network with either.
+        with nullcontext() if self._may_initialize else initialization(False):
+            out = self.network(flat, self._flat_context(shape))
         return out.reshape(*shape, *out.shape[1:])
 
     def pixel_log_prob(self, value: Tensor) -> Tensor:

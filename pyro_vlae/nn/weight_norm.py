@@ -43,6 +43,11 @@ def initialization(enabled: bool) -> Iterator[None]:
         _initialize.reset(token)
 
 
+def initialization_allowed() -> bool:
+    """Whether no surrounding `initialization` rules it out."""
+    return _initialize.get() is not False
+
+
 class WeightNormLayer(nn.Module):
     """Base class of the weight-normalized layers.
 

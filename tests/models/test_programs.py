@@ -199,7 +199,7 @@ def test_only_training_initializes(combination):
     assert model(batch_size=2).shape == (2, *SHAPE)
     poutine.trace(model).get_trace(batch_size=2).compute_log_prob()
     Predictive(model, num_samples=1)(batch_size=2)
-    poutine.trace(model).get_trace(x)  # the code is a sample of the prior
+    poutine.trace(model).get_trace(x).compute_log_prob()  # the code is a sample of the prior
     get_dependencies(model, (x,))
     for module in (model, guide):
         module.eval()
@@ -386,3 +386,11 @@ def test_gray_images_are_refused_before_anything_is_learned(likelihood):
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
     with pytest.raises(ValueError, match="support"):
         svi.step(torch.rand(4, *SHAPE))
+
+
+def test_samples_of_an_unconditional_model_initialize_nothing():
+    model = unconditional_pixelcnn(image_shape=SHAPE, pixelcnn_channels=4)
+    poutine.trace(model).get_trace(batch_size=2).compute_log_prob()
+    assert not any(layer.initialized for layer in weight_norm_layers(model))
+    poutine.trace(model).get_trace(images()).compute_log_prob()
+    assert all(layer.initialized for layer in weight_norm_layers(model))

@@ -184,7 +184,16 @@ def _log_mass(value: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     high = (value - mean + HALF_LEVEL) * inverse
     below, above = F.logsigmoid(high), F.logsigmoid(-low)
     log_width = -log_scale - log(HALF_RANGE)
-    inner = below + above + (-torch.expm1(-log_width.exp())).log()
+    inner = below + above + _log_one_minus_exp(log_width)
     return torch.where(
         value < -1 + HALF_LEVEL, below, torch.where(value > 1 - HALF_LEVEL, above, inner)
     )
+
+
+def _log_one_minus_exp(log_x: Tensor) -> Tensor:
+    """``log(1 - exp(-x))`` for x > 0 given by its logarithm, down to x that underflow."""
+    x = log_x.exp()
+    small = x < 1e-3
+    series = log_x - x / 2 + x.square() / 24
+    # Each branch gets harmless numbers where the other one counts: gradients pass through both.
+    return torch.where(small, series, (-(-x.where(~small, 1.0)).expm1()).log())

@@ -1,6 +1,6 @@
 """The PixelCNN networks keep their contract."""
 
-from pyro_vlae.nn import PixelCNNPlusPlusNet, MaskedResNet, TwoStackNet
+from pyro_vlae.nn import MaskedResNet, PixelCNNPlusPlusNet, TwoStackNet
 from pyro_vlae.testing import NetworkContract
 
 

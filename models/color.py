@@ -13,7 +13,7 @@ from torch import nn
 from pyro_vlae.models.likelihoods import PixelCNNLikelihood
 from pyro_vlae.models.priors import choose_prior
 from pyro_vlae.models.vlae import VLAE
-from pyro_vlae.nn import ColorPixelCNN, MapArchitecture, MapDecoder
+from pyro_vlae.nn import MapArchitecture, MapDecoder, PixelCNNPlusPlusNet
 
 
 def color_vlae(
@@ -32,7 +32,7 @@ def color_vlae(
     Args:
         architecture: sizes of image, code and decoder.
         window: what the decoder sees of the image, ``"4x2"``, ``"5x3"``, ``"7x4"`` or
-            ``"7x4-gray"`` in the paper; see `pyro_vlae.nn.ColorPixelCNN`.
+            ``"7x4-gray"`` in the paper; see `pyro_vlae.nn.PixelCNNPlusPlusNet`.
         prior: ``"flow"`` (autoregressive flow on the code's maps), ``"normal"``, or a prior module
             over flat codes.
         decoder: a decoder module with ``feature_channels``; `MapDecoder` if None.
@@ -50,7 +50,7 @@ def color_vlae(
         decoder = MapDecoder(architecture)
     if likelihood is None:
         channels = int(decoder.feature_channels)  # type: ignore[arg-type]
-        likelihood = PixelCNNLikelihood(ColorPixelCNN(channels, pixelcnn_channels, window))
+        likelihood = PixelCNNLikelihood(PixelCNNPlusPlusNet(channels, pixelcnn_channels, window))
     return VLAE(prior, decoder, likelihood)
 
 

@@ -45,11 +45,7 @@ ARROWS = {
 LAZY = {("pyro_vlae.models", "pyro_vlae.experiments.pretrained")}
 OFFERED_TWICE = {"build_from_config", "load_pretrained", "load_run", "pretrained_names"}
 # Temporary exceptions, to be removed: arrows, files that are too long, modules with __all__.
-TEMPORARY = {
-    ("pyro_vlae.nn.pixelcnn_pp", "pyro_vlae.distributions.discretized_logistic"),
-    ("pyro_vlae.nn.pixelcnn_pp", "pyro_vlae.nn.pixelcnn_pp_incremental"),
-    "pyro_vlae.nn.two_stack",
-}
+TEMPORARY: set = set()
 
 
 def module_name(path):

@@ -128,7 +128,7 @@ class DiscretizedLogisticMixture(TorchDistribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        """Draw pixels exactly: ``(*sample_shape, *batch, C)``, values on the grid of levels."""
+        """Sample pixels exactly: ``(*sample_shape, *batch, C)``, values on the grid of levels."""
         value = self.means.new_zeros(self._extended_shape(sample_shape))
         for channel in range(value.shape[-1]):
             value[..., channel] = self.sample_channel(channel, value)
@@ -136,7 +136,7 @@ class DiscretizedLogisticMixture(TorchDistribution):
 
     @torch.no_grad()
     def sample_channel(self, channel: int, value: Tensor) -> Tensor:
-        """Draw one channel given those before it.
+        """Sample one channel given those before it.
 
         Args:
             channel: which one, from 0.
@@ -154,8 +154,8 @@ class DiscretizedLogisticMixture(TorchDistribution):
         component = (logits - (-_uniform(logits).log()).log()).argmax(-1, keepdim=True)
         mean = means.gather(-1, component).squeeze(-1)
         scale = log_scales.gather(-1, component).squeeze(-1).clamp(min=MIN_LOG_SCALE).exp()
-        drawn = mean + scale * _uniform(mean).logit()
-        level = (HALF_RANGE * (drawn + 1)).round().clamp(0, 255)
+        sampled = mean + scale * _uniform(mean).logit()
+        level = (HALF_RANGE * (sampled + 1)).round().clamp(0, 255)
         return level / HALF_RANGE - 1
 
     def _means(self, channel: int, value: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from pyro_vlae.nn.fronts import wavefronts
 from pyro_vlae.nn.masked_maps import MaskedMapNet
 from pyro_vlae.nn.masked_resnet import MaskedResNet
 from pyro_vlae.nn.pixel_network import PixelNetwork
-from pyro_vlae.nn.pixelcnn_pp import ColorPixelCNN
+from pyro_vlae.nn.pixelcnn_pp import PixelCNNPlusPlusNet
 from pyro_vlae.nn.two_stack import TwoStackNet
 from pyro_vlae.nn.weight_norm import (
     WeightNormConv2d,
@@ -19,12 +19,12 @@ from pyro_vlae.nn.weight_norm import (
 __all__ = [
     "Architecture",
     "CausalConv2d",
-    "ColorPixelCNN",
     "MapArchitecture",
     "MapDecoder",
     "MapEncoder",
     "MaskedMapNet",
     "MaskedResNet",
+    "PixelCNNPlusPlusNet",
     "PixelNetwork",
     "ResNetArchitecture",
     "ResNetDecoder",

@@ -33,6 +33,12 @@ def _wavefronts(
     return {time: (rows, columns) for time, (rows, columns) in fronts.items()}
 
 
+@lru_cache(maxsize=4096)
+def _rows(height: int, width: int, slope: int, front: int) -> range:
+    first = max(0, -((width - 1 - front) // slope))
+    return range(first, min(height - 1, front // slope) + 1)
+
+
 def wavefronts(
     height: int, width: int, slope: int, device: torch.device | None = None
 ) -> tuple[Front, ...]:
@@ -70,8 +76,7 @@ class Fronts:
 
     def rows(self, front: int) -> range:
         """The rows that have a pixel in a front."""
-        first = max(0, -((self.width - 1 - front) // self.slope))
-        return range(first, min(self.height - 1, front // self.slope) + 1)
+        return _rows(self.height, self.width, self.slope, front)
 
     def pixels(self, maps: Tensor, front: int) -> Tensor:
         """A front's P pixels of maps ``(height * width, N, C)``: ``(P * N, C)``.

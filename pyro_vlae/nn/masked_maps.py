@@ -1,13 +1,13 @@
 """A masked ConvNet on feature maps: each value's parameter depends on earlier values only.
 
-The order of the values of maps ``(C, H, W)`` is raster order over positions and, within a position,
-the order of the maps: (row, column, map).
+The order of the values of feature maps ``(C, H, W)`` is raster order over positions and, within a
+position, the order of the channels: (row, column, channel).
 
 References:
-    Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 4.3 (the prior's
-    steps are "a PixelCNN" on the code's maps).
+    Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 4.3 (the layers of
+    the prior are "a PixelCNN" on the code's feature maps).
     Kingma et al., "Improving Variational Inference with Inverse Autoregressive Flow", 2016,
-    arXiv:1606.04934, appendix C (masks over positions and maps together).
+    arXiv:1606.04934, appendix C (masks over positions and channels together).
 """
 
 from collections.abc import Sequence
@@ -21,16 +21,16 @@ from pyro_vlae.nn.weight_norm import BRANCH_INIT_SCALE, image_layout
 
 
 class MaskedMapNet(nn.Module):
-    """A PixelCNN on maps, autoregressive over positions *and* over the maps at a position.
+    """A PixelCNN on feature maps, autoregressive over positions *and* the channels at a position.
 
-    Ordering the maps too costs nothing where all values are known, and lets a value depend on
-    those that share its position, which are the most closely related ones. With n layers in all a
-    value sees n rows up; stacked 3x3 masks leave out the upper right beyond column +r, r rows up,
-    which steps in the reversed order see.
+    Ordering the channels too costs nothing where all values are known, and lets a value depend on
+    those at its own position, which are the most closely related ones. With n layers in all a
+    value sees n rows up; r rows up, stacked 3x3 masks see no further right than column +r. The
+    rest is seen by transforms in the reversed order.
 
     Args:
-        maps: number C of maps.
-        hidden_maps: maps of each hidden layer; they share the degrees 0..C-1 out evenly.
+        maps: number C of channels.
+        hidden_maps: channels of each hidden layer; the degrees 0..C-1 are assigned evenly.
 
     Shapes: ``(N, maps, H, W) -> (N, maps, H, W)``, any H and W.
     """

@@ -17,15 +17,15 @@ from pyro_vlae.nn.weight_norm import BRANCH_INIT_SCALE, WeightNormConv2d, image_
 class MaskedResNet(PixelNetwork):
     """A PixelCNN network for binary images: Bernoulli logits from a window of earlier pixels.
 
-    The first masked convolution reads the image (hidden at the current pixel) beside the context
-    maps (visible there); each further one is a residual step on the features. Pointwise residual
-    blocks stand between them. With n masked 3x3 layers, pixel (i, j) sees columns ``j-n..j-1`` of
+    The first masked convolution reads the image (hidden at the current pixel) and the context
+    (visible there); each further one adds to the features. Pointwise residual blocks stand between
+    them. With n masked 3x3 layers, pixel (i, j) sees columns ``j-n..j-1`` of
     its own row and columns ``j-n..j+r`` of the row r above, r = 1..n.
 
     Args:
         image_channels: channels of the image.
-        context_channels: maps of the context, 0 for an unconditional network.
-        filters: maps of every hidden layer.
+        context_channels: channels of the context, 0 for an unconditional network.
+        hidden_channels: channels of every hidden layer.
         masked_layers: number of masked convolutions, n above.
         pointwise_blocks: residual blocks of 1x1 convolutions, one after each of the first masked
             layers; at most ``masked_layers``.
@@ -43,7 +43,7 @@ class MaskedResNet(PixelNetwork):
         self,
         image_channels: int = 1,
         context_channels: int = 4,
-        filters: int = 12,
+        hidden_channels: int = 12,
         masked_layers: int = 6,
         pointwise_blocks: int = 4,
         kernel_size: int = 3,
@@ -57,24 +57,30 @@ class MaskedResNet(PixelNetwork):
             )
         self.image_channels = image_channels
         self.context_channels = context_channels
-        self.steps_after_first = masked_layers - 1
+        self.residual_layers = masked_layers - 1
         self.tied = tied
         self.first = CausalConv2d(
-            image_channels + context_channels, filters, kernel_size, image_channels
+            image_channels + context_channels, hidden_channels, kernel_size, image_channels
         )
-        distinct = min(1, self.steps_after_first) if tied else self.steps_after_first
-        self.steps = nn.ModuleList(
-            CausalConv2d(filters, filters, kernel_size, init_scale=BRANCH_INIT_SCALE)
+        distinct = min(1, self.residual_layers) if tied else self.residual_layers
+        self.layers = nn.ModuleList(
+            CausalConv2d(
+                hidden_channels, hidden_channels, kernel_size, init_scale=BRANCH_INIT_SCALE
+            )
             for _ in range(distinct)
         )
-        self.pointwise = nn.ModuleList(PointwiseBlock(filters) for _ in range(pointwise_blocks))
-        self.last = WeightNormConv2d(filters, image_channels, 1, init_scale=BRANCH_INIT_SCALE)
+        self.pointwise = nn.ModuleList(
+            PointwiseBlock(hidden_channels) for _ in range(pointwise_blocks)
+        )
+        self.last = WeightNormConv2d(
+            hidden_channels, image_channels, 1, init_scale=BRANCH_INIT_SCALE
+        )
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         h = self.first(image_layout(x if context is None else torch.cat([x, context], 1)))
-        for k in range(self.steps_after_first + 1):
+        for k in range(self.residual_layers + 1):
             if k:
-                h = h + self.steps[0 if self.tied else k - 1](F.elu(h))
+                h = h + self.layers[0 if self.tied else k - 1](F.elu(h))
             if k < len(self.pointwise):
                 h = self.pointwise[k](h)
         return self.last(F.elu(h))

@@ -28,7 +28,7 @@ CHANNELS = 3
 GRAY = (0.299, 0.587, 0.114)
 
 
-class ColorPixelCNN(PixelNetwork):
+class PixelCNNPlusPlusNet(PixelNetwork):
     """A PixelCNN++ network for color images whose window is exactly A x B.
 
     Features come in a vertical stack, which sees the rows above, and three groups. The red group
@@ -42,11 +42,11 @@ class ColorPixelCNN(PixelNetwork):
     blocks; the first of the red group follows the shifted convolution that is horizontal layer 1,
     the next ones hold the 1x2 convolutions of layers 2 and 3, and the others, as all in the green
     and blue groups, are 1x1. A block adds to the sum of the blocks before it, and so is
-    conditioned on all of them. The decoder's maps enter every block.
+    conditioned on all of them. The context enters every block.
 
     Args:
-        context_channels: maps of the context, 0 for an unconditional network.
-        filters: maps of the vertical stack and of each group.
+        context_channels: channels of the context, 0 for an unconditional network.
+        hidden_channels: channels of the vertical stack and of each group.
         window: ``"AxB"``, see `pyro_vlae.nn.two_stack.window_layers`; the paper has 4x2, 5x3 and
             7x4. With ``"-gray"`` at its end, as in ``"7x4-gray"``, of other pixels only the gray
             value ``0.299 R + 0.587 G + 0.114 B`` is seen; a pixel's own red and green values stay
@@ -68,7 +68,7 @@ class ColorPixelCNN(PixelNetwork):
     def __init__(
         self,
         context_channels: int,
-        filters: int = 64,
+        hidden_channels: int = 64,
         window: str = "7x4",
         mixtures: int = 10,
         blocks: int = 4,
@@ -87,38 +87,46 @@ class ColorPixelCNN(PixelNetwork):
         self.context_channels = context_channels
         self.gray = window.endswith("-gray")
         seen = 2 if self.gray else CHANNELS + 1
-        self.first_vertical = first_vertical_conv(seen, filters)
+        self.first_vertical = first_vertical_conv(seen, hidden_channels)
         self.first_in_group = nn.ModuleList(
             [
-                first_horizontal_conv(seen, filters),
-                *(WeightNormConv2d(channel + 1, filters, 1) for channel in range(1, CHANNELS)),
+                first_horizontal_conv(seen, hidden_channels),
+                *(
+                    WeightNormConv2d(channel + 1, hidden_channels, 1)
+                    for channel in range(1, CHANNELS)
+                ),
             ]
         )
         self.vertical = nn.ModuleList(
-            GatedBlock(vertical_conv(filters, filters), filters, context_channels)
+            GatedBlock(
+                vertical_conv(hidden_channels, hidden_channels), hidden_channels, context_channels
+            )
             for _ in range(vertical - 1)
         )
 
         def mixing(channel: int, block: int) -> CausalConv2d | WeightNormConv2d:
             if channel == 0 and 1 <= block < horizontal:
-                return horizontal_conv(filters, filters)
-            return WeightNormConv2d(filters, filters, 1)
+                return horizontal_conv(hidden_channels, hidden_channels)
+            return WeightNormConv2d(hidden_channels, hidden_channels, 1)
 
         self.groups = nn.ModuleList(
             nn.ModuleList(
                 GatedBlock(
-                    mixing(channel, block), filters, context_channels + (1 + channel) * filters
+                    mixing(channel, block),
+                    hidden_channels,
+                    context_channels + (1 + channel) * hidden_channels,
                 )
                 for block in range(blocks)
             )
             for channel in range(CHANNELS)
         )
         self.last = nn.ModuleList(
-            WeightNormConv2d(filters, (3 + channel) * mixtures, 1) for channel in range(CHANNELS)
+            WeightNormConv2d(hidden_channels, (3 + channel) * mixtures, 1)
+            for channel in range(CHANNELS)
         )
 
     def seen(self, x: Tensor) -> Tensor:
-        """What other pixels see of pixels ``(N, 3, H, W)``: color or gray, and a map of ones.
+        """What other pixels see of pixels ``(N, 3, H, W)``: color or gray, and a channel of ones.
 
         The ones tell the image from the zeros around it, as in PixelCNN++.
         """

@@ -132,9 +132,14 @@ class StepBuilder:
             ]
             known = by_pixel(sum(parts[1:], parts[0]) + bias[:, None, None])
 
+        gather = reads[0]
+        if len(reads) > 1:
+
+            def gather(values: list[Any], front: int) -> Tensor:
+                return torch.cat([read(values, front) for read in reads], 1)
+
         def convolve(values: list[Any], front: int) -> Tensor:
-            parts = [read(values, front) for read in reads]
-            features = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+            features = gather(values, front)
             if known is not None:
                 return torch.addmm(fronts.pixels(known, front), features, matrix)
             return features @ matrix if bias is None else torch.addmm(bias, features, matrix)

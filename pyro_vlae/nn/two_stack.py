@@ -74,7 +74,7 @@ class TwoStackNet(PixelNetwork):
     Args:
         image_channels: channels of the image.
         context_channels: channels of the context, 0 for an unconditional network.
-        filters: channels of every hidden layer.
+        hidden_channels: channels of every hidden layer.
         window: ``"AxB"``, see `window_layers`.
 
     Shapes: image ``(N, image_channels, H, W)`` and context ``(N, context_channels, H, W)`` to
@@ -90,26 +90,34 @@ class TwoStackNet(PixelNetwork):
         self,
         image_channels: int = 1,
         context_channels: int = 4,
-        filters: int = 12,
+        hidden_channels: int = 12,
         window: str = "7x4",
     ) -> None:
         super().__init__()
         self.image_channels = image_channels
         self.context_channels = context_channels
         vertical, horizontal = window_layers(window)
-        self.first_vertical = first_vertical_conv(image_channels, filters)
-        self.first_horizontal = first_horizontal_conv(image_channels, filters)
+        self.first_vertical = first_vertical_conv(image_channels, hidden_channels)
+        self.first_horizontal = first_horizontal_conv(image_channels, hidden_channels)
         # The context holds no pixel values, so nothing of it is masked.
-        self.context = WeightNormConv2d(context_channels, 2 * filters) if context_channels else None
+        self.context = (
+            WeightNormConv2d(context_channels, 2 * hidden_channels) if context_channels else None
+        )
         self.vertical = nn.ModuleList(
-            vertical_conv(filters, filters, BRANCH_INIT_SCALE) for _ in range(vertical - 1)
+            vertical_conv(hidden_channels, hidden_channels, BRANCH_INIT_SCALE)
+            for _ in range(vertical - 1)
         )
         self.horizontal = nn.ModuleList(
-            horizontal_conv(filters, filters, BRANCH_INIT_SCALE) for _ in range(horizontal - 1)
+            horizontal_conv(hidden_channels, hidden_channels, BRANCH_INIT_SCALE)
+            for _ in range(horizontal - 1)
         )
-        self.links = nn.ModuleList(WeightNormConv2d(filters, filters, 1) for _ in range(horizontal))
-        self.pointwise = nn.ModuleList(PointwiseBlock(filters) for _ in range(horizontal))
-        self.last = WeightNormConv2d(filters, image_channels, 1, init_scale=BRANCH_INIT_SCALE)
+        self.links = nn.ModuleList(
+            WeightNormConv2d(hidden_channels, hidden_channels, 1) for _ in range(horizontal)
+        )
+        self.pointwise = nn.ModuleList(PointwiseBlock(hidden_channels) for _ in range(horizontal))
+        self.last = WeightNormConv2d(
+            hidden_channels, image_channels, 1, init_scale=BRANCH_INIT_SCALE
+        )
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         x = image_layout(x)

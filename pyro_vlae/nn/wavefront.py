@@ -87,7 +87,8 @@ class WavefrontEvaluator:
             self._front, self._written = front, 0
             self._values = [None] * self._slots
             count = self._size * len(self._fronts.rows(front)) if front in indices else 0
-            self._values[self._own] = self._like.new_zeros(count, self._image.slots[0].shape[-1])
+            if self._writes > 1:
+                self._values[self._own] = self._like.new_zeros(count, self._writes)
             for slot, channels in self._blanks.items():
                 self._values[slot] = self._like.new_zeros(count, channels)
             self._compute()

@@ -13,13 +13,15 @@ import torch
 from timing import interleaved, print_table
 
 from pyro_vlae.distributions import DiscretizedLogisticEmission, PixelCNN
-from pyro_vlae.nn import ColorPixelCNN
+from pyro_vlae.nn import PixelCNNPlusPlusNet
 
 SIZE = 32
 PASSES = 3 * SIZE * SIZE
 
 
-def full_passes(network: ColorPixelCNN, context: torch.Tensor, count: int) -> Callable[[], None]:
+def full_passes(
+    network: PixelCNNPlusPlusNet, context: torch.Tensor, count: int
+) -> Callable[[], None]:
     """The first `count` passes of sampling images by a full pass per pixel and channel."""
     emission = DiscretizedLogisticEmission()
 
@@ -50,7 +52,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     device = torch.device(options.device)
-    network = ColorPixelCNN(options.context_maps, options.filters, options.window).to(device)
+    network = PixelCNNPlusPlusNet(options.context_maps, options.filters, options.window).to(device)
     context = torch.randn(options.images, options.context_maps, SIZE, SIZE, device=device)
     levels = torch.randint(256, (options.images, 3, SIZE, SIZE), device=device)
     network(levels / 127.5 - 1, context)

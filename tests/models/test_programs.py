@@ -351,8 +351,8 @@ def test_ablation_keywords_do_what_they_say():
         640,
         64,
     ]
-    assert len(full.likelihood.network.steps) == 1
-    assert len(binary_vlae(tied=False).likelihood.network.steps) == 5
+    assert len(full.likelihood.network.layers) == 1
+    assert len(binary_vlae(tied=False).likelihood.network.layers) == 5
     assert len(binary_vlae(flow_layers=2, flow_hidden_dims=(70,)).prior.transforms) == 2
     assert isinstance(binary_vlae(prior="normal").prior, StandardNormalPrior)
     assert binary_vlae(kernel_size=5).likelihood.network.first.direction.shape[-1] == 5

@@ -60,8 +60,8 @@ def test_without_a_window_the_whole_image_is_looked_at():
 @pytest.mark.parametrize(
     "network",
     [
-        MaskedResNet(context_channels=2, filters=4, masked_layers=3, pointwise_blocks=1),
-        TwoStackNet(context_channels=2, filters=4, window="5x3"),
+        MaskedResNet(context_channels=2, hidden_channels=4, masked_layers=3, pointwise_blocks=1),
+        TwoStackNet(context_channels=2, hidden_channels=4, window="5x3"),
     ],
 )
 def test_only_the_window_counts_and_all_of_it_is_seen(network):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pyro_vlae.distributions import DiscretizedLogisticEmission, PixelCNN
-from pyro_vlae.nn import CausalConv2d, ColorPixelCNN
+from pyro_vlae.nn import CausalConv2d, PixelCNNPlusPlusNet
 from pyro_vlae.nn.weight_norm import WeightNormLayer
 
 WINDOWS = ["4x2", "5x3", "7x4", "7x4-gray"]
@@ -21,7 +21,7 @@ def levels(*shape):
 
 def network(window="4x2", context=4, filters=6, mixtures=3, seed=0):
     torch.manual_seed(seed)
-    net = ColorPixelCNN(context, filters, window, mixtures).double()
+    net = PixelCNNPlusPlusNet(context, filters, window, mixtures).double()
     net(levels(4, 3, 9, 9), torch.randn(4, context, 9, 9).double() if context else None)
     with torch.no_grad():
         for parameter in net.parameters():
@@ -175,7 +175,7 @@ def test_completion_by_full_passes_equals_the_incremental_one():
 
 def test_sampling_initialises_nothing_and_uses_the_plain_weights(feed_by_wavefronts):
     torch.manual_seed(0)
-    net, context = ColorPixelCNN(4, 8).double(), torch.randn(2, 4, 5, 6).double()
+    net, context = PixelCNNPlusPlusNet(4, 8).double(), torch.randn(2, 4, 5, 6).double()
     draw = PixelCNN(net, context).sample()
     assert not any(m.initialized for m in net.modules() if isinstance(m, WeightNormLayer))
     with torch.no_grad():
@@ -226,7 +226,7 @@ def test_works_as_a_pyro_sample_site():
     ],
 )
 def test_wrong_values_are_refused_readably(x, message):
-    likelihood = PixelCNN(ColorPixelCNN(4, 4), torch.zeros(2, 4, 5, 5))
+    likelihood = PixelCNN(PixelCNNPlusPlusNet(4, 4), torch.zeros(2, 4, 5, 5))
     with pytest.raises(ValueError, match=message):
         likelihood.log_prob(x)
 

@@ -20,7 +20,7 @@ def network(layers, tied=True, context=0, kernel=3, pointwise=None):
     net = MaskedResNet(
         1,
         context,
-        filters=8,
+        hidden_channels=8,
         masked_layers=layers,
         pointwise_blocks=min(4, layers) if pointwise is None else pointwise,
         kernel_size=kernel,
@@ -94,8 +94,8 @@ def test_context_is_visible_at_the_current_pixel_and_not_at_later_ones():
 
 
 def test_tying_shares_one_set_of_weights():
-    tied = sum(p.numel() for p in MaskedResNet(tied=True).steps.parameters())
-    untied = sum(p.numel() for p in MaskedResNet(tied=False).steps.parameters())
+    tied = sum(p.numel() for p in MaskedResNet(tied=True).layers.parameters())
+    untied = sum(p.numel() for p in MaskedResNet(tied=False).layers.parameters())
     assert untied == 5 * tied
     assert len(set(MaskedResNet(tied=True).state_dict())) == len(
         {v.data_ptr() for v in MaskedResNet(tied=True).state_dict().values()}
@@ -104,12 +104,12 @@ def test_tying_shares_one_set_of_weights():
 
 def test_tied_weights_are_initialised_by_their_first_use():
     torch.manual_seed(0)
-    net = MaskedResNet(filters=6, masked_layers=3, pointwise_blocks=2)
+    net = MaskedResNet(hidden_channels=6, masked_layers=3, pointwise_blocks=2)
     inputs = []
-    net.steps[0].register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    net.layers[0].register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
     net(torch.rand(4, 1, 9, 9), torch.randn(4, 4, 9, 9))
-    std = net.steps[0](inputs[0]).std((0, 2, 3), correction=0)
-    torch.testing.assert_close(std.detach(), torch.full((6,), net.steps[0].init_scale))
+    std = net.layers[0](inputs[0]).std((0, 2, 3), correction=0)
+    torch.testing.assert_close(std.detach(), torch.full((6,), net.layers[0].init_scale))
 
 
 def test_first_full_pass_equals_the_second():

@@ -1,6 +1,6 @@
 """The PixelCNN networks keep their contract."""
 
-from pyro_vlae.nn import ColorPixelCNN, MaskedResNet, TwoStackNet
+from pyro_vlae.nn import MaskedResNet, PixelCNNPlusPlusNet, TwoStackNet
 from pyro_vlae.testing import NetworkContract
 
 
@@ -29,9 +29,9 @@ class TestColor(NetworkContract):
     channel_autoregressive = True
 
     def make(self):
-        return ColorPixelCNN(4, 4, "4x2", mixtures=2)
+        return PixelCNNPlusPlusNet(4, 4, "4x2", mixtures=2)
 
 
 class TestGray(TestColor):
     def make(self):
-        return ColorPixelCNN(4, 4, "4x2-gray", mixtures=2)
+        return PixelCNNPlusPlusNet(4, 4, "4x2-gray", mixtures=2)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyro_vlae.distributions import DiscretizedLogisticEmission
-from pyro_vlae.nn import ColorPixelCNN
+from pyro_vlae.nn import PixelCNNPlusPlusNet
 from pyro_vlae.nn.pixelcnn_pp import GRAY
 
 SIZE = 10
@@ -25,7 +25,7 @@ PARTS = dict(zip("RGB", torch.arange(12 * MIXTURES).split([6, 8, 10]), strict=Tr
 
 def network(window, context=0, filters=5, seed=0, mixtures=MIXTURES, blocks=4):
     torch.manual_seed(seed)
-    net = ColorPixelCNN(context, filters, window, mixtures, blocks).double()
+    net = PixelCNNPlusPlusNet(context, filters, window, mixtures, blocks).double()
     x = levels(2, 9, 9)
     net(x, torch.randn(2, context, 9, 9, dtype=torch.float64) if context else None)
     with torch.no_grad():
@@ -123,7 +123,7 @@ def test_stated_window_is_the_real_one(window):
     [("4x2", 1, 2), ("5x3", 2, 2), ("7x4", 3, 3), ("7x4-gray", 3, 3)],
 )
 def test_layers_of_the_paper(window, vertical, horizontal):
-    net = ColorPixelCNN(8, window=window)
+    net = PixelCNNPlusPlusNet(8, window=window)
     kernels = [tuple(m.direction.shape[2:]) for m in net.modules() if hasattr(m, "direction")]
     assert kernels.count((2, 3)) == vertical
     assert kernels.count((1, 2)) + 1 == horizontal  # the first is the pixel to the left alone
@@ -182,13 +182,13 @@ def test_incremental_parameters_equal_the_full_pass(
 @pytest.mark.parametrize("window", ["4x3", "7x4-grey", "gray", "-gray", "7x4-gray-gray"])
 def test_impossible_windows_are_refused(window):
     with pytest.raises(ValueError, match=r'got .*"-gray" may follow, as in "7x4-gray"'):
-        ColorPixelCNN(4, window=window)
+        PixelCNNPlusPlusNet(4, window=window)
 
 
 def test_too_few_blocks_are_refused():
     with pytest.raises(ValueError, match=r"7x4 takes 3 horizontal layers.*got blocks=2"):
-        ColorPixelCNN(4, window="7x4", blocks=2)
-    assert len(ColorPixelCNN(4, window="4x2", blocks=2).groups[0]) == 2
+        PixelCNNPlusPlusNet(4, window="7x4", blocks=2)
+    assert len(PixelCNNPlusPlusNet(4, window="4x2", blocks=2).groups[0]) == 2
 
 
 @pytest.mark.parametrize("first", ["nn", "distributions"])

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyro_vlae.nn import CausalConv2d, ColorPixelCNN, MaskedResNet, TwoStackNet, wavefronts
+from pyro_vlae.nn import CausalConv2d, MaskedResNet, PixelCNNPlusPlusNet, TwoStackNet, wavefronts
 from pyro_vlae.nn.fronts import FrontCache, wavefront_slope
 from pyro_vlae.nn.tracing import plan
 from pyro_vlae.nn.wavefront import WavefrontEvaluator
@@ -65,7 +65,7 @@ def test_a_causal_convolution_placed_by_hand_takes_no_mask():
 
 
 @pytest.mark.parametrize(
-    "network", [MaskedResNet(1, 0), TwoStackNet(1, 0, 4, "5x3"), ColorPixelCNN(0, 4, "5x3")]
+    "network", [MaskedResNet(1, 0), TwoStackNet(1, 0, 4, "5x3"), PixelCNNPlusPlusNet(0, 4, "5x3")]
 )
 def test_what_was_computed_is_freed_with_the_evaluator(network):
     """Cycles of references would keep the memory until Python looks for garbage."""

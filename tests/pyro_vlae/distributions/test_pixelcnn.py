@@ -323,7 +323,7 @@ def test_completion_by_full_passes_equals_the_incremental_one():
     assert torch.equal(PixelCNN(net, context).complete(value, everything), value)
 
 
-def test_completion_where_the_factorisation_forbids_it_says_so():
+def test_completion_where_the_factorization_forbids_it_says_so():
     net = perturbed_network(masked_layers=2, pointwise_blocks=0)
     context = torch.zeros(4, 9, 9, dtype=torch.float64)
     value = torch.zeros(1, 9, 9, dtype=torch.float64)

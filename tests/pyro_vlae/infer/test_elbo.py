@@ -281,7 +281,7 @@ def test_a_broken_kl_does_not_hide_below_the_floor(pair):
     assert torch.tensor(FreeBitsELBO(7.84).loss(*pair, X)).isnan()
 
 
-def test_no_synchronisation_beyond_that_of_trace_elbo(pair, monkeypatch):
+def test_no_synchronization_beyond_that_of_trace_elbo(pair, monkeypatch):
     """Every ``item()`` waits for the GPU: the floor must add none."""
     calls = []
     for method in ("item", "__bool__", "__float__", "tolist"):

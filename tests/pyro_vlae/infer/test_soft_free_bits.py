@@ -200,7 +200,7 @@ def test_a_broken_kl_shows_in_the_loss_and_leaves_gamma(pair):
     assert elbo.gamma == 1
 
 
-def test_no_synchronisation_beyond_that_of_trace_elbo(pair, monkeypatch):
+def test_no_synchronization_beyond_that_of_trace_elbo(pair, monkeypatch):
     """Every ``item()`` waits for the GPU: weight and adaptation must add none."""
     calls = []
     for method in ("item", "__bool__", "__float__", "tolist"):

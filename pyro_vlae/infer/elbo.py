@@ -13,37 +13,31 @@ from pyro_vlae.infer.rate import RateELBO, scale_kl, site_weight
 class FreeBitsELBO(RateELBO):
     r"""The ELBO with a lower limit (floor) on the batch mean of the KL term.
 
-    Over a batch of :math:`B` images it maximizes
+    Over a batch of :math:`B` images it maximizes, summed over images as in
+    :class:`~pyro.infer.Trace_ELBO`,
 
     .. math::
 
         \sum_i E_q[\log p(x_i | z_i)] - B \max(\lambda, \frac{1}{B} \sum_i \mathrm{KL}_i),
-        \qquad \mathrm{KL}_i = E_q[\log q(z_i | x_i) - \log p(z_i)],
+        \qquad \mathrm{KL}_i = E_q[\log q(z_i | x_i) - \log p(z_i)].
 
-    summed over images as in :class:`~pyro.infer.Trace_ELBO`. Below the floor the KL term has no
-    gradient, so early in training nothing drives information out of the code. The KL is the Monte
-    Carlo estimate of the same pass, averaged over the images and over vectorized particles; each
-    sequential particle is compared with the floor by itself. With ``free_nats=0`` loss and
-    gradients are exactly those of ``Trace_ELBO``, even if the estimate of the KL is negative.
+    Below the floor the KL term has no gradient, so early in training nothing drives information out
+    of the code. The KL is the Monte Carlo estimate of the same pass, averaged over images and
+    vectorized particles; sequential particles are compared with the floor one by one. With
+    ``free_nats=0`` loss and gradients are exactly those of ``Trace_ELBO``, even where the estimate
+    of the KL is negative.
 
     With ``poutine.scale`` and subsampling plates, the floor is compared with the *unscaled* KL in
-    nats per image of the mini-batch and then scaled like the model's latent site. So a program
-    scaled by ``s`` has ``s`` times the objective above, and a plate of ``N`` images of which ``B``
-    are in the batch has ``N / B`` times that of the batch. Masked images do not count. Other latent
-    sites than ``latent`` enter the bound as usual and have no floor.
+    nats per image of the mini-batch and then scaled like the model's latent site: the objective
+    above is scaled as a whole. Masked images do not count. Latent sites other than ``latent`` enter
+    the bound as usual.
 
     Args:
         free_nats: the floor in nats per image, a number or a function of the training progress in
-            [0, 1] (see ``progress`` of `RateELBO`). The paper uses 0.01 nats per data dimension,
-            7.84 for a 28x28 image.
+            [0, 1]. The paper uses 0.01 nats per data dimension, 7.84 for a 28x28 image.
         latent: name of the site whose KL has the floor, in model and guide.
-        observed: name of the observed site that ``last_distortion`` records.
+        observed: name of the observed site, for ``last_distortion``.
         **kwargs: arguments of :class:`~pyro.infer.Trace_ELBO` (``num_particles``, ...).
-
-    Attributes:
-        last_rate: KL of the most recent call to ``loss``, ``differentiable_loss`` or
-            ``loss_and_grads``, before the floor, as in `RateELBO`.
-        last_distortion: likewise ``-log p(x | z)``.
 
     Raises:
         ValueError: ``free_nats`` is negative or not finite; when evaluated, as `RateELBO`.
@@ -82,7 +76,7 @@ class FreeBitsELBO(RateELBO):
         prior["log_prob_sum"] = prior["log_prob_sum"] - constant
 
     def _floor(self) -> float:
-        """The present floor in nats per image."""
+        """The floor at the current progress, in nats per image."""
         floor = self.free_nats(self.progress) if callable(self.free_nats) else self.free_nats
         if not (math.isfinite(floor) and floor >= 0):
             raise ValueError(

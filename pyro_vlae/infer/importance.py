@@ -26,13 +26,13 @@ def marginal_log_likelihood(
 ) -> MarginalLikelihood:
     r"""Estimate log p(x) of each image by importance sampling with the guide as the proposal.
 
-    The codes of an image are sampled in one call of the guide, under generators seeded by ``seed``
-    and the image's index. So they depend neither on the chunk size nor on which other images are
-    scored, and the log-probabilities only up to rounding. Scales (``poutine.scale``) are ignored,
-    since they are not part of the density; masks count.
+    The codes of an image are sampled in one call of the guide, with a seed made of ``seed`` and the
+    image's index. They depend neither on the chunk size nor on which other images are scored, so
+    the log-probabilities depend on these only up to rounding. Masks count; scales
+    (``poutine.scale``) are ignored, since they are not part of the density.
 
-    Modules among ``model`` and ``guide`` are scored in evaluation mode. Random state, validation,
-    training mode, parameter store and layers not yet initialized are left unchanged.
+    Modules are scored in evaluation mode. Random state, validation, training mode, parameter store
+    and layers not yet initialized are left unchanged.
 
     Args:
         model: called as ``model(x)``, observes ``x``; any number of latent sites, all in an image
@@ -44,8 +44,8 @@ def marginal_log_likelihood(
         seed: seed of the codes.
         image_index: index of each image in its data set, ``(N,)``, so that an image of a subset
             gets the same codes as in the whole set; ``0..N-1`` if None.
-        max_codes_per_chunk: codes to score in one pass; a default for the device if None. Halved
-            when memory runs out.
+        max_codes_per_chunk: codes to score in one pass, by default 256 on a CPU and 4096 on a GPU;
+            halved when memory runs out.
         progress: show a progress bar.
 
     Raises:

@@ -20,17 +20,17 @@ def initialize(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) 
     """Initialize the weight-normalized layers of a model and its guide on a batch.
 
     It runs the guide, then the model on the guide's codes, and scores both. Layers that were
-    already initialized, loaded or trained stay as they are, so a second call changes nothing. The
-    random generators and Pyro's parameter store are left as they were: training after it does
-    exactly what it would do if its first step initialized the layers.
+    already initialized, loaded or trained are left alone, so a second call changes nothing. Random
+    generators and Pyro's parameter store are left unchanged: training continues exactly as if its
+    first step had initialized the layers.
 
     Call it before the modules are copied to other devices or processes, or compiled. Otherwise it
     is optional: under plain `SVI` the first step initializes the layers.
 
     Args:
-        model: called with x.
-        guide: called with x.
-        x: a batch of images, as training takes them; some tens at least, for the statistics.
+        model: Pyro model, called as ``model(x)``.
+        guide: its guide, called as ``guide(x)``.
+        x: a batch of images, ``(B, *event)``; a few dozen at least, for the statistics.
 
     Example:
         >>> model, guide = binary_vlae(), GaussianGuide(code_dim=64)

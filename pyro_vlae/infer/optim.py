@@ -2,7 +2,8 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,23 +18,26 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 class JointOptim(PyroOptim):
     """A single torch optimizer over all parameters, for :class:`pyro.infer.SVI`.
 
-    A step updates the parameters that SVI passes to it, and sets all gradients to None.
+    Each step updates the parameters that SVI passes to it and sets all gradients to None.
 
     Args:
         optim_constructor: a torch optimizer class, e.g. ``torch.optim.Adamax``.
         optim_args: its arguments, e.g. ``{"lr": 2e-3}``. ``foreach=True`` is added if the class
             takes it, unless ``fused`` is given.
-        clip_norm: upper limit of the norm of all gradients together, or None.
+        clip_norm: upper limit of the joint norm of all gradients, or None.
         ema_decay: decay of a Polyak average of the parameters, or None. The average starts as a
             copy of the parameters after their first step; t steps later its decay is
             ``min(ema_decay, (1 + t) / (10 + t))``, which soon discards the early steps.
+        learning_rate_factors: factors on the learning rate of parameters by the prefix of their
+            names, e.g. ``{"model.likelihood.": 4.0}``. The longest matching prefix counts.
 
     Attributes:
+        learning_rate: learning rate of the next step, before the factors; may be set.
         gradient_norm: norm of all gradients at the last step before clipping, a scalar tensor on
             the parameters' device; None before the first step.
 
     Raises:
-        ValueError: ``clip_norm`` or ``ema_decay`` out of range.
+        ValueError: a number is out of range; at the first step, a prefix matches no parameter.
 
     References:
         Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992.
@@ -46,27 +50,33 @@ class JointOptim(PyroOptim):
     def __init__(
         self,
         optim_constructor: Callable[..., torch.optim.Optimizer],
-        optim_args: dict[str, Any] | None = None,
+        optim_args: Mapping[str, Any],
         *,
         clip_norm: float | None = None,
         ema_decay: float | None = None,
+        learning_rate_factors: Mapping[str, float] | None = None,
     ) -> None:
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm must be positive or None, got {clip_norm}")
         if ema_decay is not None and not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1) or be None, got {ema_decay}")
-        optim_args = dict(optim_args or {})
+        factors = {"": 1.0, **(learning_rate_factors or {})}
+        if not all(0 < factor < math.inf for factor in factors.values()):
+            raise ValueError(
+                f"learning_rate_factors must be positive and finite, got {learning_rate_factors}"
+            )
+        arguments = dict(optim_args)
         if "foreach" in inspect.signature(optim_constructor).parameters:
-            optim_args.setdefault("foreach", not optim_args.get("fused"))
-        super().__init__(optim_constructor, optim_args)
-        self.clip_norm = clip_norm
-        self.ema_decay = ema_decay
+            arguments.setdefault("foreach", not arguments.get("fused"))
+        super().__init__(optim_constructor, arguments)
+        groups = [{"params": [], "prefix": prefix, "factor": f} for prefix, f in factors.items()]
+        self._optimizer = optim_constructor(groups, **arguments)
+        self.learning_rate: float = self._optimizer.defaults["lr"]
+        self.clip_norm, self.ema_decay = clip_norm, ema_decay
         self.gradient_norm: Tensor | None = None
-        # One group from the start: it checks the arguments and holds the learning rate.
-        self._optimizer = optim_constructor([{"params": []}], **optim_args)
-        self._names: dict[Tensor, str] = {}  # of all parameters, in the optimizer's order
+        self._names: dict[Tensor, str] = {}  # in the order of registration
         self._trained: set[Tensor] = set()
-        self._averages: list[Tensor] = []
+        self._averages: dict[Tensor, Tensor] = {}  # by parameter
         self._steps = 0
         self._swapped = False
 
@@ -83,33 +93,36 @@ class JointOptim(PyroOptim):
             )
         params = set(params)
         if not params <= self._trained:
-            new = {_store_name(p): p for p in params if p not in self._names}
-            self.register(sorted(new.items()))
+            store = pyro.get_param_store()
+            new = {str(store.param_name(p)): p for p in params if p not in self._names}
+            self.register(sorted(new.items()))  # the order of a set is not reproducible
             self._trained |= params
-        gradients = []
-        for parameter in self._names:
-            if parameter not in params:
-                parameter.grad = None
-            elif parameter.grad is not None:
-                gradients.append(parameter.grad)
-        self.gradient_norm = get_total_norm(gradients)
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["factor"] * self.learning_rate
+            if self._steps == 0 and group["prefix"] and not group["params"]:
+                raise ValueError(
+                    f"the prefix {group['prefix']!r} of learning_rate_factors matches no "
+                    f"parameter; their names are like {next(iter(self._names.values()))!r}"
+                )
+        for parameter in self._names.keys() - params:
+            parameter.grad = None
+        self.gradient_norm = get_total_norm([p.grad for p in self._names if p.grad is not None])
         if self.clip_norm is not None:  # multiplies on the device: no host synchronization
             clip_grads_with_norm_(self._names, self.clip_norm, self.gradient_norm)
         self._optimizer.step(*args, **kwargs)
+        self._optimizer.zero_grad()
         if self.ema_decay is not None:
             self._update_averages(self.ema_decay)
         self._steps += 1
-        self.drop_gradients()
 
     def register(self, named_parameters: Iterable[tuple[str, Tensor]]) -> None:
-        """Fix the order and the names of parameters, to which a saved state refers.
+        """Fix the names and the order of parameters.
 
-        Parameters that are not registered join at their first step, under their names in Pyro's
-        parameter store.
+        The others join at their first step, under their names in Pyro's parameter store.
 
         Args:
-            named_parameters: as ``module.named_parameters(prefix=...)`` gives them. Those that
-                need no gradient are ignored; a known parameter takes the new name.
+            named_parameters: as ``module.named_parameters()`` gives them. Those that need no
+                gradient are ignored; a known parameter takes the new name.
 
         Raises:
             ValueError: two parameters have the same name.
@@ -124,21 +137,10 @@ class JointOptim(PyroOptim):
                     "a new model, and call pyro.clear_param_store() if the old one is gone"
                 )
             if parameter not in self._names:
-                self._optimizer.param_groups[0]["params"].append(parameter)
+                groups = self._optimizer.param_groups
+                matching = [group for group in groups if name.startswith(group["prefix"])]
+                max(matching, key=lambda group: len(group["prefix"]))["params"].append(parameter)
             self._names[parameter] = name
-
-    def drop_gradients(self) -> None:
-        """Set the gradients of all known parameters to None."""
-        self._optimizer.zero_grad(set_to_none=True)
-
-    @property
-    def learning_rate(self) -> float:
-        """The learning rate of all parameters."""
-        return float(self._optimizer.param_groups[0]["lr"])
-
-    @learning_rate.setter
-    def learning_rate(self, value: float) -> None:
-        self._optimizer.param_groups[0]["lr"] = value
 
     @property
     def never_trained(self) -> list[str]:
@@ -154,53 +156,51 @@ class JointOptim(PyroOptim):
         if self._swapped or not self._averages:
             yield
             return
-        parameters = list(self._names)[: len(self._averages)]
-        with torch.no_grad():
-            current = [p.clone() for p in parameters]
-            torch._foreach_copy_(parameters, self._averages)
+        current = {p: p.detach().clone() for p in self._averages}
         self._swapped = True
         try:
+            _assign(self._averages)
             yield
         finally:
+            _assign(current)
             self._swapped = False
-            with torch.no_grad():
-                torch._foreach_copy_(parameters, current)
 
     def get_state(self) -> dict[str, Any]:
-        """The optimizer's state; ``names`` and ``averages`` are in the order of the parameters."""
+        """Return the state of the optimizer, by the names of the parameters."""
+        state = self._optimizer.state
         return {
-            "names": list(self._names.values()),
-            "averages": list(self._averages),
+            "shapes": {name: tuple(p.shape) for p, name in self._names.items()},
+            "state": {name: dict(state[p]) for p, name in self._names.items() if p in state},
+            "averages": {self._names[p]: average for p, average in self._averages.items()},
             "steps": self._steps,
-            "optimizer": self._optimizer.state_dict(),
+            "learning_rate": self.learning_rate,
         }
 
     def set_state(self, state_dict: dict[str, Any]) -> None:
-        """Take over a copy of a state from :meth:`get_state`, the learning rate included.
+        """Continue from a copy of a state of :meth:`get_state`.
 
         Raises:
             ValueError: the state is not that of the registered parameters; nothing changes then.
         """
-        names, saved = state_dict["names"], state_dict["optimizer"]
-        if names != list(self._names.values()):
-            differing = sorted(set(names) ^ set(self._names.values())) or ["another order"]
+        theirs = state_dict["shapes"]
+        ours = {name: tuple(p.shape) for p, name in self._names.items()}
+        if differing := [n for n in ours | theirs if ours.get(n) != theirs.get(n)]:
             raise ValueError(
-                f"the state is not that of the registered parameters (first: {differing[0]!r}): "
+                f"the state is not that of the registered parameters: {differing[0]!r} has shape "
+                f"{theirs.get(differing[0])} in the state and {ours.get(differing[0])} here; "
                 "register() the parameters of the model that it was saved with"
             )
-        for index, (parameter, name) in enumerate(self._names.items()):
-            values = [*saved["state"].get(index, {}).values(), *state_dict["averages"][index:][:1]]
-            for value in values:
-                if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
-                    raise ValueError(
-                        f"the optimizer state of {name!r} has shape {tuple(value.shape)}, the "
-                        f"parameter has {tuple(parameter.shape)}: it belongs to another model"
-                    )
-        self._optimizer.load_state_dict(copy.deepcopy(saved))
-        self._steps = state_dict["steps"]
+        saved = copy.deepcopy(state_dict)
+        groups = self._optimizer.param_groups
+        order = [self._names[p] for group in groups for p in group["params"]]
+        state = {i: saved["state"][name] for i, name in enumerate(order) if name in saved["state"]}
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.learning_rate, self._steps = saved["learning_rate"], saved["steps"]
         if self.ema_decay is not None:
-            pairs = zip(state_dict["averages"], self._names, strict=False)
-            self._averages = [value.detach().to(p, copy=True) for value, p in pairs]
+            averages = saved["averages"]
+            named = self._names.items()
+            self._averages = {p: averages[name].to(p) for p, name in named if name in averages}
 
     def load(self, filename: str, map_location: Any = None) -> None:
         """Read a state that ``save`` wrote: tensors and numbers only, no pickled code."""
@@ -208,18 +208,15 @@ class JointOptim(PyroOptim):
 
     @torch.no_grad()
     def _update_averages(self, limit: float) -> None:
-        parameters, known = list(self._names), len(self._averages)
-        if known:
+        if self._averages:
             decay = min(limit, (1 + self._steps) / (10 + self._steps))
-            get_ema_multi_avg_fn(decay)(self._averages, parameters[:known], self._steps)
-        self._averages += [p.detach().clone() for p in parameters[known:]]
+            averages = list(self._averages.values())
+            get_ema_multi_avg_fn(decay)(averages, list(self._averages), self._steps)
+        new = [p for p in self._names if p not in self._averages]
+        self._averages |= {p: p.detach().clone() for p in new}
 
 
-def _store_name(parameter: Tensor) -> str:
-    name = pyro.get_param_store().param_name(parameter)
-    if name is None:
-        raise ValueError(
-            f"a parameter of shape {tuple(parameter.shape)} is not in Pyro's parameter store: "
-            "register() it under a name of your choice first"
-        )
-    return name
+@torch.no_grad()
+def _assign(values: Mapping[Tensor, Tensor]) -> None:
+    """Copy values into parameters, in place."""
+    torch._foreach_copy_(list(values), list(values.values()))

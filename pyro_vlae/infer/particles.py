@@ -1,4 +1,4 @@
-"""Codes sampled by a guide, with their log-probabilities under guide and model."""
+"""Codes sampled by a guide, and their log-probabilities under guide and model."""
 
 import contextlib
 import math
@@ -19,7 +19,7 @@ from torch import Tensor
 from pyro_vlae.reproducible import derive_seed, set_seed
 
 PARTICLES = "_importance_particles"
-# On a CPU the activations of more codes leave its cache; a GPU is busy with this many.
+# On a CPU the activations of more codes exceed its cache; this many keep a GPU busy.
 _CPU_CHUNK, _GPU_CHUNK = 256, 4096
 
 Codes = dict[str, Tensor]
@@ -27,12 +27,12 @@ Codes = dict[str, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class ImportanceSamples:
-    """K codes for each of b consecutive images; float64, nats, on the images' device.
+    """K codes for each of b consecutive images, on the images' device.
 
     Attributes:
         images: position of the images among all.
         codes: values ``(K, b, *event)`` by latent site.
-        log_q: log q(z | x), ``(K, b)`` like the following.
+        log_q: log q(z | x) in nats, ``(K, b)``, float64, like the following.
         log_prior: log p(z).
         log_likelihood: log p(x | z), NaN outside the support.
     """
@@ -65,8 +65,8 @@ def importance_samples(
 ) -> Iterator[ImportanceSamples]:
     """Sample codes of all images and score them, a block of images at a time.
 
-    Args as for `marginal_log_likelihood`. Iterate to the end inside `evaluation_context` and
-    without gradients. A guide that samples nothing gives one sample per image, without codes.
+    Arguments are those of `marginal_log_likelihood`. Iterate inside `evaluation_context`, without
+    gradients. A guide that samples nothing gives one sample per image, without codes.
     """
     codes, _ = sample_codes(guide, x[:1], num_samples, derive_seed(seed, index[0]))
     num_samples = num_samples if codes else 1
@@ -75,7 +75,7 @@ def importance_samples(
     start = 0
     while start < len(x):
         stop = min(len(x), start + max(1, score.max_codes // num_samples))
-        # Image by image, so that the codes of one do not depend on which others are scored.
+        # One image at a time: its codes must not depend on which others are scored.
         sampled = [
             sample_codes(guide, x[i : i + 1], num_samples, derive_seed(seed, index[i]))
             for i in range(start, stop)
@@ -97,7 +97,7 @@ def sample_codes(
     log_q = torch.zeros(shape, dtype=torch.float64, device=images.device)
     codes, auxiliary, random = {}, [], []
     for name, site in sample_sites(trace):
-        # In the trace that sampled it: a flow can invert only the value it has just computed.
+        # From the trace that sampled it: a flow can invert only the value it has just computed.
         log_q = log_q + _site_log_prob(name, site, shape, "guide")
         if site["infer"].get("is_auxiliary"):
             auxiliary.append(name)
@@ -106,7 +106,7 @@ def sample_codes(
         if not isinstance(getattr(site["fn"], "base_dist", site["fn"]), Delta):
             random.append(name)
     if auxiliary and random:
-        # Codes that are functions of it (Delta sites, as in Pyro's autoguides) are fine.
+        # Codes that are functions of it are fine (Delta sites, as in Pyro's autoguides).
         raise ValueError(
             f"the guide's site {auxiliary[0]!r} is auxiliary and {random[0]!r} is sampled given "
             f"it: log q(z | x) would need it integrated out. Sample {auxiliary[0]!r} in the model, "
@@ -118,19 +118,15 @@ def sample_codes(
 def score_codes(
     model: Callable, codes: Codes, images: Tensor, num_samples: int
 ) -> tuple[Tensor, Tensor]:
-    """Log p(z) and log p(x | z), both ``(K, b)``, in one pass; the latter NaN outside the support.
+    """Log p(z) and log p(x | z), ``(K, b)``, of K = ``num_samples`` codes for each of b images.
 
-    Args:
-        model: called as ``model(images)``.
-        codes: values ``(K, b, *event)`` by latent site.
-        images: ``(b, *event)``.
-        num_samples: K.
+    The latter is NaN outside the support of the likelihood.
     """
     program = poutine.condition(pyro.plate(PARTICLES, num_samples, dim=-2)(model), data=codes)
     trace = poutine.trace(program).get_trace(images)
     shape = (num_samples, len(images))
-    zeros = torch.zeros(shape, dtype=torch.float64, device=images.device)
-    log_prior, log_likelihood, observed = zeros, zeros, False
+    log_prior = log_likelihood = torch.zeros(shape, dtype=torch.float64, device=images.device)
+    observed = False
     for name, site in sample_sites(trace):
         log_prob = _site_log_prob(name, site, shape, "model")
         if name in codes:
@@ -153,7 +149,7 @@ def score_codes(
 
 
 def sample_sites(trace: poutine.Trace) -> Iterator[tuple[str, Any]]:
-    """Names and sites of the trace, without plates."""
+    """Names and sites of a trace, without plates."""
     for name, site in trace.nodes.items():
         if site["type"] == "sample" and not site_is_subsample(site):
             yield name, site
@@ -164,10 +160,8 @@ def _site_log_prob(name: str, site: Any, shape: tuple[int, int], role: str) -> T
     log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
     log_prob = scale_and_mask(log_prob, mask=site["mask"])
     plates = {frame.dim: frame.size for frame in site["cond_indep_stack"] if frame.vectorized}
-    fits = log_prob.ndim <= 2 and all(
-        have in (1, want)
-        for have, want in zip(reversed(log_prob.shape), reversed(shape), strict=False)
-    )
+    sizes = zip(reversed(log_prob.shape), reversed(shape), strict=False)
+    fits = log_prob.ndim <= 2 and all(have in (1, want) for have, want in sizes)
     if plates.get(-1) != shape[1] or not fits:
         raise ValueError(
             f"the {role}'s site {name!r} has log_prob of shape {tuple(log_prob.shape)} and "

@@ -24,9 +24,8 @@ class RateELBO(Trace_ELBO):
         last_rate: KL term of the most recent evaluation before it was modified, in nats per image
             (mean over the batch and the particles): a detached scalar tensor. None before the
             first.
-        last_distortion: likewise ``-log p(x | z)`` of the observed site, in nats per image.
-        progress: fraction of the training budget that is used up, in [0, 1]; set by
-            `pyro_vlae.training.fit` before each step.
+        last_distortion: likewise ``-log p(x | z)`` of the observed site.
+        progress: used fraction of the training budget, in [0, 1]; set by `pyro_vlae.training.fit`.
 
     Raises:
         ValueError: when evaluated, model or guide lack the named sites, or the batch is empty.
@@ -41,19 +40,16 @@ class RateELBO(Trace_ELBO):
         self.progress = 0.0
 
     def modify_kl(self, prior: Any, posterior: Any, rate: Tensor) -> None:
-        """Modify the KL term of one pass, in place, in its two sites.
+        """Modify the KL term of one pass in place, in the code's sites in model and guide.
 
-        Args:
-            prior: the model's site of the code.
-            posterior: the guide's site of the code.
-            rate: the KL term of this pass, as in ``last_rate``.
+        ``rate`` is the KL term of this pass, as in ``last_rate``.
         """
         raise NotImplementedError
 
     def _get_traces(
         self, model: Callable, guide: Callable, args: tuple, kwargs: dict
     ) -> Iterator[tuple[Trace, Trace]]:
-        """Yield the passes of one evaluation with their KL modified; record rate and distortion."""
+        """Yield the passes of one evaluation with a modified KL; record rate and distortion."""
         rates, distortions = [], []
         for model_trace, guide_trace in super()._get_traces(model, guide, args, kwargs):
             prior, posterior, likelihood = self._sites(model_trace, guide_trace)
@@ -67,20 +63,23 @@ class RateELBO(Trace_ELBO):
 
     def _sites(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any, Any]:
         """Return the prior, posterior and likelihood sites, or say which is missing."""
-        prior: Any = model_trace.nodes.get(self.latent)
-        posterior: Any = guide_trace.nodes.get(self.latent)
-        likelihood: Any = model_trace.nodes.get(self.observed)
-        for site, where, argument in (
-            (prior, "the model", f"latent={self.latent!r}"),
-            (posterior, "the guide", f"latent={self.latent!r}"),
-            (likelihood, "the model", f"observed={self.observed!r}"),
+        sites: list[Any] = []
+        for argument, where, trace in (
+            ("latent", "model", model_trace),
+            ("latent", "guide", guide_trace),
+            ("observed", "model", model_trace),
         ):
+            name = getattr(self, argument)
+            site = trace.nodes.get(name)
             if site is None or site["type"] != "sample":
                 raise ValueError(
-                    f"{type(self).__name__}({argument}): {where} has no such sample site "
-                    f"(the model samples {_names(model_trace)}, the guide {_names(guide_trace)}); "
-                    "name the sites with latent= and observed=; without a code, use Trace_ELBO"
+                    f"{type(self).__name__}({argument}={name!r}): the {where} has no such sample "
+                    f"site (the model samples {_names(model_trace)}, the guide "
+                    f"{_names(guide_trace)}); name the sites with latent= and observed=; without "
+                    "a code, use Trace_ELBO"
                 )
+            sites.append(site)
+        prior, posterior, likelihood = sites
         if not likelihood["is_observed"]:
             raise ValueError(
                 f"{type(self).__name__}(observed={self.observed!r}): the model samples this site "

@@ -12,7 +12,7 @@ from pyro_vlae.infer.rate import RateELBO, scale_kl
 _TOLERANCE = 1.05
 _RAISE, _LOWER = 1.1, 0.9
 # The paper says only gamma > 0. At a hundredth of its weight the KL term has little effect; a lower
-# limit would only add to the number of steps (48 from here) until gamma is back at 1.
+# limit would only delay gamma's return to 1, which takes 48 steps from here.
 MIN_GAMMA = 0.01
 
 
@@ -27,32 +27,25 @@ class SoftFreeBitsELBO(RateELBO):
 
     After each training step (``loss_and_grads``, ``differentiable_loss``; not ``loss``) gamma is
     multiplied by 1.1 if the batch mean of the KL was more than 5 % above the target, by 0.9 if it
-    was below the target, and left unchanged otherwise. So as long as the rate stays above the
-    target, the objective is the ELBO itself. Unlike in `FreeBitsELBO`, the KL always has a
-    gradient. With ``target_nats=0`` loss and gradients are those of
-    :class:`~pyro.infer.Trace_ELBO`.
-
-    ``poutine.scale`` and masks act as in `FreeBitsELBO`: the target is compared with the unscaled
-    KL in nats per image, without masked images. Other latent sites than ``latent`` enter the bound
-    as usual.
+    was below the target, and left unchanged otherwise. While the rate stays above the target, the
+    objective is thus the ELBO itself. Unlike in `FreeBitsELBO`, the KL always has a gradient. With
+    ``target_nats=0`` loss and gradients are those of :class:`~pyro.infer.Trace_ELBO`. Scales,
+    masks and other latent sites are treated as in `FreeBitsELBO`.
 
     Args:
-        target_nats: the target in nats per image. The paper uses one for CIFAR-10 and does not
-            state it. The default, 100 nats, is 0.047 bits per dimension of a 32x32 color image,
-            about the differences between the paper's models (3.04 with a 7x4 window, 3.12 with
-            4x2), so little is lost even if the decoder makes no use of the code. It is 1.6 nats for
-            each position of an 8x8 code; the 0.01 nats per dimension of the binary models (31 nats)
-            would be less than a bit for the contents of a 4x4 patch.
+        target_nats: the target in nats per image. The paper uses one for CIFAR-10 without stating
+            it. The default, 100 nats, is 1.6 nats for each position of an 8x8 code. It costs at
+            most 0.047 bits per dimension of a 32x32 color image, which is less than the differences
+            between the paper's models (3.04 with a 7x4 window, 3.12 with 4x2). The 0.01 nats per
+            dimension of the binary models (31 nats) would be less than a bit for a 4x4 patch.
         latent: name of the site whose KL is weighted, in model and guide.
-        observed: name of the observed site that ``last_distortion`` records.
+        observed: name of the observed site, for ``last_distortion``.
         **kwargs: arguments of :class:`~pyro.infer.Trace_ELBO` (``num_particles``, ...).
 
     Attributes:
         gamma: weight of the KL in the next evaluation, a scalar tensor on the device of the most
             recent one; adapting it needs no host-device synchronization.
         last_gamma: weight of the KL in the most recent evaluation. None before the first.
-        last_rate: KL before it was weighted, as in `RateELBO`.
-        last_distortion: likewise ``-log p(x | z)``.
 
     Raises:
         ValueError: ``target_nats`` is negative or not finite; when evaluated, as `RateELBO`.
@@ -100,7 +93,7 @@ class SoftFreeBitsELBO(RateELBO):
         return loss
 
     def get_state(self) -> dict[str, float]:
-        """Return what a resumed run needs beside the arguments, ready for JSON: ``gamma``."""
+        """Return ``gamma``, ready for JSON."""
         return {"gamma": self.gamma.item()}
 
     def set_state(self, state: dict[str, float]) -> None:
@@ -114,5 +107,5 @@ class SoftFreeBitsELBO(RateELBO):
         assert self.last_rate is not None
         rate, one = self.last_rate, torch.ones_like(self.gamma)
         raised = torch.where(rate > _TOLERANCE * self.target_nats, _RAISE * one, one)
-        factor = torch.where(rate < self.target_nats, _LOWER * one, raised)
-        self.gamma.mul_(factor).clamp_(MIN_GAMMA, 1.0)
+        self.gamma.mul_(torch.where(rate < self.target_nats, _LOWER * one, raised))
+        self.gamma.clamp_(MIN_GAMMA, 1.0)

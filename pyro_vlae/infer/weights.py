@@ -8,9 +8,9 @@ from torch import Tensor
 
 from pyro_vlae.infer.arviz_versions import pareto_shapes
 
-# PSIS fits its Pareto tail to a fifth of few weights, and to no fewer than five.
+# PSIS fits the Pareto tail to a fifth of the weights if these are few, and needs five for it.
 _MIN_PARETO_SAMPLES = 25
-# If the log-weights (nats) differ by less than their rounding errors, there is no tail to fit.
+# Log-weights (nats) that differ by no more than rounding errors have no tail to fit.
 _WEIGHT_TOLERANCE = 1e-4
 
 
@@ -27,7 +27,7 @@ class MarginalLikelihood:
         kl: mean of log q(z | x) - log p(z) over the codes, all latent sites, in nats.
         effective_sample_size: :math:`(\sum_k w_k)^2 / \sum_k w_k^2`, 1 to K.
         pareto_k: shape of the weights' tail by Pareto-smoothed importance sampling. Above 0.7 the
-            estimate is unreliable. NaN with fewer than 25 samples and if all weights are equal.
+            estimate is unreliable. NaN for fewer than 25 samples or equal weights.
         monte_carlo_error: standard error of ``log_prob`` from sampling only K codes (delta
             method), in nats; NaN for one code.
         num_samples: K.
@@ -69,8 +69,7 @@ class MarginalLikelihood:
     def summary(self) -> dict[str, float | None]:
         """Return the means over the images by name, NLL and KL positive, ready for JSON.
 
-        What cannot be estimated is None: the standard error of one image, the Monte Carlo error of
-        one sample, the fraction of high Pareto k if no image's k could be fitted.
+        What cannot be estimated is None, e.g. the standard error of one image.
         """
         nll, kl = -self.mean_log_prob, self.kl.mean().item()
         fitted = self.pareto_k[self.pareto_k.isfinite()]
@@ -91,7 +90,7 @@ class MarginalLikelihood:
 
 
 PER_IMAGE = tuple(field.name for field in fields(MarginalLikelihood))[:-2]
-"""Names of the estimates per image, in their order."""
+"""Names of the estimates per image."""
 
 
 def weight_statistics(log_weight: Tensor, log_ratio: Tensor, index: list[int]) -> Tensor:
@@ -100,7 +99,7 @@ def weight_statistics(log_weight: Tensor, log_ratio: Tensor, index: list[int]) -
     Args:
         log_weight: log p(x, z) - log q(z | x) of the codes, ``(K, b)``.
         log_ratio: log q(z | x) - log p(z), ``(K, b)``.
-        index: indices of the images, for error messages.
+        index: indices of the images, for the error message.
 
     Raises:
         ValueError: a log-weight is not finite.

@@ -1,9 +1,8 @@
 """Half precision and compilation of the networks in a model and its guide.
 
-A module class declares which of its sub-modules `fit` may compile and run in bfloat16, in the
-attribute ``networks``, e.g. ``networks = ("encoder",)``; and which it may compile only, because
-they need full precision, in ``float32_networks``. Everything else (heads, log-probabilities) stays
-as it is.
+A module class names the sub-modules that `fit` may run in bfloat16 and compile in the attribute
+``networks``, e.g. ``networks = ("encoder",)``, and those that need full precision and may only be
+compiled in ``float32_networks``. Everything else (heads, log-probabilities) is left unchanged.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -36,7 +35,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def declared_networks(modules: Iterable[nn.Module], *attributes: str) -> list[nn.Module]:
-    """The sub-modules that modules declare in class attributes such as ``networks``, each once."""
+    """The sub-modules that modules name in class attributes such as ``networks``, each once."""
     found = [
         getattr(owner, name)
         for module in modules

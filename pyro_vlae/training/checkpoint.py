@@ -1,147 +1,112 @@
-"""Training checkpoints that survive a kill at any moment.
+"""Training checkpoints: one file, replaced in one move, so that a kill at any moment is harmless.
 
-A checkpoint folder holds two files of weights, the current and the averaged ones, a file of
-optimizer and random states, and ``state.json``, which names these files and their checksums.
-Replacing ``state.json`` is the one moment at which a new checkpoint takes the place of the old one.
+The file is a zip archive of `torch.save`: weights, their averages, the optimizer's and the random
+generators' states, and the training state as JSON. Loading it checks the archive's checksums and
+executes no code.
 """
 
 import io
 import json
-import pickle
-import secrets
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyro
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_vlae.infer.optim import JointOptim
-from pyro_vlae.reproducible import write_atomically
-from pyro_vlae.training.random_state import capture_random_state, restore_random_state
 from pyro_vlae.training.weights import (
     CheckpointError,
     check_finite,
     check_fit,
+    copy_weights,
     damaged,
-    decode_weights,
-    digest,
-    encode_weights,
-    load_weights,
+    finite_weights,
     named_parameters,
-    read_bytes,
+    write_file,
 )
 
-STATE_FILE = "state.json"
-_FORMAT = 2
-_WEIGHTS, _AVERAGE, _OPTIMIZER = "weights", "average", "optimizer"
+CHECKPOINT_FILE = "checkpoint.pt"
+_FORMAT = 3
 
 
 def save_checkpoint(
     folder: str | Path,
     modules: Mapping[str, nn.Module],
     optimizer: JointOptim,
-    state: Mapping[str, Any],
+    state: dict[str, Any],
     generator: torch.Generator,
 ) -> None:
-    """Write weights, averages, optimizer, random states and training state; then drop older files.
+    """Write weights, averages, optimizer state, random states and training state.
 
     Args:
         folder: created if necessary.
         modules: e.g. ``{"model": model, "guide": guide}``; parameters and buffers are saved.
         optimizer: its parameters are registered under the names of :func:`named_parameters`.
-        state: JSON values; ``state["step"]`` becomes part of the file names.
+        state: JSON values.
         generator: the generator of the data; the global generators are saved, too.
 
     Raises:
         CheckpointError: weights, averages or optimizer state are not finite, a trained parameter
             belongs to no module, or the folder cannot be written. An earlier checkpoint stays.
     """
-    folder = Path(folder)
-    named = named_parameters(modules)
     saved = optimizer.get_state()
-    outside = [name for name in saved["names"] if name not in named]
+    outside = saved["shapes"].keys() - named_parameters(modules).keys()
     if outside:
         raise CheckpointError(
-            f"{outside[0]!r} is trained but is no parameter of the modules to be saved: make it "
+            f"{min(outside)!r} is trained but is no parameter of the modules to be saved: make it "
             "a parameter (PyroParam) of the model or guide, or register() it under its name there"
         )
-    for index, values in saved["optimizer"]["state"].items():
+    weights = finite_weights(modules)
+    check_finite(saved["averages"])
+    for name, values in saved["state"].items():
         for value in values.values():
-            check_finite({saved["names"][index]: torch.as_tensor(value)})
-    contents = {_WEIGHTS: encode_weights(modules)}
-    if saved.pop("averages"):
-        with optimizer.averaged():
-            contents[_AVERAGE] = encode_weights(modules)
+            check_finite({name: torch.as_tensor(value)})
+    content = {
+        "format": _FORMAT,
+        "state": json.dumps(state),
+        "weights": weights,
+        "optimizer": saved,
+        "random": capture_random_state(generator),
+    }
     buffer = io.BytesIO()
-    torch.save({"optimizer": saved, "random": capture_random_state(generator)}, buffer)
-    contents[_OPTIMIZER] = buffer.getvalue()
-    stem = f"{state['step']:08d}-{secrets.token_hex(4)}"  # never the name of a file in use
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        files = {}
-        for kind, content in contents.items():
-            suffix = "pt" if kind == _OPTIMIZER else "safetensors"
-            files[kind] = {"name": f"{kind}-{stem}.{suffix}", "sha256": digest(content)}
-            write_atomically(folder / files[kind]["name"], content)
-        record = json.loads(json.dumps({"files": files, "state": dict(state)}))
-        record = {"format": _FORMAT, "sha256": digest(_canonical(record)), **record}
-        write_atomically(folder / STATE_FILE, json.dumps(record, indent=1).encode())
-        for kind in (_WEIGHTS, _AVERAGE, _OPTIMIZER):
-            for path in folder.glob(f"{kind}-*"):
-                if stem not in path.name:
-                    path.unlink()
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write the checkpoint to {folder}: {error.strerror or error}; free space "
-            "there or choose another folder. An earlier checkpoint in it is untouched."
-        ) from error
+    torch.save(content, buffer)
+    write_file(Path(folder) / CHECKPOINT_FILE, buffer.getvalue())
 
 
 def load_checkpoint(
     folder: str | Path,
     modules: Mapping[str, nn.Module],
     optimizer: JointOptim,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator,
 ) -> dict[str, Any]:
-    """Copy a checkpoint into modules and optimizer, in place, after checking all of it.
+    """Copy a checkpoint into modules, optimizer and random generators, in place.
 
     Args:
-        folder: of :func:`save_checkpoint`.
-        modules: as they were saved; parameters keep their identity.
-        optimizer: is registered under the names of :func:`named_parameters`.
-        generator: if given, it and the global generators continue where they were saved.
+        folder: of :func:`save_checkpoint`, as are the other arguments.
+        modules: parameters keep their identity.
+        optimizer: the parameters are registered with it.
+        generator: the generator of the data.
 
     Returns:
         The training state that was given to :func:`save_checkpoint`.
 
     Raises:
-        CheckpointError: missing, truncated or altered files, or another architecture. The modules
-            are not changed then.
+        CheckpointError: a missing, truncated or altered file, or another architecture. Nothing is
+            loaded then.
     """
-    folder = Path(folder)
-    record = _read_record(folder)
-    contents = {
-        kind: read_bytes(folder / e["name"], e["sha256"]) for kind, e in record["files"].items()
-    }
-    weights = decode_weights(folder, contents[_WEIGHTS])
-    check_fit(folder, weights, modules, same_dtype=True)
-    try:  # tensors, numbers and strings only: nothing in the file is executed
-        rest = torch.load(io.BytesIO(contents[_OPTIMIZER]), "cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        raise CheckpointError(damaged(folder / record["files"][_OPTIMIZER]["name"])) from error
-    saved = rest["optimizer"]
-    average = decode_weights(folder, contents[_AVERAGE]) if _AVERAGE in contents else {}
-    saved["averages"] = [average[name] for name in saved["names"] if average]
+    content = _read(folder)
+    check_fit(folder, content["weights"], modules, same_dtype=True)
     try:
         optimizer.register(named_parameters(modules).items())
-        optimizer.set_state(saved)
+        optimizer.set_state(content["optimizer"])
     except ValueError as error:
         raise CheckpointError(f"{folder} does not fit: {error}") from error
-    nn.ModuleDict(dict(modules)).load_state_dict(weights, strict=False)
-    if generator is not None:
-        restore_random_state(rest["random"], generator)
-    return record["state"]
+    copy_weights(content["weights"], modules)
+    restore_random_state(content["random"], generator)
+    return content["state"]
 
 
 def load_averaged_weights(folder: str | Path, modules: Mapping[str, nn.Module]) -> None:
@@ -150,48 +115,75 @@ def load_averaged_weights(folder: str | Path, modules: Mapping[str, nn.Module]) 
     Raises:
         CheckpointError: as :func:`load_checkpoint`.
     """
-    files = _read_record(Path(folder))["files"]
-    entry = files.get(_AVERAGE, files[_WEIGHTS])
-    read_bytes(Path(folder) / entry["name"], entry["sha256"])
-    load_weights(Path(folder) / entry["name"], modules)
+    content = _read(folder)
+    weights = content["weights"] | content["optimizer"]["averages"]
+    check_fit(folder, weights, modules)
+    copy_weights(weights, modules)
 
 
 def has_checkpoint(out: Path) -> bool:
     """Whether the run in the folder ``out`` has written a checkpoint."""
-    return (out / "checkpoint" / STATE_FILE).exists()
+    return (out / "checkpoint" / CHECKPOINT_FILE).exists()
 
 
 def read_state(folder: str | Path) -> dict[str, Any]:
     """Read the training state of a checkpoint folder, e.g. to rebuild a model from its ``config``.
 
     Raises:
-        CheckpointError: no checkpoint there, or ``state.json`` is truncated or altered.
+        CheckpointError: no checkpoint there, or it is truncated or altered.
     """
-    return _read_record(Path(folder))["state"]
+    return _read(folder)["state"]
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
-    """The content of ``state.json``, known to be as it was written."""
-    path = folder / STATE_FILE
+def capture_random_state(data: torch.Generator) -> dict[str, Any]:
+    """States of the generators of Python, NumPy, torch (with CUDA, if in use) and the data."""
+    state = pyro.util.get_rng_state()
+    name, words, *rest = state["numpy"]
+    state["numpy"] = (name, words.tolist(), *rest)
+    state["cuda"] = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    state["data"] = {data.device.type: data.get_state()}
+    return state
+
+
+def restore_random_state(state: dict[str, Any], data: torch.Generator) -> None:
+    """Set all generators to a captured state.
+
+    States of CUDA devices that this machine lacks are ignored. If the data have moved between CPU
+    and CUDA, their generator cannot continue its sequence and keeps its own state.
+    """
+    pyro.util.set_rng_state(state)
+    for device, of_device in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
+        torch.cuda.set_rng_state(of_device, device)
+    of_data: Tensor | None = state["data"].get(data.device.type)
+    if of_data is not None:
+        data.set_state(of_data)
+
+
+def _read(folder: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint, known to be as it was written."""
+    path = Path(folder) / CHECKPOINT_FILE
     if not path.exists():
         raise CheckpointError(
-            f"no checkpoint in {folder}: {STATE_FILE} is missing; start without resuming, or "
+            f"no checkpoint in {folder}: {CHECKPOINT_FILE} is missing; start without resuming, or "
             "name the folder of the run to continue"
         )
     try:
-        record = json.loads(read_bytes(path))
-        version = record.pop("format")
-        if version == _FORMAT and record.pop("sha256") != digest(_canonical(record)):
+        file = io.BytesIO(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    try:
+        if zipfile.ZipFile(file).testzip() is not None:
             raise ValueError("checksum")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(damaged(path)) from error
+        file.seek(0)
+        # Tensors, numbers and strings only: nothing in the file is executed.
+        content = torch.load(file, "cpu", weights_only=True)
+        version = content["format"]
+        content["state"] = json.loads(content["state"])
+    except Exception as error:  # whatever the readers make of a damaged file
+        raise damaged(path) from error
     if version != _FORMAT:
         raise CheckpointError(
             f"{path} has format {version!r}, this version reads {_FORMAT}: "
             "continue with the version that wrote it"
         )
-    return record
-
-
-def _canonical(record: Mapping[str, Any]) -> bytes:
-    return json.dumps(record, sort_keys=True).encode()
+    return content

@@ -1,33 +1,20 @@
-"""The training loop."""
+"""The entry point of training."""
 
 import contextlib
-import math
-import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import pyro
 import torch
-from pyro.infer import ELBO, SVI
-from torch import Tensor
-from tqdm import tqdm
+from pyro.infer import ELBO
 
-from pyro_vlae.infer.initialize import initialize
 from pyro_vlae.infer.optim import JointOptim
-from pyro_vlae.reproducible import derive_seed
-from pyro_vlae.training.acceleration import HalfPrecision, compiled
+from pyro_vlae.training.acceleration import compiled
 from pyro_vlae.training.checkpoint import has_checkpoint
-from pyro_vlae.training.interrupts import InterruptFlag
-from pyro_vlae.training.metrics import RunningMeans
-from pyro_vlae.training.run_state import ORDER_SEED, VALIDATION_SEED, RunState
-from pyro_vlae.training.settings import TrainingInterrupted, TrainingResult, TrainingSettings
-from pyro_vlae.training.validation import ImageSource, validate
+from pyro_vlae.training.settings import TrainingResult, TrainingSettings
+from pyro_vlae.training.trainer import Trainer
+from pyro_vlae.training.validation import ImageSource
 from pyro_vlae.training.weights import CheckpointError
-
-# Metrics that an ELBO may offer, and its attributes that hold them.
-_ELBO_METRICS = dict(kl_nats="last_rate", distortion_nats="last_distortion", gamma="last_gamma")
 
 
 def fit(
@@ -49,13 +36,13 @@ def fit(
     """Train a model and a guide by stochastic variational inference.
 
     This is ``SVI(model, guide, optimizer, elbo)`` with one ``step`` for each batch. Without
-    ``max_minutes`` the result depends on the seed alone: on the CPU a run that was killed and
+    ``max_minutes`` the result depends on the seed alone: on the CPU, a run that was killed and
     resumed ends with the same bits as one that was not. The global random generators are seeded.
     `pyro_vlae.infer.initialize` is called with the first batch. The first step runs under the
     caller's Pyro validation, the others without.
 
     Args:
-        model: Pyro model; called with a batch of images ``(B, C, H, W)``. With ``out``, all its
+        model: Pyro model, called with a batch of images ``(B, C, H, W)``. With ``out``, all its
             parameters must belong to modules: one made by a bare ``pyro.param`` is an error.
         guide: its guide.
         train: the images.
@@ -73,8 +60,8 @@ def fit(
         config: stored in the checkpoint, e.g. the options needed to rebuild the model.
         progress: show a progress bar.
         precision: of the networks that model and guide declare (see
-            `pyro_vlae.training.acceleration`): ``"bf16"``, ``"fp32"``, or ``"auto"`` for bf16 where
-            the device has instructions for it, and for the precision so far when resuming.
+            `pyro_vlae.training.acceleration`): ``"bf16"``, ``"fp32"``, or ``"auto"``, which is the
+            precision so far when resuming, else bf16 where the device has instructions for it.
         compile: compile these networks by ``torch.compile``.
 
     Raises:
@@ -117,134 +104,3 @@ def fit(
         checkpoint=trainer.checkpoint,
         precision=trainer.precision,
     )
-
-
-class Trainer(RunState):
-    """The training loop; arguments as `fit`."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.svi = SVI(self.model, self.guide, self.optimizer, self.elbo)
-        self.half_precision = HalfPrecision(self.modules.values())
-        self.order: tuple[int, Tensor] = (-1, torch.empty(0))  # an epoch and its order of images
-
-    def train(self, show_progress: bool) -> None:
-        """Train until a budget is used up or a signal arrives; save at the end."""
-        bar = tqdm(
-            total=self.total,
-            initial=self.step,
-            unit="step",
-            disable=not show_progress,
-            mininterval=0.1 if sys.stderr.isatty() else 10,  # fewer lines in a log file
-        )
-        with InterruptFlag() as interrupt, warnings.catch_warnings(), bar:
-            # Reported by the loop itself, with the step.
-            warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)
-            # Of torch.compile, about tensors that it inspects.
-            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor", UserWarning)
-            first, done, shown = True, False, (self.seconds, self.step)
-            while not done and interrupt.signal is None:
-                self._train_step(first)
-                done = self.finished
-                self._log_step(done)
-                bar.update()
-                if show_progress and self.seconds - shown[0] > 1:
-                    speed = (self.step - shown[1]) * self.batch_size / (self.seconds - shown[0])
-                    bar.set_postfix_str(f"{self._summary()}{speed:.0f} images/s", refresh=False)
-                    shown = (self.seconds, self.step)
-                # One at once, so that an unusable folder shows and every run can be resumed.
-                if (first or self.save_is_due) and not done and interrupt.signal is None:
-                    self.save()
-                first = False
-            self.save()
-        if interrupt.signal is not None:
-            raise TrainingInterrupted(interrupt.signal, self.step, self.checkpoint)
-
-    def _batch(self) -> Tensor:
-        epoch, batch = divmod(self.step, self.batches)
-        if self.order[0] != epoch:
-            seed = derive_seed(self.settings.seed, ORDER_SEED, epoch)
-            order = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(seed))
-            self.order = (epoch, order.to(self.data.images.device))
-        index = self.order[1][batch * self.batch_size :][: self.batch_size]
-        return self.data.batch(index, self.generator).to(self.dtype)
-
-    def _initialize(self, x: Tensor) -> None:
-        """Initialize layers that are new; a resumed run takes the same random numbers as before."""
-        state = pyro.util.get_rng_state()
-        with torch.compiler.set_stance("force_eager"):
-            initialize(self.model, self.guide, x)
-        pyro.util.set_rng_state(state)
-
-    def _train_step(self, first: bool) -> None:
-        self.optimizer.learning_rate = self.learning_rate * self.settings.schedule(self.progress)
-        if hasattr(self.elbo, "progress"):
-            cast(Any, self.elbo).progress = self.progress
-        x = self._batch()
-        if first:
-            self._initialize(x)
-        with contextlib.ExitStack() as stack:
-            if not first:
-                stack.enter_context(pyro.validation_enabled(False))
-            if self.precision == "bf16":
-                stack.enter_context(self.half_precision)
-            loss = self.svi.step(x)
-        self.step += 1
-        if not math.isfinite(loss):
-            raise self.diverged(f"the loss is {loss}")
-        if first and (names := self.optimizer.never_trained):
-            raise RuntimeError(
-                f"{len(names)} trainable parameters are not trained, {names[0]!r} first: Pyro's "
-                "parameter store holds another tensor in their place, or none. Call "
-                "pyro.clear_param_store() before building a new model, register modules under "
-                "distinct names, or requires_grad_(False) what is to stay fixed"
-            )
-        self.means.add(self._step_metrics(loss / self.batch_size))
-
-    def _step_metrics(self, loss: float) -> dict[str, float | Tensor]:
-        """The metrics of one step, nats per image; what is logged are their means."""
-        metrics: dict[str, float | Tensor] = {"elbo": -loss}
-        for name, attribute in _ELBO_METRICS.items():
-            if (value := getattr(self.elbo, attribute, None)) is not None:
-                metrics[name] = value
-        if "kl_nats" in metrics and "distortion_nats" in metrics:
-            metrics["elbo"] = -(metrics["kl_nats"] + metrics["distortion_nats"])
-        if self.optimizer.gradient_norm is not None:
-            metrics["gradient_norm"] = self.optimizer.gradient_norm
-        return metrics
-
-    def _log_step(self, last: bool) -> None:
-        """Write a line if one is due."""
-        every = self.settings.validate_every or self.batches
-        validating = self.validation is not None and (last or self.step % every == 0)
-        if not (last or validating or self.step % self.settings.log_every == 0):
-            return
-        line: dict[str, Any] = {
-            "step": self.step,
-            "epoch": self.epoch,
-            "images_seen": self.step * self.batch_size,
-            **self.means.means(),
-            "learning_rate": self.optimizer.learning_rate,
-        }
-        if validating and self.validation is not None:
-            with self.optimizer.averaged(), torch.compiler.set_stance("force_eager"):
-                validated = validate(
-                    self.model,
-                    self.guide,
-                    self.validation,
-                    num_images=self.settings.validation_images,
-                    dtype=self.dtype,
-                    batch_size=self.settings.batch_size,
-                    seed=derive_seed(self.settings.seed, VALIDATION_SEED),
-                )
-            line |= {f"validation_{name}": value for name, value in validated.items()}
-        for name, value in line.items():
-            if not math.isfinite(value):
-                raise self.diverged(f"{name} is {value}")
-        self.log.write(line)
-        self.means = RunningMeans()
-
-    def _summary(self) -> str:
-        metrics = self.means.means() or self.log.lines[-1]
-        bits = f"KL {metrics['kl_nats'] / math.log(2):.1f} bits, " if "kl_nats" in metrics else ""
-        return f"ELBO {metrics['elbo']:.2f}, {bits}"

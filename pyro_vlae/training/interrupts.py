@@ -2,18 +2,18 @@
 
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 
 class InterruptFlag:
-    """Catches SIGINT and SIGTERM for the length of a ``with`` block.
+    """Catches SIGINT and SIGTERM for the duration of a ``with`` block.
 
-    A second Ctrl-C raises ``KeyboardInterrupt`` at once. Outside the main thread, where
-    Python allows no handlers, nothing is caught.
+    A second Ctrl-C raises ``KeyboardInterrupt`` at once. Outside the main thread, where Python
+    allows no handlers, nothing is caught.
 
     Attributes:
-        signal: the signal that came in, ``None`` if none did.
+        signal: the signal that came in, None if none did.
     """
 
     def __init__(self) -> None:
@@ -26,12 +26,7 @@ class InterruptFlag:
                 self._previous[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._previous.items():
             # None: the handler was not set from Python and cannot be set again from here.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

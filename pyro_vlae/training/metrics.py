@@ -1,49 +1,18 @@
-"""The metrics of a training run: averaged over steps, logged as one JSON object per line."""
+"""The metrics of a training run, logged as one JSON object per line."""
 
 import json
-import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from pyro_vlae.training.weights import CheckpointError
-
-
-class RunningMeans:
-    """Means of metrics over the steps since the last logged line.
-
-    Scalar tensors stay on their device until a mean is asked for, so adding them needs no
-    host-device synchronization.
-
-    Args:
-        values: name -> one value for each step so far.
-    """
-
-    def __init__(self, values: Mapping[str, list[float]] | None = None) -> None:
-        self._values: dict[str, list[float | Tensor]] = {n: [*v] for n, v in (values or {}).items()}
-
-    def add(self, metrics: Mapping[str, float | Tensor]) -> None:
-        """Add the metrics of one step: numbers or scalar tensors."""
-        for name, value in metrics.items():
-            self._values.setdefault(name, []).append(value)
-
-    def values(self) -> dict[str, list[float]]:
-        """All values as numbers, for the checkpoint."""
-        return {name: [float(value) for value in v] for name, v in self._values.items()}
-
-    def means(self) -> dict[str, float]:
-        """Mean of each metric over its steps."""
-        return {name: math.fsum(v) / len(v) for name, v in self.values().items()}
 
 
 class MetricsLog:
     """The logged lines of a run, in memory and, if a path is given, in a JSON-lines file.
 
     Args:
-        path: the file, None for memory only.
+        path: the file, None for memory only; its folder is created if necessary.
         length: bytes of an existing file to keep; the rest is cut off. 0 starts a new log.
 
     Raises:
@@ -57,18 +26,21 @@ class MetricsLog:
         if path is None:
             return
         try:
-            kept = path.read_bytes()[:length] if length and path.exists() else b""
-            if path.exists() and len(kept) < length:
-                raise CheckpointError(
-                    f"{path} has {len(kept)} bytes, the checkpoint was made at {length}: restore "
-                    "the file, or move it away to log to a new one"
-                )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(path, "a+b")  # noqa: SIM115 (closed by close())
+            self._file.seek(0)
+            kept = self._file.read(length)
+            # A file that was moved away is begun anew.
+            if 0 < len(kept) < length:
+                raise ValueError(f"{path} has {len(kept)} bytes, expected at least {length}")
             self.lines = _parse(kept.decode(errors="replace"), path)
-            self._file = open(path, "ab")  # noqa: SIM115 (closed by close())
-            if self._file.tell() > len(kept):
+            if self._file.seek(0, os.SEEK_END) > len(kept):
                 self._file.truncate(len(kept))
         except ValueError as error:
-            raise CheckpointError(f"{error}; or move the file away to log to a new one") from error
+            self.close()
+            raise CheckpointError(
+                f"{error}; restore the file, or move it away to log to a new one"
+            ) from error
         except OSError as error:
             raise CheckpointError(
                 f"cannot write to {path.parent}: {error.strerror or error}; choose another output "
@@ -98,7 +70,7 @@ class MetricsLog:
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
     """Read the records of a ``metrics.jsonl``, one JSON object per line.
 
-    A last line that a killed run left unfinished is left out.
+    A last line that a killed run left unfinished is skipped.
 
     Raises:
         ValueError: any other line is not a JSON object; the message names it.
@@ -117,8 +89,7 @@ def _parse(text: str, path: Path) -> list[dict[str, Any]]:
             if number == len(lines) and not text.endswith("\n"):
                 break
             raise ValueError(
-                f"{path}, line {number}: expected a JSON object, got {line[:60]!r}; "
-                "delete the line, or start the run in a new folder"
+                f"{path}, line {number}: expected a JSON object, got {line[:60]!r}"
             ) from error
         records.append(record)
     return records

@@ -8,6 +8,11 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+# Least values of numeric settings.
+_LEAST = dict.fromkeys(
+    ("epochs", "max_steps", "validate_every", "batch_size", "log_every", "validation_images"), 1
+) | dict.fromkeys(("seed", "checkpoint_minutes", "max_minutes"), 0)
+
 
 class TrainingDivergedError(RuntimeError):
     """A loss, gradient norm or weight became NaN or infinite."""
@@ -32,11 +37,11 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class DecaySchedule:
-    """Constant at first, then a cosine down to a small fraction of the learning rate.
+    """A constant learning rate, followed by a cosine decay to a small fraction of it.
 
     Args:
-        start: progress in ``[0, 1]`` at which the decay begins; 1 means never.
-        floor: factor that is reached at the end, in ``[0, 1]``.
+        start: training progress at which the decay begins, in [0, 1]; 1 means never.
+        floor: factor at the end, in [0, 1].
 
     Raises:
         ValueError: a number out of range.
@@ -57,7 +62,7 @@ class DecaySchedule:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
 
     def __call__(self, progress: float) -> float:
-        """Return the factor on the learning rate at ``progress``, the used part of the budget."""
+        """Return the factor on the learning rate when a fraction ``progress`` is trained."""
         if progress <= self.start or self.start == 1:
             return 1.0
         fraction = min(1.0, (progress - self.start) / (1 - self.start))
@@ -66,14 +71,14 @@ class DecaySchedule:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Budget, batches, seed and intervals of a run. The first budget to run out ends it.
+    """Budget, batch size, seed and intervals of a run. The first budget to run out ends it.
 
     Args:
         batch_size: images per step; the last, incomplete batch of an epoch is dropped, unless
             the set is smaller than one batch.
         epochs: budget in passes over the images.
         max_steps: budget in steps.
-        max_minutes: budget in minutes, time before a resumption included.
+        max_minutes: budget in minutes, including the time before a resumption.
         seed: determines noise, batch order and the binarization of images.
         schedule: factor on the optimizer's learning rate as a function of training progress, the
             used fraction of the budget.
@@ -81,7 +86,7 @@ class TrainingSettings:
         log_every: steps between logged lines.
         validate_every: steps between validations, None for one after each epoch. The last step is
             always validated.
-        validation_images: how many images to validate on at most.
+        validation_images: upper limit of the number of validation images.
 
     Raises:
         ValueError: no budget, or a number out of range or of the wrong kind.
@@ -101,23 +106,17 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         if self.epochs is None and self.max_steps is None and self.max_minutes is None:
             raise ValueError("give a budget: epochs, max_steps or max_minutes")
-        for name in ("epochs", "max_steps", "validate_every"):
-            if getattr(self, name) is not None:
-                self._check(name, Integral, 1)
-        for name in ("batch_size", "log_every", "validation_images"):
-            self._check(name, Integral, 1)
-        self._check("seed", Integral, 0)
-        self._check("checkpoint_minutes", Real, 0)
-        if self.max_minutes is not None:
-            self._check("max_minutes", Real, 0)
-            if self.max_minutes == 0:
-                raise ValueError("max_minutes must be positive, got 0")
-
-    def _check(self, name: str, kind: Any, least: int) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, kind) or isinstance(value, bool) or not value >= least:
-            what = "a whole number" if kind is Integral else "a number"
-            raise ValueError(f"{name} must be {what} of at least {least}, got {value!r}")
+        optional = ("epochs", "max_steps", "max_minutes", "validate_every")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is None and name in optional:
+                continue
+            kind: Any = Real if name.endswith("minutes") else Integral
+            if not isinstance(value, kind) or isinstance(value, bool) or not value >= least:
+                what = "a number" if kind is Real else "a whole number"
+                raise ValueError(f"{name} must be {what} of at least {least}, got {value!r}")
+        if self.max_minutes == 0:
+            raise ValueError("max_minutes must be positive, got 0")
 
 
 @dataclass(frozen=True)
@@ -127,8 +126,8 @@ class TrainingResult:
     Args:
         step: optimizer steps taken.
         epoch: number of the last epoch, from 1; it may be incomplete.
-        images_seen: images trained on, repetitions counted.
-        seconds: training time, before resumptions included.
+        images_seen: images trained on, counting repetitions.
+        seconds: training time, including that before resumptions.
         history: all logged lines, as in ``metrics.jsonl``.
         checkpoint: folder of the checkpoint, if there is one.
         precision: of the networks, ``"bf16"`` or ``"fp32"``.

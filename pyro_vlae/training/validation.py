@@ -40,18 +40,17 @@ def validate(
 ) -> dict[str, float]:
     """Mean ELBO, rate and distortion over shuffled images, one code each, in nats per image.
 
-    Images and noise depend on the seed alone, so that the values of one run are comparable; the
-    global random generators, gradients and the modules' train/eval modes are left unchanged.
+    Images and noise depend on the seed alone, so that the values of one run are comparable. The
+    global random generators, gradients and the modules' modes are left unchanged.
 
     Args:
-        model: Pyro model of a batch of images ``(B, C, H, W)``, with its sites in an image plate
-            as for `pyro_vlae.infer.marginal_log_likelihood`.
+        model: as for `pyro_vlae.infer.marginal_log_likelihood`.
         guide: its guide.
         images: the held-out set.
-        num_images: how many to use at most.
-        batch_size: how many at a time.
+        num_images: upper limit of the number of images.
+        batch_size: images at a time.
         seed: determines the choice of images and the noise.
-        dtype: of the images, that of model and guide.
+        dtype: that of model and guide.
 
     Returns:
         ``elbo``, ``kl_nats`` (log q(z|x) - log p(z)) and ``distortion_nats`` (-log p(x|z)).

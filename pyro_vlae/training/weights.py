@@ -1,6 +1,5 @@
 """Files of weights: parameters and buffers of modules in the safetensors format."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,7 +19,7 @@ class NonFiniteError(CheckpointError):
 
 
 def save_weights(
-    path: str | Path, modules: Mapping[str, nn.Module], metadata: Mapping[str, str] | None = None
+    path: str | Path, modules: Mapping[str, nn.Module], metadata: Mapping[str, str]
 ) -> None:
     """Write the parameters and buffers of modules to one safetensors file, atomically.
 
@@ -34,10 +33,7 @@ def save_weights(
     Raises:
         CheckpointError: a parameter is not finite, or the file cannot be written.
     """
-    try:
-        write_atomically(Path(path), encode_weights(modules, metadata))
-    except OSError as error:
-        raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from error
+    write_file(Path(path), safetensors.torch.save(finite_weights(modules), dict(metadata)))
 
 
 def load_weights(path: str | Path, modules: Mapping[str, nn.Module]) -> dict[str, str]:
@@ -52,11 +48,17 @@ def load_weights(path: str | Path, modules: Mapping[str, nn.Module]) -> dict[str
         CheckpointError: a missing, truncated or altered file, or another architecture; the modules
             are not changed then.
     """
-    tensors = decode_weights(Path(path), read_bytes(Path(path)))
-    check_fit(Path(path), tensors, modules)
-    nn.ModuleDict(dict(modules)).load_state_dict(tensors, strict=False)  # tied names are absent
-    with safe_open(path, "pt") as file:
-        return file.metadata() or {}
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise damaged(path) from error
+    check_fit(path, weights, modules)
+    copy_weights(weights, modules)
+    return metadata
 
 
 def named_parameters(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
@@ -65,69 +67,43 @@ def named_parameters(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     return {name: parameter for name, parameter in named if parameter.requires_grad}
 
 
-def _tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Parameters and buffers by name; a tied one once, under its first name."""
-    state = nn.ModuleDict(dict(modules)).state_dict(keep_vars=True)
-    first: dict[int, str] = {}
-    return {n: t for n, t in state.items() if first.setdefault(id(t), n) == n}
-
-
-def encode_weights(
-    modules: Mapping[str, nn.Module], metadata: Mapping[str, str] | None = None
-) -> bytes:
-    """Parameters and buffers as the content of a safetensors file; parameters must be finite."""
+def finite_weights(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Copies of parameters and buffers on the CPU, tied ones once; parameters must be finite."""
     check_finite(named_parameters(modules))
     # Copies, because safetensors refuses views of one storage.
-    tensors = {
-        name: tensor.detach().to("cpu", copy=True).contiguous()
-        for name, tensor in _tensors(modules).items()
-    }
-    return safetensors.torch.save(tensors, dict(metadata or {}))
-
-
-def decode_weights(source: Path, content: bytes) -> dict[str, Tensor]:
-    """The tensors in the content of a safetensors file; ``source`` is for the message."""
-    try:
-        return safetensors.torch.load(content)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{damaged(source)} ({error})") from error
-
-
-def read_bytes(path: Path, sha256: str | None = None) -> bytes:
-    """The content of a file, with the given checksum."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    if sha256 is not None and digest(content) != sha256:
-        raise CheckpointError(f"{damaged(path)}; its checksum is not the recorded one")
-    return content
+    weights = _tensors(modules).items()
+    return {name: w.detach().to("cpu", copy=True).contiguous() for name, w in weights}
 
 
 def check_fit(
-    source: Path,
-    found: Mapping[str, Tensor],
+    source: str | Path,
+    weights: Mapping[str, Tensor],
     modules: Mapping[str, nn.Module],
     same_dtype: bool = False,
 ) -> None:
-    """Raise :class:`CheckpointError` unless the tensors fit the modules by name, shape and type."""
+    """Raise :class:`CheckpointError` unless weights fit the modules by name, shape and type."""
     expected = _tensors(modules)
-    problems = [f"lacks {name!r}" for name in expected if name not in found]
-    problems += [f"has {name!r}, which the modules lack" for name in found if name not in expected]
-    for name in expected.keys() & found.keys():
-        value, tensor = found[name], expected[name]
-        convertible = not same_dtype and _floating(value) and _floating(tensor)
-        if value.shape != tensor.shape:
-            shapes = f"{tuple(value.shape)}, the modules {tuple(tensor.shape)}"
+    problems = [f"lacks {name!r}" for name in expected if name not in weights]
+    problems += [f"has {n!r}, which the modules lack" for n in weights if n not in expected]
+    for name in expected.keys() & weights.keys():
+        found, own = weights[name], expected[name]
+        floating = found.is_floating_point() and own.is_floating_point()
+        if found.shape != own.shape:
+            shapes = f"{tuple(found.shape)}, the modules {tuple(own.shape)}"
             problems.append(f"has {name!r} of shape {shapes}")
-        elif value.dtype != tensor.dtype and not convertible:
-            problems.append(f"has {name!r} as {value.dtype}, the modules {tensor.dtype}")
+        elif found.dtype != own.dtype and (same_dtype or not floating):
+            problems.append(f"has {name!r} as {found.dtype}, the modules {own.dtype}")
     if problems:
         more = f"; and {len(problems) - 4} more differences" if len(problems) > 4 else ""
         raise CheckpointError(
             f"{source} belongs to another architecture: it {'; it '.join(problems[:4])}{more}. "
             "Build the modules with the options that the file was made with. Nothing was loaded."
         )
+
+
+def copy_weights(weights: Mapping[str, Tensor], modules: Mapping[str, nn.Module]) -> None:
+    """Copy weights that fit into modules, in place."""
+    nn.ModuleDict(dict(modules)).load_state_dict(weights, strict=False)  # tied names are absent
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
@@ -141,15 +117,27 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
             )
 
 
-def _floating(value: object) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
+def write_file(path: Path, content: bytes) -> None:
+    """Replace a file, whose folder is created if necessary, or raise :class:`CheckpointError`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {path}: {error.strerror or error}; free space there or choose another "
+            "folder. An earlier file is untouched."
+        ) from error
 
 
-def digest(content: bytes) -> str:
-    """The SHA-256 of a content, in hexadecimal."""
-    return hashlib.sha256(content).hexdigest()
+def damaged(path: str | Path) -> CheckpointError:
+    """The error about a damaged file."""
+    return CheckpointError(
+        f"{path} is truncated or altered: restore it from a copy, download it or train again"
+    )
 
 
-def damaged(path: Path) -> str:
-    """The message about a damaged file."""
-    return f"{path} is truncated or altered: restore it from a copy, download it or train again"
+def _tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Parameters and buffers by name; a tied one once, under its first name."""
+    state = nn.ModuleDict(dict(modules)).state_dict(keep_vars=True)
+    first: dict[int, str] = {}
+    return {n: t for n, t in state.items() if first.setdefault(id(t), n) == n}

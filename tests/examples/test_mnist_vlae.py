@@ -114,7 +114,7 @@ def test_sigterm_saves_and_the_run_goes_on(tmp_path):
         [sys.executable, str(SCRIPT), *options], stderr=subprocess.PIPE, cwd=tmp_path, text=True
     )
     deadline = time.monotonic() + 120
-    while not (out / "checkpoint" / "state.json").exists() and time.monotonic() < deadline:
+    while not (out / "checkpoint" / "checkpoint.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     _, message = process.communicate(timeout=60)
@@ -238,7 +238,7 @@ def test_models_of_two_seeds_are_scored_on_the_same_images(example, tmp_path):
 
 def test_a_damaged_checkpoint_is_refused(example, tmp_path):
     out = folder_with_a_run(example, tmp_path)
-    weights = next((out / "checkpoint").glob("weights*.safetensors"))
+    weights = out / "checkpoint" / "checkpoint.pt"
     weights.write_bytes(weights.read_bytes()[:1000])
     before = contents(out)
     with pytest.raises(CheckpointError, match=weights.name):

@@ -50,8 +50,7 @@ def test_an_exported_run_holds_the_averages(load_example, tmp_path, monkeypatch)
     monkeypatch.setattr("sys.argv", ["export_weights.py", str(run), "mine"])
     assert export.main() == 0
     exported = load_file(tmp_path / "weights" / "mine.safetensors")
-    (average,) = (run / "checkpoint").glob("average-*.safetensors")
-    averages = load_file(average)
+    averages = torch.load(run / "checkpoint" / "checkpoint.pt")["optimizer"]["averages"]
     assert averages and all(torch.equal(exported[name], averages[name]) for name in averages)
     seen = json.loads((run / "results.json").read_text())["train_images_seen"]
     assert f"{seen:,} images seen" in (tmp_path / "weights" / "mine.md").read_text()
@@ -63,7 +62,7 @@ def test_results_of_earlier_weights_do_not_count(load_example, tmp_path, monkeyp
     options += ["--num-samples", "2", "--eval-images", "2"]
     assert load_example("mnist_vlae").main([*options, "--out", str(run)]) == 0
     assert load_run(run)[0].card["results"]["train_images_seen"] == 18 * 64
-    state = run / "checkpoint" / "state.json"
+    state = run / "checkpoint" / "checkpoint.pt"
     results = json.loads((run / "results.json").read_text())
     (run / "results.json").write_text(json.dumps({**results, "train_images_seen": 64}))
     assert load_run(run)[0].card["results"] is None

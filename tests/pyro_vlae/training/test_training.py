@@ -1,7 +1,6 @@
 """The training loop: exact resumption, signals, budgets, schedule, log and failures."""
 
 import contextlib
-import importlib
 import importlib.util
 import json
 import math
@@ -18,6 +17,7 @@ import pyro
 import pytest
 import torch
 from pyro.infer import RenyiELBO, Trace_ELBO
+from tqdm import tqdm
 
 from pyro_vlae.data import load_dataset
 from pyro_vlae.guides import GaussianGuide
@@ -31,7 +31,7 @@ from pyro_vlae.training import (
     fit,
     read_metrics,
     read_state,
-    run_state,
+    trainer,
 )
 from pyro_vlae.training.interrupts import InterruptFlag
 from pyro_vlae.training.settings import DecaySchedule
@@ -48,7 +48,7 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import nn
 
-from pyro_vlae.training import run_state
+from pyro_vlae.training import trainer
 from pyro_vlae.infer.optim import JointOptim
 from pyro_vlae.training import TrainingSettings, fit
 
@@ -144,7 +144,7 @@ if __name__ == "__main__":
     images = Images(35)
     if mode == "hang":  # a second per draw on a clock of our own, then wait to be killed
         now = [0.0]
-        run_state.monotonic = lambda: now[0]
+        trainer.monotonic = lambda: now[0]
 
         def before_draw():
             now[0] += 1
@@ -187,7 +187,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     fake = Clock()
-    monkeypatch.setattr(run_state, "monotonic", fake)
+    monkeypatch.setattr(trainer, "monotonic", fake)
     return fake
 
 
@@ -195,10 +195,8 @@ def tensors(model, guide, optimizer):
     found = {f"model.{n}": t.clone() for n, t in model.state_dict().items()}
     found |= {f"guide.{n}": t.clone() for n, t in guide.state_dict().items()}
     state = optimizer.get_state()
-    names = state["names"]
-    found |= {f"{n}/average": a.clone() for n, a in zip(names, state["averages"], strict=False)}
-    for index, entry in state["optimizer"]["state"].items():
-        name = names[index]
+    found |= {f"{name}/average": average.clone() for name, average in state["averages"].items()}
+    for name, entry in state["state"].items():
         found |= {f"{name}/{kind}": value.clone() for kind, value in entry.items()}
     return found
 
@@ -248,7 +246,7 @@ def test_sigkilled_run_resumes_to_the_same_bits(vae, script_path, tmp_path):
     assert process.returncode == -signal.SIGKILL
     state = read_state(tmp_path / "killed" / "checkpoint")
     metrics = tmp_path / "killed" / "metrics.jsonl"
-    assert state["step"] == 16 and state["batch_in_epoch"] == 5  # in the middle of epoch 2
+    assert state["step"] == 16  # in the middle of the second epoch of 11 steps
     assert metrics.stat().st_size >= state["metrics_bytes"] > 0
     with open(metrics, "a") as file:
         file.write('{"step": 20, "cut off": ')  # what a kill in the middle of a line leaves
@@ -360,8 +358,8 @@ def test_stock_elbos_log_the_elbo_alone(vae, elbo):
     assert -12 < result.history[0]["elbo"] < -2
 
 
-def test_progress_bar_shows_elbo_bits_and_speed(vae, clock, capsys):
-    clock.tick = 0.5
+def test_progress_bar_shows_elbo_bits_and_speed(vae, monkeypatch, capsys):
+    monkeypatch.setattr(trainer, "tqdm", lambda **options: tqdm(**{**options, "mininterval": 0}))
     vae.train(None, epochs=2, progress=True)
     shown = capsys.readouterr().err
     assert "ELBO -" in shown and "bits" in shown and "images/s" in shown and "22/22" in shown
@@ -403,7 +401,7 @@ def test_validation_uses_averages_and_evaluation_mode(vae, monkeypatch):
         seen.append((model.net[0].weight.detach().clone(), figures))
         return figures
 
-    monkeypatch.setattr(importlib.import_module("pyro_vlae.training.fit"), "validate", spy)
+    monkeypatch.setattr(trainer, "validate", spy)
     result, model, _, optimizer = vae.train(None, epochs=1)
     with optimizer.averaged():
         assert torch.equal(seen[-1][0], model.net[0].weight)
@@ -446,6 +444,32 @@ def test_learning_rate_follows_the_schedule(vae):
     expected = [0.01 * (0.01 + 0.99 * factor) for factor in decay]
     assert rates == pytest.approx(expected)
     assert optimizer.learning_rate == 0.01  # ready for another run
+
+
+def test_learning_rate_factors_follow_the_schedule_and_resume_exactly(vae, tmp_path):
+    """The first step of Adamax moves each parameter by its learning rate."""
+    settings = {"schedule": lambda progress: 0.5, "max_steps": 6}
+
+    def train(out, cut=None, **options):
+        model, guide, optimizer = vae.build(learning_rate_factors={"model.net.": 4.0})
+        before = [p.detach().clone() for p in (*model.parameters(), *guide.parameters())]
+        images = at_draw(vae.Images(35), cut, send(signal.SIGTERM)) if cut else vae.Images(35)
+        fit(
+            model, guide, images, elbo=Trace_ELBO(), optimizer=optimizer, out=out, progress=False,
+            settings=TrainingSettings(batch_size=3, seed=7, **{**settings, **options}),
+            resume=(tmp_path / "cut").exists() and cut is None,
+        )  # fmt: skip
+        after = [p.detach().clone() for p in (*model.parameters(), *guide.parameters())]
+        moved = [(a - b).abs().max().item() for a, b in zip(after, before, strict=True)]
+        return moved, tensors(model, guide, optimizer)
+
+    moved, _ = train(None, max_steps=1)
+    assert moved == pytest.approx([4 * 0.005] * 4 + [0.005] * 4, rel=1e-4)
+    _, whole = train(tmp_path / "whole")
+    with pytest.raises(TrainingInterrupted):
+        train(tmp_path / "cut", cut=3)
+    _, resumed = train(tmp_path / "cut")
+    assert_same_bits(resumed, whole)
 
 
 def test_decay_schedule():

@@ -94,10 +94,10 @@ def plot_interpolations(x: Tensor, path: Tensor, title: str | None = None) -> Fi
     gap = 0.35  # between the images and the path, in image widths
     rows, right = len(starts), 1 + 2 * gap + len(path)
     figure, axes = image_axes(right + 1, rows, starts, title, heads=0.25)
-    columns = [(0.0, starts), (right, ends)]
-    columns += [(1 + gap + k, as_pictures(images, "path")) for k, images in enumerate(path)]
-    for left, pictures in columns:
-        place(axes, pictures, [(left, row) for row in range(rows)])
+    columns = {0.0: starts, right: ends}
+    columns |= {1 + gap + k: as_pictures(images, "path") for k, images in enumerate(path)}
+    for left, pictures in columns.items():
+        place(axes, pictures, ((left, row) for row in range(rows)))
     column_title(axes, 0.5, "from")
     column_title(axes, right + 0.5, "to")
     text = "samples given codes along the path, all from the same uniforms"

@@ -35,19 +35,17 @@ def plot_rate_distortion(
     References:
         Alemi et al., "Fixing a Broken ELBO", 2018, arXiv:1711.00464.
     """
-    points = {}
+    if not runs:
+        raise ValueError("there are no runs to plot")
     for name, run in runs.items():
-        rate, elbo = run.get("kl_nats"), run.get("elbo_nats")
-        if rate is None or elbo is None:
+        if run.get("kl_nats") is None or run.get("elbo_nats") is None:
             raise ValueError(
                 f"run {name!r} has no kl_nats and elbo_nats: expected a score's summary() or the "
                 "content of a results.json"
             )
-        points[name] = (rate, -elbo - rate)
-    if not points:
-        raise ValueError("there are no runs to plot")
     figure, ax = new_axes(ax, title, 7.2)
-    rates, distortions = np.array(list(points.values())).T
+    rates = np.array([run["kl_nats"] for run in runs.values()])
+    distortions = -rates - [run["elbo_nats"] for run in runs.values()]
     right = max(1.0, rates.max()) * 1.15
     middle = (distortions.max() + distortions.min()) / 2
     half = max(0.7 * np.ptp(distortions), 0.5 * right)
@@ -64,10 +62,9 @@ def plot_rate_distortion(
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
         )  # fmt: skip
     styles = cycle(zip(COLORS, MARKERS, strict=False))
-    for (name, (rate, distortion)), (color, marker) in zip(points.items(), styles, strict=False):
-        ax.plot(rate, distortion, marker, color=color, ms=8, mec="white", label=name, clip_on=False)
-    ax.set_xlim(0, right)
-    ax.set_ylim(bottom, top)
+    for name, *point, (color, marker) in zip(runs, rates, distortions, styles, strict=False):
+        ax.plot(*point, marker, color=color, ms=8, mec="white", label=name, clip_on=False)
+    ax.set(xlim=(0, right), ylim=(bottom, top))
     ax.set_xlabel("rate KL(q(z|x) || p(z)), nats per image")
     ax.set_ylabel("distortion −log p(x|z), nats per image")
     legend_outside(ax)

@@ -74,11 +74,12 @@ def plot_groups(
     pitch = len(images) + gap
     rows = math.ceil(len(first) / across)
     figure, axes = image_axes(across * pitch - gap, rows, first, title, heads=0.25)
-    for column, (name, version) in enumerate(pictures.items()):
-        lefts = [group * pitch + column for group in range(across)]
-        place(axes, version, ((lefts[n % across], n // across) for n in range(len(version))))
-        for left in lefts:
-            column_title(axes, left + 0.5, name)
+    corners = [((n % across) * pitch, n // across) for n in range(len(first))]
+    for column, version in enumerate(pictures.values()):
+        place(axes, version, ((left + column, row) for left, row in corners))
+    for left, _ in corners[:across]:
+        for column, name in enumerate(images):
+            column_title(axes, left + column + 0.5, name)
     return figure
 
 

@@ -83,9 +83,9 @@ def code_dimension_rates(
         \frac{1}{N} \sum_n \mathrm{KL}\Big(q(z_d | x_n) \,\Big\|\, \frac{1}{N} \sum_m q(z_d | x_m)
         \Big),
 
-    estimated from samples with a fixed seed: the mutual information of one dimension alone and the
-    number of the image. It is at most log N, so use many images. Redundant dimensions are counted
-    more than once.
+    estimated from samples with a fixed seed: the mutual information between this dimension alone
+    and the index of the image. It is at most log N, so use many images. Redundant dimensions are
+    counted more than once.
 
     Args:
         guide: as for `code_marginals`.

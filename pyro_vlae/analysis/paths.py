@@ -78,7 +78,8 @@ def interpolate_images(
     """
     with evaluation_context(x.device, model, guide):
         set_seed(seed, x.device)
-        start, end = poutine.trace(guide).get_trace(x).nodes["z"]["value"].chunk(2)
+        z: Any = poutine.trace(guide).get_trace(x).nodes["z"]["value"]
+        start, end = z.chunk(2)
         images = []
         for codes in interpolate_codes(model.prior(), start, end, count):
             set_seed(seed, x.device)

@@ -83,13 +83,14 @@ def pixel_influence(
                 after = network(flipped.view(-1, *image.shape), contexts)
                 changes = (after - logits).abs().squeeze(1).double().cpu()
                 for change, position in zip(changes, part.tolist(), strict=True):
-                    total += _by_offset(change, *divmod(position, width), reach)
-                    pairs += _by_offset(torch.ones_like(change), *divmod(position, width), reach)
+                    total += _by_offset(change, position, reach)
+                    pairs += _by_offset(torch.ones_like(change), position, reach)
     return PixelInfluence(total / pairs, window)  # 0 / 0 where there are no pairs
 
 
-def _by_offset(values: Tensor, row: int, column: int, reach: tuple[int, int]) -> Tensor:
-    """Values of the pixels from which (row, column) has each offset; 0 outside the image."""
+def _by_offset(values: Tensor, position: int, reach: tuple[int, int]) -> Tensor:
+    """Values ``(H, W)`` of the pixels from which a position has each offset; 0 outside the image."""
+    row, column = divmod(position, values.shape[1])
     rows, columns = reach
     padded = F.pad(values, (columns, columns, 0, rows))
     return padded[row : row + rows + 1, column : column + 2 * columns + 1].flip(0, 1)

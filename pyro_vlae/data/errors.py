@@ -14,4 +14,4 @@ class DatasetNotFoundError(DatasetError):
 
 
 class DatasetCorruptError(DatasetError):
-    """A file is not the published one: truncated, replaced, or of another kind. It is kept."""
+    """A file, which is left as it is, is not the published one."""

@@ -51,7 +51,7 @@ class PublishedFile:
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """What may follow the name."""
+        """Accepted suffixes to the name."""
         return ("",) if self.name.endswith(".gz") else ("", ".gz", ".xz")
 
     @property
@@ -67,7 +67,7 @@ def user_cache() -> Path:
 
 
 class FileStore:
-    """Where one call of `load_dataset` finds its files.
+    """Finds, downloads and verifies the files of one call of `load_dataset`.
 
     A file is looked for in ``root``, then in ``$PYRO_VLAE_DATA``, then in the user cache, into
     which it is downloaded if it is missing. The first two are only read.
@@ -105,11 +105,11 @@ class FileStore:
         self._archives: dict[Path, dict[str, bytes]] = {}
 
     def find(self, *choices: PublishedFile) -> tuple[Path, PublishedFile]:
-        """Find a file of which several versions will do, or download it.
+        """Find or download a file that has several acceptable versions.
 
         Returns:
-            The path and the version: the first of ``choices`` that the first folder to have any
-            of them has.
+            The path and the version. Folders are searched in order, and in each folder the
+            versions in the order of ``choices``.
 
         Raises:
             DatasetNotFoundError: none is on disk, and none could be downloaded.
@@ -157,7 +157,7 @@ class FileStore:
     def _downloaded(
         self, choices: tuple[PublishedFile, ...], failures: list[str]
     ) -> tuple[Path, PublishedFile] | None:
-        """Download the first of ``choices`` that can be had; add to ``failures`` what failed."""
+        """Download the first available version; add failed addresses to ``failures``."""
         for choice in choices:
             checksum, folder = choice.gz_checksum or choice.checksum, self._cache / choice.folder
             path, failed = download(choice.addresses, checksum, folder, self._dead_mirrors)
@@ -167,7 +167,7 @@ class FileStore:
         return None
 
     def _warn_of_folders_without(self, file: PublishedFile, path: Path) -> None:
-        """Warn, once for each folder that was searched before ``path`` was found."""
+        """Warn, once per folder, of those that were searched before ``path`` was found."""
         for source, root in self._roots.items():
             if root in path.parents:
                 return

@@ -177,7 +177,8 @@ def read_mnist(store: FileStore) -> ImageDataset:
         _split(decode_idx(store.read(images)), decode_idx(store.read(labels)), INTENSITIES)
         for images, labels in (_MNIST[:2], _MNIST[2:])
     )
-    return ImageDataset.of_intensities("mnist", "dynamic MNIST", *_cut(train, 50_000), test)
+    train, validation = _cut(train, 50_000)
+    return ImageDataset.of_intensities("mnist", "dynamic MNIST", train, validation, test)
 
 
 def read_omniglot(store: FileStore) -> ImageDataset:
@@ -193,20 +194,19 @@ def read_omniglot(store: FileStore) -> ImageDataset:
     shapes |= {f"{part}target": (50, count) for part, count in counts.items()}
     found = decode_mat(read_verified(path, file), shapes)
     train, test = (
-        _split(  # one image a column, labels one-hot
+        _split(  # images in columns, labels one-hot
             to_bytes(upright(found[f"{part}data"].T, 28, 28)),
             found[f"{part}target"].argmax(axis=0),
             INTENSITIES,
         )
         for part in counts
     )
-    train = train.subset(len(train), SPLIT_SEED)
+    train, validation = _cut(train.subset(len(train), SPLIT_SEED), 23_000)
     version = "as published by Burda et al. (chardata.mat)"
     if file is _OMNIGLOT_REBUILT:
         version = f"rebuilt from the raw images ({file.name}), not the original chardata.mat"
-    return ImageDataset.of_intensities(
-        "omniglot", f"OMNIGLOT, 28x28, {version}", *_cut(train, 23_000), test
-    )
+    description = f"OMNIGLOT, 28x28, {version}"
+    return ImageDataset.of_intensities("omniglot", description, train, validation, test)
 
 
 def read_caltech101(store: FileStore) -> ImageDataset:

@@ -9,7 +9,7 @@ from torch import Tensor
 from pyro_vlae.data.values import BINARY, Values, uniform
 
 VALIDATION_SEED, TEST_SEED = 1, 2
-"""Seeds with which validation and test images of intensities are binarized, once."""
+"""Seeds for binarizing the validation and test images of intensities."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class ImageSplit:
         return channels, height, width
 
     def batch(self, index: Tensor | slice, generator: torch.Generator | None = None) -> Tensor:
-        """Return the images at ``index`` as a model takes them.
+        """Return the values that a model sees of the images at ``index``.
 
         Intensities are binarized and, if ``flip`` is set, half of the images are mirrored, at
         random each time.

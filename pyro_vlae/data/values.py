@@ -37,7 +37,7 @@ class Values:
         return self._decode(torch.arange(self.largest + 1, dtype=torch.uint8))
 
     def sample(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return images as a model takes them; only `INTENSITIES` are random.
+        """Convert images to the values that a model sees; only `INTENSITIES` are random.
 
         Args:
             images: ``uint8`` of any shape.

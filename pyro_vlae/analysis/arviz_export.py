@@ -69,7 +69,7 @@ def to_inference_data(
         num_codes: resampled codes per image, over all chains: a multiple of `CHAINS`.
         seed: seed of all samples; ``log_prob`` equals that of ``marginal_log_likelihood`` with the
             same seed.
-        image_index: index of each image within its data set, ``(N,)``; ``0..N-1`` if None.
+        image_index: index of each image in its data set, ``(N,)``; ``0..N-1`` if None.
         max_codes_per_chunk: as for ``marginal_log_likelihood``.
 
     Returns:

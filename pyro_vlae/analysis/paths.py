@@ -24,14 +24,8 @@ def interpolate_codes(
     the noise is rotated from one to the other while its norm changes linearly, and the path is
     mapped back.
 
-    Args:
-        prior: as returned by `StandardNormalPrior` or `FlowPrior`.
-        start: ``(*batch, code_dim)``.
-        end: of the same shape.
-        count: number of codes, including both ends.
-
-    Returns:
-        ``(count, *batch, code_dim)``.
+    The two codes are ``(*batch, code_dim)``; the result is ``(count, *batch, code_dim)`` and
+    includes both of them.
 
     Raises:
         ValueError: the base distribution of the prior is not a standard normal.

@@ -89,7 +89,7 @@ def pixel_influence(
 
 
 def _by_offset(values: Tensor, position: int, reach: tuple[int, int]) -> Tensor:
-    """Values ``(H, W)`` of the pixels from which a position has each offset; 0 outside the image."""
+    """Values of the pixels from which a position has each offset; 0 outside the image."""
     row, column = divmod(position, values.shape[1])
     rows, columns = reach
     padded = F.pad(values, (columns, columns, 0, rows))

@@ -2,7 +2,7 @@
 
 Functions with an argument ``ax`` plot into these axes, or into a new figure if it is None; their
 ``title`` is that of the axes. No window system is used. All plots can be read in black and white.
-Images are in [0, 1].
+Images are ``(N, C, H, W)`` in [0, 1].
 """
 
 from pyro_vlae.plots.canvas import save_figure

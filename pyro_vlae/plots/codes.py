@@ -46,12 +46,8 @@ def plot_code_map(
 ) -> Figure:
     """Plot the codes of images on their first two principal components, each as its label.
 
-    Args:
-        codes: ``(N, code_dim)``, at least two images and two dimensions: posterior means, or
-            samples if the guide has no means in closed form.
-        labels: integers ``(N,)``.
-        ax: axes to plot into; a new figure if None.
-        title: title of the axes.
+    The codes are ``(N, code_dim)``, at least two images and two dimensions: posterior means, or
+    samples if the guide has no means in closed form. The labels are integers ``(N,)``.
 
     Raises:
         ValueError: the codes or labels have another shape.
@@ -84,11 +80,8 @@ def plot_code_map(
 def plot_interpolations(x: Tensor, path: Tensor, title: str | None = None) -> Figure:
     """Plot interpolations row by row, each between the two images that it connects.
 
-    Args:
-        x: images ``(2 N, C, H, W)`` in [0, 1] as passed to `interpolate_images`: first all starts,
-            then all ends.
-        path: its result ``(count, N, C, H, W)`` in [0, 1].
-        title: title of the figure.
+    ``x`` are the images ``(2 N, C, H, W)`` passed to `interpolate_images`, ``path`` is its result
+    ``(count, N, C, H, W)``; both in [0, 1].
     """
     starts, ends = (as_pictures(half, "x") for half in x.chunk(2))
     gap = 0.35  # between the images and the path, in image widths

@@ -23,11 +23,8 @@ def plot_rate_distortion(
     Models on one line have the same ELBO but differ in how much information passes through the
     code: little on the left, much on the right. A lower line is better.
 
-    Args:
-        runs: by name, a mapping with ``kl_nats`` (the rate, positive) and ``elbo_nats`` (negative),
-            such as ``MarginalLikelihood.summary()`` or the content of a run's ``results.json``.
-        ax: axes to plot into; a new figure if None.
-        title: title of the axes.
+    A run is a mapping with ``kl_nats`` (the rate, positive) and ``elbo_nats`` (negative), such as
+    ``MarginalLikelihood.summary()`` or the content of a run's ``results.json``.
 
     Raises:
         ValueError: there are no runs, or one lacks these values.

@@ -38,10 +38,7 @@ def plot_reconstructions(
 ) -> Figure:
     """Plot pairs of an original and its decompression, as figure 1 of the paper does.
 
-    Args:
-        originals: ``(N, C, H, W)`` in [0, 1].
-        decompressions: one for each original, of the same shape: x' ~ p(x | z), z ~ q(z | x).
-        title: title of the figure.
+    Both are ``(N, C, H, W)`` in [0, 1]; a decompression is x' ~ p(x | z), z ~ q(z | x).
 
     Raises:
         ValueError: the images have another shape or range, or the two shapes differ.

@@ -78,8 +78,8 @@ class ModelComparison:
 def compare_models(scores: Mapping[str, Scores], reference: str | None = None) -> ModelComparison:
     """Compare models by the paired differences of their log p(x).
 
-    Images differ far more from each other than models do: on the same images the standard error of
-    a difference is a fraction of that of either mean.
+    Images differ far more from each other than models do, so over the same images a difference has
+    a much smaller standard error than either mean.
 
     PSIS-LOO and WAIC, as in ``az.compare``, are wrong here: they reweight the posterior to leave
     one observation out, but each image has its own code, whose posterior without the image is the

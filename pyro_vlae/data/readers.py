@@ -158,8 +158,8 @@ def _cut(split: ImageSplit, *at: int) -> list[ImageSplit]:
 def read_static_mnist(store: FileStore) -> ImageDataset:
     """MNIST as binarized by Salakhutdinov & Murray: 50,000 / 10,000 / 10,000.
 
-    The test images are those of MNIST sorted by digit, each digit's in the published order. So
-    their labels 0 to 9 are known if MNIST's file of test labels is on disk, and None otherwise.
+    The test images are MNIST's, sorted by digit and otherwise in the published order, so their
+    labels 0 to 9 are known if MNIST's file of test labels is on disk, and None otherwise.
     The train and validation images are an unpublished shuffle of MNIST's train images and have no
     labels.
     """

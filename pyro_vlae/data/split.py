@@ -136,10 +136,10 @@ class ImageDataset:
 
     Args:
         name: The name it is loaded by.
-        description: What it is, for people: which version, how test images were binarized.
+        description: Which version it is, and how its test images were binarized.
         train: The train images; intensities are binarized each time an image is sampled.
         validation: The validation images, never random: intensities were binarized once.
-        test: The test images, likewise.
+        test: The test images, never random either.
     """
 
     name: str

@@ -81,7 +81,7 @@ BYTES = Values("bytes", "bits/dim", largest=255, scale=127.5, offset=-1)
 def uniform(
     shape: Sequence[int], generator: torch.Generator | None, device: torch.device
 ) -> Tensor:
-    """Sample ``float32`` values from [0, 1), whatever PyTorch's default dtype."""
+    """Sample ``float32`` values from [0, 1), independent of PyTorch's default dtype."""
     if generator is not None and generator.device.type != device.type:
         raise ValueError(f"the generator is on {generator.device}, the images are on {device}")
     return torch.rand(tuple(shape), generator=generator, device=device, dtype=torch.float32)

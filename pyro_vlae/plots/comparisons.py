@@ -88,7 +88,7 @@ def plot_comparison(
     ax.set_yticks(at, [model.name for model in comparison.models])
     ax.set_ylim(0.6 - count, 0.6)
     ax.set_xlabel(
-        f"log p(x) less that of {comparison.reference}, nats per image\n"
+        f"log p(x) minus that of {comparison.reference}, nats per image\n"
         f"({comparison.num_images:,} images; 95 % intervals, thick: Monte Carlo alone)"
     )
     return figure

@@ -19,9 +19,9 @@ _LIMITS = {0.5: ":", 0.7: "--", 1.0: "-"}
 def plot_pareto_k(pareto_k: Tensor, ax: Axes | None = None, title: str | None = None) -> Figure:
     """Plot a histogram of the images' Pareto k, with the limits 0.5, 0.7 and 1.
 
-    Below 0.5 an estimate is good, above 0.7 unreliable; above 1 the weights have no mean. The
-    Pareto k ``(N,)`` are those of `marginal_log_likelihood`; NaN (not fitted) is counted but not
-    plotted.
+    Below 0.5 an estimate is good, above 0.7 unreliable; above 1 the weights have no mean.
+    ``pareto_k``, ``(N,)``, comes from `marginal_log_likelihood`; NaN (not fitted) is counted but
+    not plotted.
 
     Raises:
         ValueError: no image has a Pareto k.

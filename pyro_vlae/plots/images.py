@@ -107,7 +107,7 @@ def image_axes(
     height reserved for column titles, in inches.
     """
     image_height, image_width = pictures.shape[1:3]
-    # A whole number of dots per pixel, so that all pixels come out equally large.
+    # A whole number of dots per pixel, so that all pixels have the same size.
     scale = max(1, round(_IMAGE_DOTS / image_width)) / (DPI * (1 - 2 * _GAP))
     inner = width * image_width * scale, rows * image_height * scale  # inches, as all sizes below
     top = heads + (0.45 if title else _MARGIN)

@@ -21,11 +21,10 @@ if TYPE_CHECKING:
     import xarray
 
 CHAINS = 4
-"""Independent importance samplers for each image, so that R-hat has something to compare."""
+"""Independent importance samplers for each image; R-hat compares them."""
 
 _DECODED_CODES = 256  # at once; a constant, because decompressions depend on it
 _EVENT_DIMS = {1: ("code_dim",), 3: ("channel", "row", "column")}
-_DRAWS = ("chain", "draw")
 _Variables = dict[str, tuple[tuple[str, ...], np.ndarray]]
 
 
@@ -43,23 +42,24 @@ def to_inference_data(
 ) -> Any:
     """Sample the posterior of the codes by importance resampling, as an ArviZ object.
 
-    The codes of an image come from the guide, with weights ``p(x, z) / q(z | x)``. They are divided
-    among `CHAINS` chains, each resampled from its own codes by their weights. So the chains are
-    independent: where R-hat is far above 1 or the Pareto k of an image is above 0.7, the weights
-    rest on a few codes and the posterior cannot be trusted. ArviZ's ``ess_bulk`` counts resampled
-    codes; ``effective_sample_size`` is that of the weights. Groups:
+    The codes of an image are sampled from the guide, with weights ``p(x, z) / q(z | x)``, and
+    divided among `CHAINS` independent chains, each of which resamples its own codes by their
+    weights. If R-hat is far above 1 or the Pareto k of an image is above 0.7, a few codes dominate
+    the weights and the posterior cannot be trusted. ArviZ's ``ess_bulk`` counts resampled codes;
+    ``effective_sample_size`` is that of the weights. Groups:
 
     - ``posterior``: resampled codes, ``(chain, draw, image, code_dim)``.
-    - ``posterior_predictive``: a decompression x' ~ p(x | z) of each,
+    - ``posterior_predictive``: a decompression x' ~ p(x | z) of each code,
       ``(chain, draw, image, channel, row, column)``.
     - ``log_likelihood``: log p(x | z) of the image itself, ``(chain, draw, image)``. Not for
       ``az.loo`` or ``az.waic``: see `pyro_vlae.analysis.compare_models`.
     - ``observed_data``: the images.
-    - ``sample_stats``: ``log_weight`` of all codes, ``(importance_sample, image)``;
-      ``sample_index``, which of these each resampled code is, ``(chain, draw, image)``; and the
+    - ``sample_stats``: ``log_weight`` of all codes, ``(importance_sample, image)``; the
+      ``sample_index`` of each resampled code among these, ``(chain, draw, image)``; and the
       estimates of `pyro_vlae.infer.MarginalLikelihood`, ``(image,)``.
 
-    Sites with other events, and several sites in one group, have dimensions ``<site>_dim_<n>``.
+    Sites whose events have other shapes, and several sites in one group, have dimensions
+    ``<site>_dim_<n>``.
 
     Args:
         model: as for `pyro_vlae.infer.marginal_log_likelihood`.
@@ -67,9 +67,9 @@ def to_inference_data(
         images: ``(N, *event)``, on the device of model and guide.
         num_samples: codes sampled per image, over all chains: a multiple of `CHAINS`.
         num_codes: resampled codes per image, over all chains: a multiple of `CHAINS`.
-        seed: seed of all samples; ``log_prob`` is that of ``marginal_log_likelihood`` with this
-            seed.
-        image_index: index of each image within its data set, ``(N,)``; ``0..N-1`` if None.
+        seed: seed of all samples; ``log_prob`` equals that of ``marginal_log_likelihood`` with the
+            same seed.
+        image_index: index of each image in its data set, ``(N,)``; ``0..N-1`` if None.
         max_codes_per_chunk: as for ``marginal_log_likelihood``.
 
     Returns:
@@ -78,8 +78,8 @@ def to_inference_data(
         ``pyro-vlae[netcdf]``).
 
     Raises:
-        ValueError: as ``marginal_log_likelihood``, a number of codes is not a positive multiple of
-            `CHAINS`, or the guide samples nothing.
+        ValueError: as for ``marginal_log_likelihood``; or a number of codes is not a positive
+            multiple of `CHAINS`, or the guide samples nothing.
 
     Example:
         >>> data = to_inference_data(model, guide, x[:10])
@@ -95,7 +95,8 @@ def to_inference_data(
                 f"{name} is {count}, expected a multiple of {CHAINS} (chains), such as "
                 f"{CHAINS * max(1, round(count / CHAINS))}"
             )
-    parts = []
+    resampled = ("chain", "draw", "image")
+    parts: list[dict[tuple[str, tuple[str, ...]], dict[str, Tensor]]] = []
     with evaluation_context(images.device, model, guide):
         for image, number in zip(images.split(1), index, strict=True):
             (samples,) = importance_samples(
@@ -106,26 +107,29 @@ def to_inference_data(
                     "the guide samples nothing: a model without a code has no posterior to export; "
                     "its log p(x) is what marginal_log_likelihood gives"
                 )
-            log_weight = samples.log_weight
-            estimates = weight_statistics(log_weight, samples.log_ratio, [number])[:, 0]
-            chosen = _resample(log_weight, num_codes, derive_seed(seed, number, "resample"))
+            estimates = weight_statistics(samples.log_weight, samples.log_ratio, [number])
+            chosen = _resample(samples.log_weight, num_codes, derive_seed(seed, number, "resample"))
             codes = {name: value[chosen] for name, value in samples.codes.items()}
             set_seed(derive_seed(seed, number, "decompress"), images.device)
             decompressed, observed = _decompress(model, codes, image)
-            log_likelihood = {"_".join(observed): samples.log_likelihood[chosen, 0]}
-            stats = _named((), dict(zip(PER_IMAGE, estimates, strict=True)))
-            stats |= _named(("importance_sample",), {"log_weight": log_weight[:, 0]})
-            stats |= _named(_DRAWS, {"sample_index": chosen})
+            log_likelihood = {"_".join(observed): samples.log_likelihood[chosen]}
             parts.append(
                 {
-                    "posterior": _named(_DRAWS, {n: value[:, 0] for n, value in codes.items()}),
-                    "posterior_predictive": _named(_DRAWS, decompressed),
-                    "log_likelihood": _named(_DRAWS, log_likelihood),
-                    "sample_stats": stats,
-                    "observed_data": _named((), observed),
+                    ("posterior", resampled): codes,
+                    ("posterior_predictive", resampled): decompressed,
+                    ("log_likelihood", resampled): log_likelihood,
+                    ("sample_stats", ("importance_sample", "image")): {
+                        "log_weight": samples.log_weight
+                    },
+                    ("sample_stats", resampled): {"sample_index": chosen[:, None]},
+                    ("sample_stats", ("image",)): dict(zip(PER_IMAGE, estimates, strict=True)),
+                    ("observed_data", ("image",)): observed,
                 }
             )
-    groups = {group: _stack([part[group] for part in parts], index) for group in parts[0]}
+    variables: dict[str, _Variables] = defaultdict(dict)
+    for group, dims in parts[0]:
+        variables[group] |= _gather([part[group, dims] for part in parts], dims)
+    groups = {group: _dataset(arrays, index) for group, arrays in variables.items()}
     groups["log_likelihood"].attrs |= {
         "units": "nats",
         "note": "log p(x | z) given codes of the same image: not for LOO or WAIC",
@@ -136,7 +140,7 @@ def to_inference_data(
 
 
 def _resample(log_weight: Tensor, num_codes: int, seed: int) -> Tensor:
-    """Resample the codes of each chain by their weights; return their indices ``(num_codes,)``."""
+    """Resample each chain's codes by their weights; return the indices ``(num_codes,)``."""
     generator = torch.Generator().manual_seed(seed)
     weights = torch.softmax(log_weight.cpu().view(CHAINS, -1), 1)
     chosen = torch.multinomial(weights, num_codes // CHAINS, replacement=True, generator=generator)
@@ -146,7 +150,7 @@ def _resample(log_weight: Tensor, num_codes: int, seed: int) -> Tensor:
 def _decompress(
     model: Callable, codes: dict[str, Tensor], image: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Sample the observed sites given codes ``(n, 1, *event)``; also return the observed values."""
+    """Sample the observed sites given codes ``(n, 1, *event)``; also return observed values."""
     samples, observed = defaultdict(list), {}
     count = len(next(iter(codes.values())))
     for at in torch.arange(count).split(_DECODED_CODES):
@@ -157,35 +161,30 @@ def _decompress(
         for name, site in trace.nodes.items():
             if site["type"] == "sample" and site["infer"].get("was_observed"):
                 event = site["fn"].event_shape
-                samples[name].append(site["value"].expand(len(at), 1, *event)[:, 0])
-                observed[name] = site["infer"]["obs"].expand(1, *event)[0]
-    return {name: torch.cat(parts) for name, parts in samples.items()}, observed
+                samples[name].append(site["value"].expand(len(at), 1, *event))
+                observed[name] = site["infer"]["obs"].expand(1, *event)
+    return {name: torch.cat(parts).cpu() for name, parts in samples.items()}, observed
 
 
-def _named(leading: tuple[str, ...], variables: dict[str, Tensor]) -> _Variables:
-    """Name the dimensions of one image's variables; those of draws are split into chains."""
+def _gather(parts: list[dict[str, Tensor]], leading: tuple[str, ...]) -> _Variables:
+    """Concatenate the variables of all images and name their dimensions."""
     arrays: _Variables = {}
-    for name, value in variables.items():
-        values = value.unflatten(0, (CHAINS, -1)) if leading == _DRAWS else value
+    for name in parts[0]:
+        values = torch.cat([part[name] for part in parts], 0 if leading == ("image",) else 1)
+        if leading[0] == "chain":
+            values = values.unflatten(0, (CHAINS, -1))
         ndim = values.ndim - len(leading)
-        event = _EVENT_DIMS.get(ndim, ()) if len(variables) == 1 else ()
+        event = _EVENT_DIMS.get(ndim) if len(parts[0]) == 1 else None
         dims = (*leading, *(event or (f"{name}_dim_{n}" for n in range(ndim))))
         arrays[name] = (dims, values.cpu().numpy())
     return arrays
 
 
-def _stack(parts: list[_Variables], index: list[int]) -> "xarray.Dataset":
-    """Stack the variables of all images along a dimension ``image``, before those of an event."""
+def _dataset(arrays: _Variables, index: list[int]) -> "xarray.Dataset":
+    """Add coordinates: the indices of the images, and positions along all other dimensions."""
     from xarray import Dataset  # takes a second to import
 
-    arrays: _Variables = {}
-    sizes: dict[str, int] = {}
-    for name, (dims, _) in parts[0].items():
-        axis = sum(dim in (*_DRAWS, "importance_sample") for dim in dims)
-        dims = (*dims[:axis], "image", *dims[axis:])
-        values = np.stack([part[name][1] for part in parts], axis)
-        arrays[name] = (dims, values)
-        sizes.update(zip(dims, values.shape, strict=True))
-    coords = {name: range(size) for name, size in sizes.items()} | {"image": index}
-    about = {"inference_library": "pyro_vlae", "inference_library_version": __version__}
-    return Dataset(arrays, coords, about)
+    data = Dataset(arrays)
+    data.attrs = {"inference_library": "pyro_vlae", "inference_library_version": __version__}
+    coordinates = {name: range(size) for name, size in data.sizes.items()}
+    return data.assign_coords({**coordinates, "image": index})

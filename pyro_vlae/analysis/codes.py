@@ -1,4 +1,4 @@
-"""What a guide's codes hold, dimension by dimension."""
+"""How much information a guide's codes contain in each dimension."""
 
 import contextlib
 import math
@@ -14,8 +14,8 @@ from torch.distributions import Distribution, Independent, kl_divergence
 from pyro_vlae.reproducible import evaluation_context
 
 _IMAGES_PER_PASS = 256
-_SAMPLES = 2000  # per dimension, at least: errors of about 0.02 nats
-_MAX_ENTRIES = 2**16  # of the matrix of samples and images, small enough for the cache
+_SAMPLES = 2000  # per dimension, at least; the errors are about 0.02 nats
+_MAX_ENTRIES = 2**16  # of the matrix of samples and images, so that it fits into the CPU cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,9 +24,9 @@ class CodeDimensionRates:
 
     Attributes:
         rates: ``(code_dim,)``, float64, nats per image.
-        against: what each dimension of q(z | x) is compared with: ``"prior"`` or
-            ``"aggregate posterior"``. Only those against the prior add up to KL(q || p).
-        num_images: images averaged over.
+        against: the second distribution of the KL divergence: ``"prior"`` or
+            ``"aggregate posterior"``. Only rates against the prior add up to KL(q || p).
+        num_images: number of images averaged over.
     """
 
     rates: Tensor
@@ -40,7 +40,7 @@ def code_marginals(guide: Callable, images: Tensor) -> dist.Normal:
 
     Args:
         guide: called as ``guide(images)``; samples ``"z"`` from a diagonal Gaussian, in an image
-            plate at ``dim=-1``. Modules run in evaluation mode and are left as they were.
+            plate at ``dim=-1``. It is run in evaluation mode and left as it was.
         images: ``(N, *event)``, at least one.
 
     Returns:
@@ -72,29 +72,29 @@ def code_marginals(guide: Callable, images: Tensor) -> dist.Normal:
 def code_dimension_rates(
     guide: Callable, images: Tensor, prior: Distribution | None = None
 ) -> CodeDimensionRates:
-    r"""Compute how much each code dimension tells about the images.
+    r"""Compute how much information about the images each code dimension contains.
 
-    With a factorized prior this is :math:`\mathrm{KL}(q(z_d | x) \| p(z_d))`, exactly, a term of
-    the rate. A flow couples the dimensions, so that the rate is not a sum over them. With a flow or
-    without a prior the KL is that from the *aggregate posterior* of these N images,
+    With a factorized prior this is :math:`\mathrm{KL}(q(z_d | x) \| p(z_d))`, a term of the rate,
+    in closed form. A flow prior couples the dimensions, so the rate is not a sum over them. With a
+    flow or without a prior, the KL is that from the *aggregate posterior* of these N images,
 
     .. math::
 
         \frac{1}{N} \sum_n \mathrm{KL}\Big(q(z_d | x_n) \,\Big\|\, \frac{1}{N} \sum_m q(z_d | x_m)
         \Big),
 
-    estimated from samples with a fixed seed: the information that one dimension alone carries about
-    which of the images it is. It is at most log N, so use many images. Redundant dimensions are
+    estimated from samples with a fixed seed: the mutual information between this dimension alone
+    and the index of the image. It is at most log N, so use many images. Redundant dimensions are
     counted more than once.
 
     Args:
         guide: as for `code_marginals`.
         images: ``(N, *event)``.
-        prior: of codes, event shape ``(code_dim,)``, such as ``model.prior()``; None compares with
-            the aggregate posterior.
+        prior: with event shape ``(code_dim,)``, such as ``model.prior()``; if None, the codes are
+            compared with the aggregate posterior.
 
     Raises:
-        ValueError: as `code_marginals`, or the prior has another number of dimensions.
+        ValueError: as for `code_marginals`, or the prior has another number of dimensions.
 
     Example:
         >>> code_dimension_rates(guide, x, model.prior()).rates

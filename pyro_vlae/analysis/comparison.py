@@ -25,12 +25,12 @@ class ComparedModel:
     Attributes:
         name: name of the model.
         mean_log_prob: mean of log p(x) over the common images.
-        standard_error: of that mean, over the images.
+        standard_error: standard error of that mean over the images.
         difference: mean paired difference of log p(x) from the reference: negative is worse.
         difference_error: standard error of that difference over the images.
         monte_carlo_error: the part of `difference_error` that more importance samples would remove,
-            with independent errors of the two models; NaN where unknown.
-        num_samples: importance samples per image, None where unknown.
+            assuming independent errors of the two models; NaN if unknown.
+        num_samples: importance samples per image; None if unknown.
     """
 
     name: str
@@ -48,7 +48,7 @@ class ModelComparison:
 
     Attributes:
         models: one row each.
-        reference: name of the model that the differences are from.
+        reference: name of the model that the others are compared with.
         num_images: number of common images.
     """
 
@@ -68,30 +68,31 @@ class ModelComparison:
             rows.append((model.name, mean, difference, noise, str(model.num_samples or "")))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        images = f"log p(x) in nats per image, {self.num_images} images"
-        return "\n".join(
-            [f"{images}; differences from {self.reference}, ± standard errors", *lines]
+        title = (
+            f"log p(x) in nats per image, {self.num_images} images; differences from "
+            f"{self.reference}, ± standard errors"
         )
+        return "\n".join([title, *lines])
 
 
 def compare_models(scores: Mapping[str, Scores], reference: str | None = None) -> ModelComparison:
     """Compare models by the paired differences of their log p(x).
 
-    Images differ far more from each other than models do: on the same images the standard error of
-    a difference is a fraction of that of either mean.
+    Images differ far more from each other than models do, so over the same images a difference has
+    a much smaller standard error than either mean.
 
     PSIS-LOO and WAIC, as in ``az.compare``, are wrong here: they reweight the posterior to leave
     one observation out, but each image has its own code, whose posterior without the image is the
-    prior (in a linear-Gaussian example LOO gave -1044 where the truth is -2915). The held-out
-    quantity is log p(x) itself. Its estimate is biased downwards, the more the fewer importance
+    prior (in a linear-Gaussian example LOO gave -1044; the correct value is -2915). The held-out
+    quantity is log p(x) itself. Its estimate is biased downwards, and more so with fewer importance
     samples: use the same number for all models.
 
     Args:
         scores: by name of the model, what `pyro_vlae.infer.marginal_log_likelihood` returned, or
-            log p(x) of each image ``(N,)`` in nats, the same images in the same order for all; or
-            for all models the folder (or ``scores.npz``) of a run. Runs are paired by the index of
+            log p(x) of each image ``(N,)`` in nats, for the same images in the same order; or, for
+            all models, the folder of a run or its ``scores.npz``. Runs are paired by the index of
             the test image, on the images that all of them scored.
-        reference: name of the model to take differences from; the best if None.
+        reference: name of the model to compare the others with; the best if None.
 
     Raises:
         ValueError: fewer than two models or two common images, different numbers of images, runs on
@@ -113,21 +114,17 @@ def compare_models(scores: Mapping[str, Scores], reference: str | None = None) -
     count = len(against.log_prob)
     rows = []
     for name, one in found.items():
-        difference = one.log_prob - against.log_prob
         noise = np.zeros(count) if name == reference else np.hypot(one.noise, against.noise)
-        rows.append(
-            ComparedModel(
-                name=name,
-                mean_log_prob=float(one.log_prob.mean()),
-                standard_error=float(one.log_prob.std(ddof=1)) / math.sqrt(count),
-                difference=float(difference.mean()),
-                difference_error=float(difference.std(ddof=1)) / math.sqrt(count),
-                monte_carlo_error=float(np.sqrt((noise**2).sum())) / count,
-                num_samples=one.num_samples,
-            )
-        )
+        monte_carlo_error = float(np.linalg.norm(noise)) / count
+        estimates = *_mean(one.log_prob), *_mean(one.log_prob - against.log_prob)
+        rows.append(ComparedModel(name, *estimates, monte_carlo_error, one.num_samples))
     rows.sort(key=lambda row: row.mean_log_prob, reverse=True)
     return ModelComparison(tuple(rows), reference, count)
+
+
+def _mean(values: Floats) -> tuple[float, float]:
+    """Return the mean and its standard error."""
+    return float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,14 +166,12 @@ def _read_run(path: Path) -> _PerImage:
     """Read ``scores.npz`` and, if it exists, ``results.json`` beside it."""
     path = path / "scores.npz" if path.is_dir() else path
     results = path.with_name("results.json")
-    names = ("test_index", "log_prob", "monte_carlo_error")
+    names, content = ("test_index", "log_prob", "monte_carlo_error"), path.read_bytes()
     try:
-        with np.load(io.BytesIO(path.read_bytes())) as file:
+        with np.load(io.BytesIO(content)) as file:
             index, log_prob, noise = (file[name] for name in names)
         about = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
         num_samples, dataset = about.get("num_samples"), about.get("dataset")
-    except FileNotFoundError:
-        raise
     except Exception as error:  # of many kinds, from zipfile, zlib, NumPy and JSON
         raise ValueError(
             f"cannot read {path} with {', '.join(names)}, or results.json beside it: {error}"
@@ -191,35 +186,32 @@ def _read_run(path: Path) -> _PerImage:
 
 def _on_common_images(scores: dict[str, _PerImage]) -> dict[str, _PerImage]:
     """Return the same models on the images that all of them scored, in one order."""
-    sizes = {name: len(one.log_prob) for name, one in scores.items()}
     datasets = {name: one.dataset for name, one in scores.items() if one.dataset is not None}
     if len(set(datasets.values())) > 1:
         raise ValueError(f"the runs scored images of different data sets: {datasets}")
-    places = {
-        name: {image: place for place, image in enumerate(one.index)}
-        for name, one in scores.items()
-        if one.index is not None
-    }
-    if places and len(places) < len(scores):
+    sizes = {name: len(one.log_prob) for name, one in scores.items()}
+    unpaired = sorted(name for name, one in scores.items() if one.index is None)
+    if unpaired and len(unpaired) < len(scores):
         raise ValueError(
-            f"{sorted(set(scores) - set(places))} do not say which images they scored, the runs "
-            "do: give all models as runs (scores.npz), or all as log-probabilities in one order"
+            f"{unpaired} do not say which images they scored, the runs do: give all models as runs "
+            "(scores.npz), or all as log-probabilities in one order"
         )
-    if not places and len(set(sizes.values())) > 1:
+    if unpaired and len(set(sizes.values())) > 1:
         raise ValueError(
             f"the models scored different numbers of images: {sizes}; expected the same images in "
             "the same order"
         )
-    common = sorted(set.intersection(*map(set, places.values()))) if places else None
-    count = min(sizes.values()) if common is None else len(common)
-    if count < 2:
+    rows = {  # of each model, by image
+        name: {image: row for row, image in enumerate(one.index or range(sizes[name]))}
+        for name, one in scores.items()
+    }
+    common = sorted(set.intersection(*map(set, rows.values())))
+    if len(common) < 2:
         raise ValueError(
-            f"the models have {count} images in common (of {sizes}); a standard error needs at "
-            "least two"
+            f"the models have {len(common)} images in common (of {sizes}); a standard error needs "
+            "at least two"
         )
-    if common is None:
-        return scores
-    at = {name: [place[image] for image in common] for name, place in places.items()}
+    at = {name: [row[image] for image in common] for name, row in rows.items()}
     return {
         name: replace(one, log_prob=one.log_prob[at[name]], noise=one.noise[at[name]])
         for name, one in scores.items()

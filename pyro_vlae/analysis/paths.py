@@ -19,18 +19,13 @@ def interpolate_codes(
 ) -> Tensor:
     """Interpolate between two codes, spherically in the noise space of a flow prior.
 
-    A straight line between two codes leaves the region where the prior has its mass: Gaussian noise
-    in many dimensions lies near a sphere. So both codes are mapped to noise, the noise is rotated
-    from one to the other while its norm changes linearly, and the path is mapped back.
+    A straight line between two codes leaves the region where the prior has most of its mass, as
+    Gaussian noise in many dimensions lies near a sphere. Therefore both codes are mapped to noise,
+    the noise is rotated from one to the other while its norm changes linearly, and the path is
+    mapped back.
 
-    Args:
-        prior: a standard normal or a flow of one, as `StandardNormalPrior` and `FlowPrior` return.
-        start: ``(*batch, code_dim)``.
-        end: of the same shape.
-        count: number of codes, both ends included.
-
-    Returns:
-        ``(count, *batch, code_dim)``.
+    The two codes are ``(*batch, code_dim)``; the result is ``(count, *batch, code_dim)`` and
+    includes both of them.
 
     Raises:
         ValueError: the base distribution of the prior is not a standard normal.
@@ -70,18 +65,10 @@ def interpolate_codes(
 def interpolate_images(
     model: Any, guide: Callable[..., Any], x: Tensor, count: int = 9, seed: int = 0
 ) -> Tensor:
-    """Sample images given codes on the paths between the codes of pairs of images.
+    """Sample images ``(count, N, C, H, W)`` on paths between the codes of N pairs of images.
 
-    Args:
-        model: a VLAE.
-        guide: its guide.
-        x: images ``(2 N, C, H, W)``: first N starts, then N ends.
-        count: images per path.
-        seed: seed of codes and pixels. All images of a path are sampled from the same uniforms, so
-            that neighbors differ only by their codes.
-
-    Returns:
-        ``(count, N, C, H, W)``.
+    ``x`` has shape ``(2 N, C, H, W)``: first all starts, then all ends. All images of a path are
+    sampled from the same uniforms, so they differ only because their codes do.
     """
     with evaluation_context(x.device, model, guide):
         set_seed(seed, x.device)
@@ -96,7 +83,7 @@ def interpolate_images(
 
 @dataclass(frozen=True, eq=False)
 class CodeSwap:
-    """Images whose code was replaced by a sample of the prior.
+    """Images whose code was replaced by a sample from the prior, and the code's effect.
 
     Attributes:
         images: ``(N, C, H, W)``.
@@ -104,7 +91,7 @@ class CodeSwap:
         prior_code: the lower half resampled given the code from the prior.
         prior_sample: whole images sampled given the code from the prior.
         log_ratio: ``log p(x_i | own code) - log p(x_i | code from the prior)`` of each pixel given
-            those before it, ``(N, H, W)``, in nats.
+            the pixels before it, ``(N, H, W)``, in nats.
     """
 
     images: Tensor
@@ -121,13 +108,7 @@ class CodeSwap:
 
 @torch.no_grad()
 def swap_codes(model: Any, guide: Callable[..., Any], x: Tensor, seed: int = 0) -> CodeSwap:
-    """Replace each image's code by a sample of the prior and resample the image's lower half.
-
-    Args:
-        model: a VLAE with a `PixelCNN` likelihood.
-        guide: its guide.
-        x: images ``(N, C, H, W)``.
-        seed: seed of codes and pixels.
+    """Replace the codes of images ``(N, C, H, W)`` by samples from the prior.
 
     Raises:
         ValueError: the likelihood is not a `PixelCNN`.
@@ -142,9 +123,8 @@ def swap_codes(model: Any, guide: Callable[..., Any], x: Tensor, seed: int = 0) 
                 f"the likelihood is a {type(own).__name__}, whose pixels do not depend on each "
                 "other: only a PixelCNN can complete images"
             )
-        height, width = x.shape[-2:]
-        upper = torch.arange(height, device=x.device) < height // 2
-        known = upper.unsqueeze(1).expand(height, width)
+        known = torch.zeros(x.shape[-2:], dtype=torch.bool, device=x.device)
+        known[: len(known) // 2] = True
         return CodeSwap(
             images=x,
             own_code=own.complete(x, known),

@@ -1,4 +1,4 @@
-"""A linear probe of codes."""
+"""A linear probe: which labels can be decoded from codes."""
 
 import math
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Probe(NamedTuple):
-    """Accuracy of a linear classifier on test codes, and its standard error over these codes."""
+    """Accuracy of a linear classifier on test codes, and its standard error."""
 
     accuracy: float
     standard_error: float
@@ -16,15 +16,10 @@ class Probe(NamedTuple):
 def linear_probe(
     train_codes: Tensor, train_labels: Tensor, test_codes: Tensor, test_labels: Tensor
 ) -> Probe:
-    """Fit scikit-learn's logistic regression to codes and test it on others.
+    """Fit scikit-learn's logistic regression to the train codes and test it on the others.
 
-    Codes are not standardized: that would amplify dimensions without information.
-
-    Args:
-        train_codes: ``(N, D)``, such as the means of `code_marginals`.
-        train_labels: integers ``(N,)``.
-        test_codes: ``(M, D)``.
-        test_labels: integers ``(M,)``.
+    Codes are ``(N, code_dim)``, such as the means of `code_marginals`; labels are integers
+    ``(N,)``. Codes are not standardized: that would amplify dimensions without information.
     """
     from sklearn.linear_model import LogisticRegression  # takes a second to import
 

@@ -1,4 +1,4 @@
-"""Which earlier pixels a PixelCNN uses, of those in its window."""
+"""Which of the pixels in its window a PixelCNN uses."""
 
 from dataclasses import dataclass
 
@@ -15,14 +15,12 @@ _IMAGES_PER_PASS = 256
 
 @dataclass(frozen=True, eq=False)
 class PixelInfluence:
-    """How much a pixel's log-odds change when an earlier pixel flips, by their offset.
+    """How much a pixel's log-odds change when an earlier pixel flips, by the offset between them.
 
     Attributes:
-        change: ``(R + 1, 2 C + 1)``, float64: mean absolute change of the log-odds when the pixel
-            at offset (r - R, c - C) from the changed one flips. NaN where no pair of pixels has
-            that offset.
-        window: offsets (rows, columns) of the pixels that the network can see, None if it does not
-            say.
+        change: ``(R + 1, 2 C + 1)``, float64: mean absolute change of the log-odds of a pixel when
+            the pixel at offset (r - R, c - C) from it flips; NaN if no pixels have this offset.
+        window: offsets (rows, columns) of the pixels that the network can see; None if unknown.
     """
 
     change: Tensor
@@ -42,22 +40,23 @@ def pixel_influence(
     """Measure how much flips of single pixels change the log-odds of later pixels.
 
     The pixels to flip are chosen with probability proportional to their Bernoulli variance
-    p (1 - p): those that could well have had the other value. Flips elsewhere, a dot of ink far
-    from any stroke, make images unlike any in the training data and would dominate the mean.
+    p (1 - p), that is among those that could well have had the other value. Other flips, such as a
+    dot of ink far from any stroke, result in images unlike any in the training data and would
+    dominate the mean.
 
-    Offsets reach one pixel beyond the network's window, where the change must be 0, or through the
-    whole image if the network does not tell its window.
+    Offsets extend one pixel beyond the network's window, where the change must be 0, or over the
+    whole image if the window is unknown.
 
     Args:
-        likelihood: of binary images of one channel, batch shape ``(N,)``, such as
+        likelihood: of binary images with one channel, batch shape ``(N,)``, such as
             ``model.likelihood(model.decoder(z))``; or ``()``, a PixelCNN without a context.
         images: ``(N, 1, H, W)``, 0 and 1, on its device.
         flips: pixels to flip in each image.
-        seed: seed of the choice.
+        seed: seed of their choice.
 
     Raises:
-        ValueError: the likelihood is not a PixelCNN of binary, one-channel images, the shapes do
-            not fit, or flips is not between 1 and the number of pixels.
+        ValueError: the likelihood is not a PixelCNN of binary images with one channel, the shapes
+            do not fit, or flips is not between 1 and the number of pixels.
     """
     _check(likelihood, images, flips)
     network, (height, width) = likelihood.network, images.shape[-2:]
@@ -69,7 +68,6 @@ def pixel_influence(
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros(reach[0] + 1, 2 * reach[1] + 1, dtype=torch.float64)
     pairs = torch.zeros_like(total)
-    inside = torch.ones(height, width, dtype=torch.float64)
     with evaluation_context(images.device, network):
         for n, image in enumerate(images):
             context = None if likelihood.context is None else likelihood.context[n : n + 1]
@@ -83,16 +81,16 @@ def pixel_influence(
                 flipped[at] = 1 - flipped[at]
                 contexts = None if context is None else context.expand(len(part), -1, -1, -1)
                 after = network(flipped.view(-1, *image.shape), contexts)
-                change = (after - logits).abs().squeeze(1).double().cpu()
-                for difference, position in zip(change, part.tolist(), strict=True):
-                    row, column = divmod(position, width)
-                    total += _by_offset(difference, row, column, reach)
-                    pairs += _by_offset(inside, row, column, reach)
+                changes = (after - logits).abs().squeeze(1).double().cpu()
+                for change, position in zip(changes, part.tolist(), strict=True):
+                    total += _by_offset(change, position, reach)
+                    pairs += _by_offset(torch.ones_like(change), position, reach)
     return PixelInfluence(total / pairs, window)  # 0 / 0 where there are no pairs
 
 
-def _by_offset(values: Tensor, row: int, column: int, reach: tuple[int, int]) -> Tensor:
-    """Values at the pixels that see (row, column) at each offset, 0 outside the image."""
+def _by_offset(values: Tensor, position: int, reach: tuple[int, int]) -> Tensor:
+    """Values of the pixels from which a position has each offset; 0 outside the image."""
+    row, column = divmod(position, values.shape[1])
     rows, columns = reach
     padded = F.pad(values, (columns, columns, 0, rows))
     return padded[row : row + rows + 1, column : column + 2 * columns + 1].flip(0, 1)

@@ -29,7 +29,7 @@ def register_dataset(name: str, reader: Reader, values: Values) -> None:
     Args:
         name: Its name.
         reader: Returns the data set; a `FileStore` finds, downloads and verifies its files.
-        values: What a model sees of it, its ``values``, by which families find their data sets.
+        values: The data set's ``values``, by which families find their data sets.
 
     Raises:
         ValueError: the name is taken.
@@ -52,22 +52,21 @@ def load_dataset(
 ) -> ImageDataset:
     """Load a data set, verified, with the splits the literature uses.
 
-    Splits keep their published order, and some are sorted: the test images of static MNIST by
-    digit, those of OMNIGLOT by alphabet. The first few hundred are not representative: take a
-    part of a split by ``split.subset(size, seed=0)``, which shuffles.
+    Splits keep their published order, and some are sorted: take a part of a split by
+    ``split.subset(size, seed=0)``, which shuffles.
 
     Files are looked for in ``root``, then in ``$PYRO_VLAE_DATA``, then in the user cache, each in
-    a folder of its own (``mnist/``, ``binarized_mnist/``, ``omniglot/``,
-    ``caltech101_silhouettes/``, ``cifar10/``), compressed by gzip or xz or not. Files found in
-    none of them are downloaded into the user cache; ``root`` and ``$PYRO_VLAE_DATA`` are never
-    written to. A warning is logged when a folder that was named lacks a file.
+    its folder (``mnist/``, ``binarized_mnist/``, ``omniglot/``, ``caltech101_silhouettes/``,
+    ``cifar10/``), plain or compressed by gzip or xz. Files that are in none of them are downloaded
+    into the user cache; nothing is ever written to ``root`` and ``$PYRO_VLAE_DATA``. A warning is
+    logged if one of these two lacks a file.
 
     Args:
         name: One of `dataset_names`: ``"static-mnist"``, ``"mnist"``, ``"omniglot"``,
             ``"caltech101"``, ``"digits"``, ``"cifar10"``, or one that was registered.
         root: Folder to look in first.
         device: Where to keep the images, as ``uint8``.
-        download: Whether files that are not on disk may be downloaded.
+        download: Whether missing files may be downloaded.
 
     Raises:
         ValueError: there is no data set of this name.
@@ -79,8 +78,6 @@ def load_dataset(
         >>> data = load_dataset("digits")
         >>> data.train.batch(torch.arange(64)).shape
         torch.Size([64, 1, 28, 28])
-        >>> len(data.test.subset(100, seed=0))
-        100
     """
     if name not in _READERS:
         close = difflib.get_close_matches(name.lower().replace("_", "-"), _READERS, n=1)

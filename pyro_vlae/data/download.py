@@ -1,4 +1,4 @@
-"""Download a published file, trying its mirrors in turn."""
+"""Download a published file from the first of its mirrors that has it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,18 +13,16 @@ TIMEOUT = (4.0, 7.0)
 def download(
     addresses: Sequence[str], checksum: str, folder: Path, dead: dict[str, str]
 ) -> tuple[Path | None, list[str]]:
-    """Download a file into ``folder`` from the first address that has it.
-
-    It appears under its name only when it is complete and its checksum is right.
+    """Download a file into ``folder``, where it appears only once it is complete and verified.
 
     Args:
         addresses: Addresses of the file, each ending in its name.
         checksum: ``"algorithm:digest"`` of the file as it is served.
-        folder: Where to put it; made if need be.
-        dead: Mirrors that did not answer, with the reason: not asked again, and added to.
+        folder: Where to put it; created if it does not exist.
+        dead: Mirrors that did not answer, with the reason. They are skipped; new ones are added.
 
     Returns:
-        The file, or None, and the addresses that failed, each with its reason.
+        The path, or None if all addresses failed, and the failed addresses with their reasons.
     """
     http = pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 16, timeout=TIMEOUT)
     failures: list[str] = []
@@ -49,8 +47,8 @@ def _reason(error: Exception) -> str:
         return f"the server answered {error.response.status_code} {error.response.reason}".rstrip()
     if isinstance(error, requests.Timeout):
         return "no answer in time"
-    if isinstance(error, requests.RequestException):  # its message runs over several lines
+    if isinstance(error, requests.RequestException):  # its message has several lines
         return f"the connection failed ({type(error).__name__})"
     if isinstance(error, ValueError) and "hash" in str(error):
-        return "what it sent is not the published file (wrong checksum); discarded"
+        return "the downloaded file is not the published one (wrong checksum) and was discarded"
     return f"{type(error).__name__}: {error}"

@@ -1,6 +1,6 @@
 """Decoders of published file formats: IDX, text (.amat), CIFAR's records and MATLAB (.mat).
 
-They take the content of files that have been verified, so nothing in it can be damaged.
+They take the content of verified files, which is therefore not damaged.
 """
 
 import io
@@ -19,8 +19,8 @@ Array = npt.NDArray[Any]
 def decode_idx(content: bytes) -> Array:
     """Decode an IDX file of unsigned bytes, the format of MNIST.
 
-    The header is big-endian: two zero bytes, the type, the number of dimensions, then each
-    dimension as a 32-bit integer.
+    The header: two zero bytes, the type, the number of dimensions, and each dimension as a
+    big-endian 32-bit integer.
     """
     dimensions = content[3]
     shape = np.frombuffer(content, ">u4", dimensions, offset=4)
@@ -28,7 +28,7 @@ def decode_idx(content: bytes) -> Array:
 
 
 def decode_amat(content: bytes, height: int, width: int) -> Array:
-    """Decode static MNIST's text, two bytes a pixel, one image a line: ``(N, H, W)``."""
+    """Decode static MNIST's text, two bytes per pixel, one image per line: ``(N, H, W)``."""
     pixels = np.frombuffer(content, np.uint8)[::2] - np.uint8(ord("0"))
     return pixels.reshape(-1, height, width)
 
@@ -40,7 +40,7 @@ def decode_cifar(content: bytes) -> tuple[Array, Array]:
 
 
 def decode_mat(content: bytes, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Array]:
-    """Decode the matrices of a MATLAB file (version 5 to 7.2) that have names in ``shapes``.
+    """Decode the matrices named in ``shapes`` of a MATLAB file (version 5 to 7.2).
 
     Raises:
         DatasetError: a matrix is missing or has another shape.
@@ -54,7 +54,7 @@ def decode_mat(content: bytes, shapes: Mapping[str, tuple[int, int]]) -> dict[st
 
 
 def upright(rows: Array, height: int, width: int) -> Array:
-    """Turn MATLAB's column-major images, one a row ``(N, H * W)``, into ``(N, H, W)``."""
+    """Turn MATLAB's column-major images, rows of ``(N, H * W)``, into ``(N, H, W)``."""
     return rows.reshape(-1, width, height).swapaxes(1, 2)
 
 

@@ -1,25 +1,27 @@
-"""One reader for each data set: which files, which splits, which way up.
+"""One reader for each data set: its files, their orientation, and its splits.
 
-To add a set: say where its files come from (`PublishedFile`), write a reader that
-returns an `ImageDataset`, and pass it to `register_dataset`.
+To add a data set, list its files (`PublishedFile`), write a reader that returns an `ImageDataset`,
+and pass it to `register_dataset`.
 
 References:
-    LeCun, Cortes & Burges, "The MNIST database of handwritten digits", 1998.
-    Salakhutdinov & Murray, "On the quantitative analysis of deep belief networks", 2008 (the
-        static binarization).
-    Lake et al., "Human-level concept learning through probabilistic program induction", 2015
-        (OMNIGLOT).
-    Burda et al., "Importance weighted autoencoders", 2016, arXiv:1509.00519 (OMNIGLOT at 28x28).
-    Marlin et al., "Inductive principles for restricted Boltzmann machine learning", 2010
-        (Caltech-101 Silhouettes).
-    Krizhevsky, "Learning multiple layers of features from tiny images", 2009 (CIFAR-10).
+    LeCun et al., "The MNIST database of handwritten digits", 1998.
+    Salakhutdinov & Murray, "On the quantitative analysis of deep belief networks", 2008: the
+        static binarization of MNIST.
+    Lake et al., "Human-level concept learning through probabilistic program induction", 2015:
+        OMNIGLOT.
+    Burda et al., "Importance weighted autoencoders", 2016, arXiv:1509.00519: OMNIGLOT at 28x28.
+    Marlin et al., "Inductive principles for restricted Boltzmann machine learning", 2010:
+        Caltech-101 Silhouettes.
+    Krizhevsky, "Learning multiple layers of features from tiny images", 2009: CIFAR-10.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pyro_vlae.data.files import FileStore, PublishedFile, read_verified
 from pyro_vlae.data.formats import (
@@ -139,7 +141,7 @@ _CIFAR = [
 
 def _split(images: Array, labels: Array | None = None, values: Values = BINARY) -> ImageSplit:
     """Make a split of images ``(N, H, W)`` or ``(N, C, H, W)``."""
-    # Copied: decoded images can be read-only or strided views of a file's content.
+    # Copied, as decoded images can be read-only or strided views of a file's content.
     bytes_ = torch.from_numpy(np.array(images, order="C"))
     return ImageSplit(
         bytes_ if bytes_.dim() == 4 else bytes_.unsqueeze(1),
@@ -148,43 +150,43 @@ def _split(images: Array, labels: Array | None = None, values: Values = BINARY) 
     )
 
 
+def _cut(split: ImageSplit, *at: int) -> list[ImageSplit]:
+    """Cut a split at these indices."""
+    return [split.take(slice(*part)) for part in pairwise((0, *at, None))]
+
+
 def read_static_mnist(store: FileStore) -> ImageDataset:
     """MNIST as binarized by Salakhutdinov & Murray: 50,000 / 10,000 / 10,000.
 
-    The test images are those of MNIST sorted by digit, each digit's in the published order: take
-    a part of them by `ImageSplit.subset`. Their labels 0 to 9 are therefore known where MNIST's
-    file of test labels is on disk, and None where it is not. Train and validation are an
-    unpublished shuffle of MNIST's train images and have no labels; those of ``mnist`` have.
+    The test images are MNIST's, sorted by digit and otherwise in the published order, so their
+    labels 0 to 9 are known if MNIST's file of test labels is on disk, and None otherwise.
+    The train and validation images are an unpublished shuffle of MNIST's train images and have no
+    labels.
     """
     labels = store.read_if_on_disk(_MNIST[-1])
     train, validation, test = (decode_amat(store.read(file), 28, 28) for file in _STATIC_MNIST)
-    return ImageDataset(
-        "static-mnist",
-        "static MNIST (fixed binarization of Salakhutdinov & Murray, files of Larochelle)",
-        train=_split(train),
-        validation=_split(validation),
-        test=_split(test, None if labels is None else np.sort(decode_idx(labels))),
-    )
+    description = "static MNIST (fixed binarization of Salakhutdinov & Murray, files of Larochelle)"
+    test_labels = None if labels is None else np.sort(decode_idx(labels))
+    splits = _split(train), _split(validation), _split(test, test_labels)
+    return ImageDataset("static-mnist", description, *splits)
 
 
 def read_mnist(store: FileStore) -> ImageDataset:
-    """MNIST in intensities: 50,000 / the last 10,000 of train / 10,000, labeled 0 to 9."""
+    """MNIST as intensities: 50,000 / the last 10,000 of train / 10,000, labeled 0 to 9."""
     train, test = (
         _split(decode_idx(store.read(images)), decode_idx(store.read(labels)), INTENSITIES)
         for images, labels in (_MNIST[:2], _MNIST[2:])
     )
-    return ImageDataset.of_intensities(
-        "mnist", "dynamic MNIST", train.take(slice(50_000)), train.take(slice(50_000, None)), test
-    )
+    train, validation = _cut(train, 50_000)
+    return ImageDataset.of_intensities("mnist", "dynamic MNIST", train, validation, test)
 
 
 def read_omniglot(store: FileStore) -> ImageDataset:
     """OMNIGLOT at 28x28: 23,000 / 1,345 / 8,070 intensities, labeled by alphabet 0 to 49.
 
     The 24,345 published train images are shuffled by `SPLIT_SEED` and the last 1,345 held out;
-    the test images are sorted by alphabet, so take a part of them by `ImageSplit.subset`.
-    Intensities are rounded to bytes. In each folder the original ``chardata.mat`` is preferred;
-    the description of a set read from the rebuilt file says so.
+    the test images are sorted by alphabet. Intensities are rounded to bytes. In each folder the
+    original ``chardata.mat`` is preferred; if the rebuilt file was read, the description says so.
     """
     path, file = store.find(_OMNIGLOT, _OMNIGLOT_REBUILT)
     counts = {"": 24_345, "test": 8_070}
@@ -192,37 +194,32 @@ def read_omniglot(store: FileStore) -> ImageDataset:
     shapes |= {f"{part}target": (50, count) for part, count in counts.items()}
     found = decode_mat(read_verified(path, file), shapes)
     train, test = (
-        _split(  # one image a column, labels one-hot
+        _split(  # images in columns, labels one-hot
             to_bytes(upright(found[f"{part}data"].T, 28, 28)),
             found[f"{part}target"].argmax(axis=0),
             INTENSITIES,
         )
         for part in counts
     )
-    train = train.subset(len(train), SPLIT_SEED)
+    train, validation = _cut(train.subset(len(train), SPLIT_SEED), 23_000)
     version = "as published by Burda et al. (chardata.mat)"
     if file is _OMNIGLOT_REBUILT:
         version = f"rebuilt from the raw images ({file.name}), not the original chardata.mat"
-    return ImageDataset.of_intensities(
-        "omniglot",
-        f"OMNIGLOT, 28x28, {version}",
-        train.take(slice(23_000)),
-        train.take(slice(23_000, None)),
-        test,
-    )
+    description = f"OMNIGLOT, 28x28, {version}"
+    return ImageDataset.of_intensities("omniglot", description, train, validation, test)
 
 
 def read_caltech101(store: FileStore) -> ImageDataset:
     """Caltech-101 Silhouettes at 28x28: 4,100 / 2,264 / 2,307, labeled 0 to 100.
 
-    The file has column-major images with the object 0; here they are upright and the object is 1.
-    Its classes 1 to 101 become labels 0 to 100.
+    The images of the file are column-major, with the object 0; here the object is 1. The classes
+    1 to 101 become labels 0 to 100.
     """
     counts = {"train": 4_100, "val": 2_264, "test": 2_307}
     shapes = {f"{part}_data": (count, 784) for part, count in counts.items()}
     shapes |= {f"{part}_labels": (count, 1) for part, count in counts.items()}
     found = decode_mat(store.read(_CALTECH), shapes)
-    train, validation, test = (
+    splits = (
         _split(
             1 - upright(found[f"{part}_data"], 28, 28),
             found[f"{part}_labels"][:, 0].astype(np.int64) - 1,
@@ -230,7 +227,7 @@ def read_caltech101(store: FileStore) -> ImageDataset:
         for part in counts
     )
     description = "Caltech-101 Silhouettes, 28x28, split 1 (Marlin), object = 1"
-    return ImageDataset("caltech101", description, train, validation, test)
+    return ImageDataset("caltech101", description, *splits)
 
 
 def read_cifar10(store: FileStore) -> ImageDataset:
@@ -244,47 +241,36 @@ def read_cifar10(store: FileStore) -> ImageDataset:
         images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
         return _split(images, labels, BYTES)
 
-    train = part(_CIFAR[:5])
-    return ImageDataset(
-        "cifar10",
+    description = (
         "CIFAR-10 in color, 32x32, 256 levels; the last 5,000 train images are held out for "
-        "validation",
-        train=train.take(slice(45_000)),
-        validation=train.take(slice(45_000, None)),
-        test=part(_CIFAR[5:]),
+        "validation"
     )
+    splits = *_cut(part(_CIFAR[:5]), 45_000), part(_CIFAR[5:])
+    return ImageDataset("cifar10", description, *splits)
 
 
 DIGITS_THRESHOLD = 7.2
-"""Level (of 16) above which an enlarged pixel is ink: the holes of 8 and 9 stay open."""
+"""Gray level (0 to 16) above which an enlarged pixel is ink; the holes of 8 and 9 stay open."""
 
 
 def _enlarge(levels: Tensor) -> Tensor:
-    """Enlarge 8x8 scans ``(N, 1, 8, 8)`` three times into the middle of 28x28, smoothly."""
-    padded = torch.nn.functional.pad(levels, (1, 1, 1, 1))  # paper around the scan
-    large = torch.nn.functional.interpolate(
-        padded, scale_factor=3, mode="bicubic", align_corners=False
-    )
-    return large[..., 1:-1, 1:-1]
+    """Enlarge 8x8 scans ``(N, 1, 8, 8)`` three times, smoothly, into the middle of 28x28."""
+    padded = F.pad(levels, (1, 1, 1, 1))  # paper around the scan
+    return F.interpolate(padded, scale_factor=3, mode="bicubic")[..., 1:-1, 1:-1]
 
 
 def read_digits(store: FileStore) -> ImageDataset:
     """The 1,797 scanned 8x8 digits of scikit-learn, enlarged to 28x28 and binarized.
 
     Split 1,197 / 300 / 300 after a shuffle by `SPLIT_SEED`, labeled 0 to 9. They come with
-    scikit-learn, so that ``store`` is not used.
+    scikit-learn, so ``store`` is not used.
     """
-    from sklearn.datasets import load_digits  # here, because it takes a second to import
+    from sklearn.datasets import load_digits  # takes a second to import
 
     scans = load_digits()
     levels = torch.from_numpy(scans.images).to(torch.float64).unsqueeze(1)
     images = (_enlarge(levels) > DIGITS_THRESHOLD).to(torch.uint8)
     digits = ImageSplit(images, torch.from_numpy(scans.target.astype(np.int64)))
     digits = digits.subset(len(digits), SPLIT_SEED)
-    return ImageDataset(
-        "digits",
-        "digits of scikit-learn, scanned at 8x8, enlarged to 28x28 and binarized",
-        train=digits.take(slice(1_197)),
-        validation=digits.take(slice(1_197, 1_497)),
-        test=digits.take(slice(1_497, None)),
-    )
+    description = "digits of scikit-learn, scanned at 8x8, enlarged to 28x28 and binarized"
+    return ImageDataset("digits", description, *_cut(digits, 1_197, 1_497))

@@ -1,26 +1,20 @@
 """Images held in memory as bytes: one split, and the three splits of a data set."""
 
-import dataclasses
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from pyro_vlae.data.values import BINARY, Values, uniform
 
-VALIDATION_SEED = 1
-"""Binarizes validation images of intensities, once."""
-
-TEST_SEED = 2
-"""Binarizes test images of intensities, once."""
+VALIDATION_SEED, TEST_SEED = 1, 2
+"""Seeds for binarizing the validation and test images of intensities."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSplit:
     """One split of a data set; the images stay on their device as ``uint8``.
-
-    The images may be sorted: those of static MNIST's test split are sorted by digit, OMNIGLOT's
-    by alphabet. Take a part of them by `subset`, which shuffles, rather than the first few.
 
     Args:
         images: ``uint8`` of shape ``(N, C, H, W)``.
@@ -51,11 +45,8 @@ class ImageSplit:
                 f"{int(images.max())}. For pixels 0 to 255 pass values=INTENSITIES (binarized each "
                 "time an image is sampled) or values=BYTES (kept as they are)."
             )
-        if labels is not None and (
-            labels.dtype != torch.int64
-            or labels.shape != images.shape[:1]
-            or labels.device != images.device
-        ):
+        expected = (torch.int64, images.shape[:1], images.device)
+        if labels is not None and (labels.dtype, labels.shape, labels.device) != expected:
             raise ValueError(
                 f"labels must be int64 of shape ({len(images)},) on {images.device}; "
                 f"got {labels.dtype} of shape {tuple(labels.shape)} on {labels.device}"
@@ -70,22 +61,16 @@ class ImageSplit:
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
-    def to(self, device: torch.device | str) -> "ImageSplit":
-        """Return this split on ``device``."""
-        labels = None if self.labels is None else self.labels.to(device)
-        return dataclasses.replace(self, images=self.images.to(device), labels=labels)
-
     def batch(self, index: Tensor | slice, generator: torch.Generator | None = None) -> Tensor:
-        """Return the images at ``index`` as a model takes them.
+        """Return the values that a model sees of the images at ``index``.
 
-        Intensities are binarized and, where ``flip`` is set, half of the images are mirrored, at
+        Intensities are binarized and, if ``flip`` is set, half of the images are mirrored, at
         random each time.
 
         Args:
-            index: A slice, or a one-dimensional index (or mask) tensor on any device;
-                ``slice(None)`` for all.
-            generator: Source of the binarization and the flips, on this split's device; PyTorch's
-                global one by default. Where there are neither, none is used.
+            index: A slice, or a one-dimensional index (or mask) tensor on any device.
+            generator: Source of this randomness, on this split's device; PyTorch's global
+                generator if None.
 
         Returns:
             ``float32`` of shape ``(B, C, H, W)`` on this split's device, with values in
@@ -103,15 +88,14 @@ class ImageSplit:
         return x
 
     def binarize(self, seed: int) -> "ImageSplit":
-        """Return this split with intensities binarized once; itself if it has none.
+        """Return this split with intensities binarized once; other splits are returned as is.
 
-        The sample comes from a CPU generator, so that it is the same for every device.
+        The sample comes from a CPU generator and is therefore the same on every device.
         """
         if not self.values.bernoulli:
             return self
         bits = self.values.sample(self.images.cpu(), torch.Generator().manual_seed(seed))
-        bits = bits.to(self.images.device, torch.uint8)
-        return dataclasses.replace(self, images=bits, values=BINARY)
+        return replace(self, images=bits.to(self.images.device, torch.uint8), values=BINARY)
 
     def subset(self, size: int, seed: int) -> "ImageSplit":
         """Return ``size`` images sampled without replacement, in random order.
@@ -129,8 +113,15 @@ class ImageSplit:
     def take(self, index: Tensor | slice) -> "ImageSplit":
         """Return the split of the images and labels at ``index``, still as bytes."""
         index = self._local(index)
-        labels = None if self.labels is None else self.labels[index]
-        return dataclasses.replace(self, images=self.images[index], labels=labels)
+        return self._map(lambda tensor: tensor[index])
+
+    def to(self, device: torch.device | str) -> "ImageSplit":
+        """Return this split on ``device``."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "ImageSplit":
+        labels = None if self.labels is None else function(self.labels)
+        return replace(self, images=function(self.images), labels=labels)
 
     def _local(self, index: Tensor | slice) -> Tensor | slice:
         return index.to(self.images.device) if isinstance(index, Tensor) else index
@@ -145,10 +136,10 @@ class ImageDataset:
 
     Args:
         name: The name it is loaded by.
-        description: What it is, for people: which version, how test images were binarized.
+        description: Which version it is, and how its test images were binarized.
         train: The train images; intensities are binarized each time an image is sampled.
         validation: The validation images, never random: intensities were binarized once.
-        test: The test images, likewise.
+        test: The test images, never random either.
     """
 
     name: str
@@ -167,9 +158,9 @@ class ImageDataset:
         validation: ImageSplit,
         test: ImageSplit,
     ) -> "ImageDataset":
-        """Make a data set of splits of `INTENSITIES`: validation and test are binarized once.
+        """Make a data set from splits of `INTENSITIES`; validation and test are binarized once.
 
-        The description is completed by how, and by the seeds.
+        How the images were binarized is added to the description.
         """
         description += (
             "; train binarized each time an image is sampled, validation and test once "
@@ -180,7 +171,7 @@ class ImageDataset:
 
     @property
     def values(self) -> Values:
-        """What the images that a model sees mean: `BINARY` also where train is `INTENSITIES`."""
+        """The values that a model sees: `BINARY` also if the train images are `INTENSITIES`."""
         return self.test.values
 
     @property
@@ -191,23 +182,22 @@ class ImageDataset:
     @property
     def train_validation(self) -> ImageSplit:
         """Train and validation images together, sampled as train images are, for a final run."""
-        train, validation = self.train, self._validation_intensities
-        if validation is None:
-            validation = self.validation
-        labels = None
-        if train.labels is not None and validation.labels is not None:
-            labels = torch.cat([train.labels, validation.labels])
-        images = torch.cat([train.images, validation.images])
-        return dataclasses.replace(train, images=images, labels=labels)
+        parts = self.train, self._validation_intensities or self.validation
+        labels = [part.labels for part in parts if part.labels is not None]
+        return replace(
+            self.train,
+            images=torch.cat([part.images for part in parts]),
+            labels=torch.cat(labels) if len(labels) == 2 else None,
+        )
 
     def with_flips(self) -> "ImageDataset":
         """Return this data set with train images mirrored at random; the others are left alone."""
-        return dataclasses.replace(self, train=dataclasses.replace(self.train, flip=True))
+        return replace(self, train=replace(self.train, flip=True))
 
     def to(self, device: torch.device | str) -> "ImageDataset":
         """Return this data set on ``device``."""
         intensities = self._validation_intensities
-        return dataclasses.replace(
+        return replace(
             self,
             train=self.train.to(device),
             validation=self.validation.to(device),

@@ -17,9 +17,9 @@ class Values:
         unit: Unit of a score: ``"nats"`` per image, or ``"bits/dim"``.
         largest: The largest byte.
         scale: Divides the bytes.
-        offset: Is added to them.
-        bernoulli: Whether a byte stands for the probability of 1 rather than for a value, so that
-            a model sees a binary sample, a new one each time.
+        offset: Is added to the quotient.
+        bernoulli: Whether a byte stands for the probability of a 1. A model then sees a binary
+            sample, a new one each time.
     """
 
     name: str
@@ -37,12 +37,11 @@ class Values:
         return self._decode(torch.arange(self.largest + 1, dtype=torch.uint8))
 
     def sample(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return images as a model takes them; only `INTENSITIES` are random.
+        """Convert images to the values that a model sees; only `INTENSITIES` are random.
 
         Args:
             images: ``uint8`` of any shape.
-            generator: Source of the sample, on the device of the images; PyTorch's global one by
-                default.
+            generator: On the device of the images; PyTorch's global generator if None.
 
         Returns:
             ``float32`` of the same shape, on the same device.
@@ -57,12 +56,12 @@ class Values:
         return (uniform(images.shape, generator, images.device) < decoded).to(torch.float32)
 
     def to_unit_range(self, x: Tensor) -> Tensor:
-        """Map what a model sees to [0, 1], on the CPU, for pictures."""
+        """Map what a model sees to [0, 1], on the CPU, for plots."""
         low, high = self.support[[0, -1]].tolist()
         return (x.cpu() - low) / (high - low)
 
     def score(self, nats_per_image: float, dimensions: int) -> float:
-        """Convert a score, or its error, from nats per image of so many dimensions to `unit`."""
+        """Convert a score or its error from nats per image to `unit`, given its dimensions."""
         return nats_per_image / (dimensions * math.log(2) if self.unit == "bits/dim" else 1)
 
     def _decode(self, images: Tensor) -> Tensor:
@@ -82,11 +81,7 @@ BYTES = Values("bytes", "bits/dim", largest=255, scale=127.5, offset=-1)
 def uniform(
     shape: Sequence[int], generator: torch.Generator | None, device: torch.device
 ) -> Tensor:
-    """Sample from [0, 1) in ``float32``, whatever PyTorch's default dtype.
-
-    Raises:
-        ValueError: the generator is on another device.
-    """
+    """Sample ``float32`` values from [0, 1), independent of PyTorch's default dtype."""
     if generator is not None and generator.device.type != device.type:
         raise ValueError(f"the generator is on {generator.device}, the images are on {device}")
     return torch.rand(tuple(shape), generator=generator, device=device, dtype=torch.float32)

@@ -1,7 +1,8 @@
 """Figures: each function returns a matplotlib figure, and `save_figure` writes it.
 
-Functions with an argument ``ax`` plot into these axes, or into a new figure without it. No window
-system is used. All plots can be read in black and white. Images are in [0, 1].
+Functions with an argument ``ax`` plot into these axes, or into a new figure if it is None; their
+``title`` is that of the axes. No window system is used. All plots can be read in black and white.
+Images are ``(N, C, H, W)`` in [0, 1].
 """
 
 from pyro_vlae.plots.canvas import save_figure

@@ -1,4 +1,4 @@
-"""Axes, colors and the saving of figures."""
+"""Axes, colors and legends, and a function that saves figures."""
 
 import io
 import os
@@ -23,7 +23,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 def new_axes(
     ax: Axes | None, title: str | None = None, width: float = 6.4, height: float = 4.4
 ) -> tuple[Figure, Axes]:
-    """Return ``ax`` and its figure or, for None, new ones of this size in inches."""
+    """Return ``ax`` and its figure or, if it is None, new ones of this size in inches."""
     if ax is None:
         figure = Figure(figsize=(width, height), layout="constrained")
         ax = figure.subplots()
@@ -48,7 +48,7 @@ def legend_outside(ax: Axes, title: str | None = None) -> None:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure in the format that the suffix of the path names, replacing a file atomically.
+    """Write a figure in the format named by the suffix of the path; a file is replaced atomically.
 
     Raises:
         OSError: the folder does not exist or cannot be written to.

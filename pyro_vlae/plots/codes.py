@@ -1,4 +1,4 @@
-"""Code dimensions, a map of the codes, and images along paths between codes."""
+"""What a code contains and controls: its dimensions, a map of codes, paths, and swapped codes."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,13 +18,7 @@ _NAMED_DIMENSIONS = 64  # the most names that fit below the bars
 def plot_code_dimensions(
     rates: CodeDimensionRates, ax: Axes | None = None, title: str | None = None
 ) -> Figure:
-    """Plot the information in each code dimension that holds more than 0.01 nats, largest first.
-
-    Args:
-        rates: from `pyro_vlae.analysis.code_dimension_rates`.
-        ax: axes to plot into; a new figure if None.
-        title: title of the axes.
-    """
+    """Plot the rates of `code_dimension_rates` that exceed 0.01 nats, largest first."""
     values = rates.rates.numpy()
     order = np.argsort(-values, kind="stable")
     order = order[values[order] > _THRESHOLD]
@@ -33,7 +27,7 @@ def plot_code_dimensions(
     summary = f"{len(values)} dimensions: {above} nats ({rates.num_images:,} images)"
     figure, ax = new_axes(ax, f"{title}\n{summary}" if title else summary, 8.0, 3.6)
     named = len(order) <= _NAMED_DIMENSIONS
-    # Gaps between hundreds of bars would make a pattern of their own.
+    # Gaps between hundreds of bars would look like a pattern in the data.
     ax.bar(positions, values[order], width=0.8 if named else 1.0, color=DARK, lw=0)
     if named:
         ax.set_xticks(positions, order, rotation=90, fontsize=6.5)
@@ -52,15 +46,11 @@ def plot_code_map(
 ) -> Figure:
     """Plot the codes of images on their first two principal components, each as its label.
 
-    Args:
-        codes: ``(N, code_dim)``, at least two images and two dimensions: posterior means, or
-            samples where the guide has no means in closed form.
-        labels: integers ``(N,)``.
-        ax: axes to plot into; a new figure if None.
-        title: title of the axes.
+    The codes are ``(N, code_dim)``, at least two images and two dimensions: posterior means, or
+    samples if the guide has no means in closed form. The labels are integers ``(N,)``.
 
     Raises:
-        ValueError: the shapes are others.
+        ValueError: the codes or labels have another shape.
     """
     if codes.ndim != 2 or min(codes.shape) < 2 or labels.shape != codes.shape[:1]:
         raise ValueError(
@@ -90,52 +80,46 @@ def plot_code_map(
 def plot_interpolations(x: Tensor, path: Tensor, title: str | None = None) -> Figure:
     """Plot interpolations row by row, each between the two images that it connects.
 
-    Args:
-        x: images ``(2 N, C, H, W)`` in [0, 1], as given to `pyro_vlae.analysis.interpolate_images`:
-            first all starts, then all ends.
-        path: its result in [0, 1], ``(count, N, C, H, W)``.
-        title: title of the figure.
+    ``x`` are the images ``(2 N, C, H, W)`` passed to `interpolate_images`, ``path`` is its result
+    ``(count, N, C, H, W)``; both in [0, 1].
     """
     starts, ends = (as_pictures(half, "x") for half in x.chunk(2))
     gap = 0.35  # between the images and the path, in image widths
     rows, right = len(starts), 1 + 2 * gap + len(path)
     figure, axes = image_axes(right + 1, rows, starts, title, heads=0.25)
-    columns = [(0.0, starts), (right, ends)]
-    columns += [(1 + gap + k, as_pictures(images, "path")) for k, images in enumerate(path)]
-    for left, pictures in columns:
-        place(axes, pictures, [(left, row) for row in range(rows)])
-    column_title(axes, 0.5, "from", starts)
-    column_title(axes, right + 0.5, "to", starts)
+    columns = {0.0: starts, right: ends}
+    columns |= {1 + gap + k: as_pictures(images, "path") for k, images in enumerate(path)}
+    for left, pictures in columns.items():
+        place(axes, pictures, ((left, row) for row in range(rows)))
+    column_title(axes, 0.5, "from")
+    column_title(axes, right + 0.5, "to")
     text = "samples given codes along the path, all from the same uniforms"
-    column_title(axes, 1 + gap + len(path) / 2, text, starts)
+    column_title(axes, 1 + gap + len(path) / 2, text)
     return figure
 
 
 def plot_code_swap(swap: CodeSwap, title: str | None = None) -> Figure:
-    """Plot what becomes of images whose code is replaced, a column for each image.
+    """Plot the result of `swap_codes`, a column per image.
 
-    Args:
-        swap: from `pyro_vlae.analysis.swap_codes`, its images in [0, 1] (see `CodeSwap.map`).
-        title: title of the figure.
+    The images must be in [0, 1]: convert them by `CodeSwap.map`.
     """
     ratio = swap.log_ratio.detach().cpu().double().numpy()
-    # White where the two codes explain a pixel equally well; a few extremes set no scale.
+    # White where the two codes explain a pixel equally well; outliers do not set the scale.
     shade = np.clip(ratio / np.quantile(np.abs(ratio), 0.995).clip(1e-12), -1, 1)[..., None]
     color = np.where(shade > 0, to_rgb(RED), to_rgb(BLUE))
     rows = {
         "image": as_pictures(swap.images, "images"),
         "lower half resampled, own code": as_pictures(swap.own_code, "own_code"),
-        "lower half resampled, code of the prior": as_pictures(swap.prior_code, "prior_code"),
-        "sample of the same code of the prior": as_pictures(swap.prior_sample, "prior_sample"),
+        "lower half resampled, code from the prior": as_pictures(swap.prior_code, "prior_code"),
+        "sample given the same code from the prior": as_pictures(swap.prior_sample, "prior_sample"),
         "nats lost (red) or gained (blue)": 1 - np.abs(shade) * (1 - color),
     }
-    count, pictures, left = len(ratio), rows["image"], 3.3
-    figure, axes = image_axes(count + left, len(rows), pictures, title)
-    height = pictures.shape[1] / pictures.shape[2]
+    count, left = len(ratio), 3.3
+    figure, axes = image_axes(count + left, len(rows), rows["image"], title)
     for row, (name, images) in enumerate(rows.items()):
         place(axes, images, [(left + n, row) for n in range(count)])
-        axes.text(left - 0.15, (row + 0.5) * height, name, ha="right", va="center", fontsize=8)
+        axes.text(left - 0.15, row + 0.5, name, ha="right", va="center", fontsize=8)
     for n, nats in enumerate(ratio.sum((1, 2))):
         text = f"{nats:.0f} nats".replace("-", "−")
-        axes.text(left + n + 0.5, len(rows) * height, text, ha="center", va="top", fontsize=7)
+        axes.text(left + n + 0.5, len(rows), text, ha="center", va="top", fontsize=7)
     return figure

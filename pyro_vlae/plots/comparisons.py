@@ -1,4 +1,4 @@
-"""Several models side by side: rate and distortion, differences of log p(x), windows."""
+"""Plots that compare models: rate and distortion, differences of log p(x), windows."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -20,15 +20,11 @@ def plot_rate_distortion(
 ) -> Figure:
     """Plot each run in the rate-distortion plane, with lines of equal ELBO.
 
-    Models on one line code images equally well but differ in how much of the information passes
-    through the code: little on the left, much on the right. A lower line is better.
+    Models on one line have the same ELBO but differ in how much information passes through the
+    code: little on the left, much on the right. A lower line is better.
 
-    Args:
-        runs: by name, a mapping with ``kl_nats`` (the rate, positive) and ``elbo_nats`` (negative):
-            the ``summary()`` of a `pyro_vlae.infer.MarginalLikelihood`, or a run's
-            ``results.json``.
-        ax: axes to plot into; a new figure if None.
-        title: title of the axes.
+    A run is a mapping with ``kl_nats`` (the rate, positive) and ``elbo_nats`` (negative), such as
+    ``MarginalLikelihood.summary()`` or the content of a run's ``results.json``.
 
     Raises:
         ValueError: there are no runs, or one lacks these values.
@@ -36,19 +32,17 @@ def plot_rate_distortion(
     References:
         Alemi et al., "Fixing a Broken ELBO", 2018, arXiv:1711.00464.
     """
-    points = {}
+    if not runs:
+        raise ValueError("there are no runs to plot")
     for name, run in runs.items():
-        rate, elbo = run.get("kl_nats"), run.get("elbo_nats")
-        if rate is None or elbo is None:
+        if run.get("kl_nats") is None or run.get("elbo_nats") is None:
             raise ValueError(
                 f"run {name!r} has no kl_nats and elbo_nats: expected a score's summary() or the "
                 "content of a results.json"
             )
-        points[name] = (rate, -elbo - rate)
-    if not points:
-        raise ValueError("there are no runs to plot")
     figure, ax = new_axes(ax, title, 7.2)
-    rates, distortions = np.array(list(points.values())).T
+    rates = np.array([run["kl_nats"] for run in runs.values()])
+    distortions = -rates - [run["elbo_nats"] for run in runs.values()]
     right = max(1.0, rates.max()) * 1.15
     middle = (distortions.max() + distortions.min()) / 2
     half = max(0.7 * np.ptp(distortions), 0.5 * right)
@@ -65,10 +59,9 @@ def plot_rate_distortion(
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
         )  # fmt: skip
     styles = cycle(zip(COLORS, MARKERS, strict=False))
-    for (name, (rate, distortion)), (color, marker) in zip(points.items(), styles, strict=False):
-        ax.plot(rate, distortion, marker, color=color, ms=8, mec="white", label=name, clip_on=False)
-    ax.set_xlim(0, right)
-    ax.set_ylim(bottom, top)
+    for name, *point, (color, marker) in zip(runs, rates, distortions, styles, strict=False):
+        ax.plot(*point, marker, color=color, ms=8, mec="white", label=name, clip_on=False)
+    ax.set(xlim=(0, right), ylim=(bottom, top))
     ax.set_xlabel("rate KL(q(z|x) || p(z)), nats per image")
     ax.set_ylabel("distortion −log p(x|z), nats per image")
     legend_outside(ax)
@@ -78,15 +71,10 @@ def plot_rate_distortion(
 def plot_comparison(
     comparison: ModelComparison, ax: Axes | None = None, title: str | None = None
 ) -> Figure:
-    """Plot each model's difference of log p(x) from the reference, best on top.
+    """Plot the result of `compare_models`: differences of log p(x) from the reference, best on top.
 
     Thin bars are 95 % intervals (1.96 standard errors) over the images; the thick part of each is
     the Monte Carlo error, which more importance samples would remove.
-
-    Args:
-        comparison: from `pyro_vlae.analysis.compare_models`.
-        ax: axes to plot into; a new figure if None.
-        title: title of the axes.
     """
     count = len(comparison.models)
     figure, ax = new_axes(ax, title, 6.4, 1.2 + 0.4 * count)
@@ -100,7 +88,7 @@ def plot_comparison(
     ax.set_yticks(at, [model.name for model in comparison.models])
     ax.set_ylim(0.6 - count, 0.6)
     ax.set_xlabel(
-        f"log p(x) less that of {comparison.reference}, nats per image\n"
+        f"log p(x) minus that of {comparison.reference}, nats per image\n"
         f"({comparison.num_images:,} images; 95 % intervals, thick: Monte Carlo alone)"
     )
     return figure
@@ -112,21 +100,21 @@ def plot_window_study(
     results: Sequence[Mapping[str, Any]],
     title: str | None = None,
 ) -> Figure:
-    """Plot decompressions for each window, and what the codes cost and hold.
+    """Plot decompressions for each window, with the rate, probe accuracy and NLL of its model.
 
     Args:
         originals: ``(N, C, H, W)`` in [0, 1].
-        decompressions: of the originals, one tensor for each window.
-        results: one for each window, in the same order, with ``window`` (its name), ``nll``,
-            ``nll_error`` (None if unknown), ``rate`` and ``distortion`` (nats per image), ``probe``
-            and ``probe_error`` (accuracy of a linear probe). If all have a ``difference_error``,
-            the standard error of the paired difference of the NLL from that of one window (0 for
-            itself), the error bars are these.
+        decompressions: for each window, one of each original.
+        results: for each window, in the same order, ``window`` (its name), ``nll``, ``nll_error``
+            (None if unknown), ``rate`` and ``distortion`` (nats per image), ``probe`` and
+            ``probe_error`` (accuracy of a linear probe). If all have ``difference_error``, the
+            standard error of the NLL's paired difference from one window's (0 for that window),
+            these are the error bars of the NLL.
         title: title of the figure.
 
     Raises:
-        ValueError: there is not one tensor of decompressions, of the originals' shape, for each
-            result.
+        ValueError: the decompressions differ in number from the results, or in shape from the
+            originals.
     """
     shapes = [tuple(images.shape) for images in decompressions]
     if shapes != [tuple(originals.shape)] * len(results):
@@ -140,37 +128,34 @@ def plot_window_study(
     parts: Any = figure.subfigures(2, 1, height_ratios=[0.62 * len(rows) + 0.3, 4.1])
     axes = parts[0].subplots()
     axes.axis("off")
-    ratio = rows[0].shape[1] / rows[0].shape[2]
     for k, (name, row) in enumerate(zip(["original", *names], rows, strict=True)):
-        axes.text(-0.15, (k + 0.5) * ratio, name, ha="right", va="center", fontsize=10)
+        axes.text(-0.15, k + 0.5, name, ha="right", va="center", fontsize=10)
         place(axes, row, [(n, k) for n in range(len(row))])
-    axes.set_xlim(-1.5, len(originals))
-    axes.set_ylim(len(rows) * ratio, 0)
-    axes.set_aspect("equal")
+    axes.set(xlim=(-1.5, len(originals)), ylim=(len(rows), 0))
+    axes.set_aspect(rows[0].shape[1] / rows[0].shape[2])
     plane, probe, nll = parts[1].subplots(1, 3)
     runs = {
         r["window"]: {"kl_nats": r["rate"], "elbo_nats": -r["rate"] - r["distortion"]}
         for r in results
     }
     plot_rate_distortion(runs, plane)
-    accuracy = [(100 * r["probe"], 100 * r["probe_error"]) for r in results]
-    _error_bars(probe, names, accuracy, "accuracy of a linear probe, %")
+    accuracy = [100 * r["probe"] for r in results], [100 * r["probe_error"] for r in results]
+    _error_bars(probe, names, *accuracy, "accuracy of a linear probe, %")
     if all("difference_error" in r for r in results):
         errors = [r["difference_error"] for r in results]
         label = f"test NLL, nats\n(± of the difference from {names[int(np.argmin(errors))]})"
     else:
-        errors = [0.0 if r["nll_error"] is None else r["nll_error"] for r in results]
+        errors = [r["nll_error"] or 0.0 for r in results]
         label = "test NLL, nats"
-    _error_bars(nll, names, list(zip((r["nll"] for r in results), errors, strict=True)), label)
+    _error_bars(nll, names, [r["nll"] for r in results], errors, label)
     if title:
         figure.suptitle(title)
     return figure
 
 
 def _error_bars(
-    ax: Axes, names: Sequence[str], points: Sequence[tuple[float, float]], label: str
+    ax: Axes, names: Sequence[str], values: Sequence[float], errors: Sequence[float], label: str
 ) -> None:
-    values, errors = zip(*points, strict=True)
     ax.errorbar(range(len(names)), values, errors, fmt="o", color="k", capsize=3, ms=5)
     ax.set_xticks(range(len(names)), names, rotation=30, ha="right")
     ax.set_ylabel(label)

@@ -1,4 +1,4 @@
-"""Whether importance weights can be trusted, and which pixels a likelihood uses."""
+"""Diagnostics: the Pareto k of importance weights, and which pixels a likelihood uses."""
 
 import math
 
@@ -20,15 +20,11 @@ def plot_pareto_k(pareto_k: Tensor, ax: Axes | None = None, title: str | None = 
     """Plot a histogram of the images' Pareto k, with the limits 0.5, 0.7 and 1.
 
     Below 0.5 an estimate is good, above 0.7 unreliable; above 1 the weights have no mean.
-
-    Args:
-        pareto_k: ``(N,)``, from `pyro_vlae.infer.marginal_log_likelihood`; NaN (not fitted) is
-            counted but not plotted.
-        ax: axes to plot into; a new figure if None.
-        title: title of the axes.
+    ``pareto_k``, ``(N,)``, comes from `marginal_log_likelihood`; NaN (not fitted) is counted but
+    not plotted.
 
     Raises:
-        ValueError: no image has a k.
+        ValueError: no image has a Pareto k.
     """
     known = pareto_k[pareto_k.isfinite()].double().cpu().numpy()
     if not len(known):
@@ -61,13 +57,7 @@ def plot_pareto_k(pareto_k: Tensor, ax: Axes | None = None, title: str | None = 
 def plot_pixel_influence(
     influence: PixelInfluence, ax: Axes | None = None, title: str | None = None
 ) -> Figure:
-    """Plot which earlier pixels a likelihood uses, with the network's window outlined.
-
-    Args:
-        influence: from `pyro_vlae.analysis.pixel_influence`.
-        ax: axes to plot into; a new figure if None.
-        title: title of the axes.
-    """
+    """Plot the result of `pixel_influence`, with the network's window outlined."""
     rows, columns = influence.reach
     size = (1.7 + 0.45 * (2 * columns + 1), max(3.0, 0.9 + 0.45 * (rows + 1)))
     figure, ax = new_axes(ax, title, *size)
@@ -82,22 +72,18 @@ def plot_pixel_influence(
         )  # fmt: skip
     window = influence.window or frozenset()
     for row, column in window:
-        left, right, top, bottom = column - 0.5, column + 0.5, row - 0.5, row + 0.5
-        for neighbor, line in {
-            (row - 1, column): ([left, right], [top, top]),
-            (row + 1, column): ([left, right], [bottom, bottom]),
-            (row, column - 1): ([left, left], [top, bottom]),
-            (row, column + 1): ([right, right], [top, bottom]),
-        }.items():
-            if neighbor not in window:
-                ax.plot(*line, color=RED, lw=2, solid_capstyle="projecting", clip_on=False)
+        for below, right in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+            if (row + below, column + right) in window:
+                continue
+            # The edge between the two pixels: centered between them, along the other axis.
+            y, x = row + below / 2, column + right / 2
+            line = [x - below / 2, x + below / 2], [y - right / 2, y + right / 2]
+            ax.plot(*line, color=RED, lw=2, solid_capstyle="projecting", clip_on=False)
     ax.add_patch(Rectangle((-0.5, -0.5), 1, 1, fill=False, hatch="xxx", ec=DARK, lw=0))
-    ax.set_xlim(*edges[:2])
-    ax.set_ylim(*edges[2:])
-    ax.set_xticks(range(-columns, columns + 1))
-    ax.set_yticks(range(-rows, 1))
-    ax.set_xlabel("column, from the current pixel (hatched)")
-    ax.set_ylabel("row, from the current pixel")
+    ax.set(xlim=edges[:2], ylim=edges[2:])
+    ax.set(xticks=range(-columns, columns + 1), yticks=range(-rows, 1))
+    ax.set_xlabel("column, relative to the current pixel (hatched)")
+    ax.set_ylabel("row, relative to the current pixel")
     bar = figure.colorbar(image, ax=ax, aspect=15, shrink=0.95)
     bar.set_label("mean |change of the log-odds|\nwhen this pixel flips")
     return figure

@@ -5,14 +5,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from pyro_vlae.plots.canvas import BLUE, RED, add_grid
 
-_SMOOTHED = 25  # the running mean reaches over so many-th of a curve to either side
-_IGNORED = 10  # the first tenth of a curve does not count for the range of the axes
+_SMOOTHED = 25  # the running mean extends over 1/25 of a curve to either side
+_IGNORED = 10  # the first tenth of a curve does not affect the range of the axes
 _QUANTILES = (0.01, 0.99)  # of the rest of the curve, shown with a margin
 _MARGIN = 0.1
 
@@ -31,8 +32,8 @@ def plot_training(
         records: lines of ``metrics.jsonl`` with ``images_seen``, ``elbo``, ``kl_nats`` and
             ``distortion_nats``, some with ``validation_elbo`` and so on.
         title: title of the figure.
-        bits_per_dim: data dimensions of an image, to plot in bits per dimension; in nats per image
-            if None.
+        bits_per_dim: data dimensions of an image, to plot bits per dimension; if None, the unit is
+            nats per image.
 
     Raises:
         ValueError: there are no records, or they lack ``images_seen``.
@@ -56,28 +57,9 @@ def plot_training(
     figure = Figure(figsize=(12 if len(heads) > 1 else 5, 4.0), layout=layout)
     panels = figure.subplots(1, len(heads), squeeze=False)[0]
     for axes, (key, head) in zip(panels, heads.items(), strict=True):
-        x, y = _curve(records, key, scale)
-        x_validation, y_validation = _curve(records, f"validation_{key}", scale)
-        if len(x):
-            x, y, images = _merge_short_lines(x, y)
-            axes.plot(x, y, color=BLUE, lw=0.8, alpha=0.35)
-            lone = "o" if len(x) == 1 else ""
-            smooth = _running_mean(y, images)
-            axes.plot(x, smooth, color=BLUE, lw=1.6, marker=lone, ms=3.5, label="training")
-        if len(x_validation):
-            label = "validation (averaged weights)"
-            axes.plot(x_validation, y_validation, "o-", color=RED, lw=1.6, ms=3.5, label=label)
-        later = np.concatenate([curve[len(curve) // _IGNORED :] for curve in (y, y_validation)])
-        if len(later):
-            low, high = np.quantile(later, _QUANTILES)
-            low = min(0.0, low) if key == "kl_nats" else low
-            margin = _MARGIN * (high - low) + 1e-3 * max(abs(low), abs(high), 1e-3)
-            axes.set_ylim(low if low == 0 else low - margin, high + margin)
-        else:
-            axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color="0.5")
+        _plot_metric(axes, records, key, scale)
         axes.set_title(head, fontsize=11)
-        axes.set_xlabel("training images seen")
-        axes.set_ylabel(unit)
+        axes.set(xlabel="training images seen", ylabel=unit)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k, 1.5M
@@ -94,10 +76,32 @@ def plot_training(
     return figure
 
 
+def _plot_metric(axes: Axes, records: Sequence[Mapping[str, Any]], key: str, scale: float) -> None:
+    x, y = _curve(records, key, scale)
+    x_validation, y_validation = _curve(records, f"validation_{key}", scale)
+    if len(x):
+        x, y, images = _merge_short_records(x, y)
+        axes.plot(x, y, color=BLUE, lw=0.8, alpha=0.35)
+        marker = "o" if len(x) == 1 else ""
+        smooth = _running_mean(y, images)
+        axes.plot(x, smooth, color=BLUE, lw=1.6, marker=marker, ms=3.5, label="training")
+    if len(x_validation):
+        label = "validation (averaged weights)"
+        axes.plot(x_validation, y_validation, "o-", color=RED, lw=1.6, ms=3.5, label=label)
+    later = np.concatenate([curve[len(curve) // _IGNORED :] for curve in (y, y_validation)])
+    if len(later):
+        low, high = np.quantile(later, _QUANTILES)
+        low = min(0.0, low) if key == "kl_nats" else low
+        margin = _MARGIN * (high - low) + 1e-3 * max(abs(low), abs(high), 1e-3)
+        axes.set_ylim(low if low == 0 else low - margin, high + margin)
+    else:
+        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color="0.5")
+
+
 def _curve(
     records: Sequence[Mapping[str, Any]], key: str, scale: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return images seen and scaled values of the records with a finite ``key``."""
+    """Return images seen and scaled values of the records in which ``key`` is finite."""
     points = [
         (record["images_seen"], record[key] * scale)
         for record in records
@@ -107,10 +111,10 @@ def _curve(
     return x, y
 
 
-def _merge_short_lines(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Merge lines that average few images into the line before; also return the images of each.
+def _merge_short_records(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Merge records that average few images into the one before; also return their image counts.
 
-    The last line of a run may average a single step, whose noise would look like a trend.
+    The last record of a run may average a single step, whose noise would look like a trend.
     """
     images = np.maximum(np.diff(x, prepend=0.0), 1.0)
     full = images >= np.median(images) / 2
@@ -122,9 +126,8 @@ def _merge_short_lines(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _running_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted running mean; at the ends of the curve, over the neighbors there are."""
-    half = max(1, len(values) // _SMOOTHED)
-    center = np.arange(len(values))
-    start, stop = np.maximum(center - half, 0), np.minimum(center + half + 1, len(values))
-    sums, totals = (np.append(0.0, np.cumsum(a)) for a in (weights * values, weights))
-    return (sums[stop] - sums[start]) / (totals[stop] - totals[start])
+    """Weighted running mean; at the ends of the curve, over the neighbors that exist."""
+    half, count = max(1, len(values) // _SMOOTHED), len(values)
+    window = np.ones(2 * half + 1)
+    sums, totals = (np.convolve(a, window)[half:][:count] for a in (weights * values, weights))
+    return sums / totals

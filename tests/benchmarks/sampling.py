@@ -24,7 +24,11 @@ class FullPassesOnly(PixelNetwork):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.image_channels, self.outputs = network.image_channels, network.outputs
+        self.image_channels, self.context_channels = (
+            network.image_channels,
+            network.context_channels,
+        )
+        self.outputs = network.outputs
 
     def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         return self.network(x, context) if x.dim() == 4 else x

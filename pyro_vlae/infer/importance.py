@@ -50,7 +50,8 @@ def marginal_log_likelihood(
 
     Raises:
         ValueError: an argument is out of range, ``x`` is empty or not finite, a site lacks the
-            image plate or its counterpart in model or guide, or a log-weight is not finite.
+            image plate or its counterpart in model or guide, the guide's code is a point estimate,
+            or a log-weight is not finite.
 
     References:
         Burda et al., "Importance Weighted Autoencoders", 2016, arXiv:1509.00519.

@@ -68,7 +68,9 @@ def importance_samples(
     Arguments are those of `marginal_log_likelihood`. Iterate inside `evaluation_context`, without
     gradients. A guide that samples nothing gives one sample per image, without codes.
     """
-    codes, _ = sample_codes(guide, x[:1], num_samples, derive_seed(seed, index[0]))
+    codes, _, points = sample_codes(guide, x[:1], num_samples, derive_seed(seed, index[0]))
+    if points:
+        _refuse_point_estimates(model, codes, points, x[:1], num_samples)
     num_samples = num_samples if codes else 1
     default = _CPU_CHUNK if x.device.type == "cpu" else _GPU_CHUNK
     score = _ChunkedScore(model, max_codes_per_chunk or default)
@@ -80,8 +82,8 @@ def importance_samples(
             sample_codes(guide, x[i : i + 1], num_samples, derive_seed(seed, index[i]))
             for i in range(start, stop)
         ]
-        codes = {name: torch.cat([c[name] for c, _ in sampled], 1) for name in codes}
-        log_q = torch.cat([q for _, q in sampled], 1)
+        codes = {name: torch.cat([c[name] for c, _, _ in sampled], 1) for name in codes}
+        log_q = torch.cat([q for _, q, _ in sampled], 1)
         log_p = score(codes, x[start:stop], num_samples)
         yield ImportanceSamples(slice(start, stop), codes, log_q, *log_p)
         start = stop
@@ -89,13 +91,18 @@ def importance_samples(
 
 def sample_codes(
     guide: Callable, images: Tensor, num_samples: int, seed: int
-) -> tuple[Codes, Tensor]:
-    """Sample codes of images ``(b, *event)``: values by site, and log q(z | x) ``(K, b)``."""
+) -> tuple[Codes, Tensor, list[str]]:
+    """Sample codes of images ``(b, *event)``.
+
+    Returns:
+        Values by site, log q(z | x) ``(K, b)``, and the names of sites that are point estimates:
+        Delta distributions that are no function of an auxiliary site.
+    """
     set_seed(seed, images.device)
     trace = poutine.trace(pyro.plate(PARTICLES, num_samples, dim=-2)(guide)).get_trace(images)
     shape = (num_samples, len(images))
     log_q = torch.zeros(shape, dtype=torch.float64, device=images.device)
-    codes, auxiliary, random = {}, [], []
+    codes, auxiliary, random, points = {}, [], [], []
     for name, site in sample_sites(trace):
         # From the trace that sampled it: a flow can invert only the value it has just computed.
         log_q = log_q + _site_log_prob(name, site, shape, "guide")
@@ -103,8 +110,7 @@ def sample_codes(
             auxiliary.append(name)
             continue
         codes[name] = site["value"].expand(shape + site["fn"].event_shape)
-        if not isinstance(getattr(site["fn"], "base_dist", site["fn"]), Delta):
-            random.append(name)
+        (points if _is_point(site) else random).append(name)
     if auxiliary and random:
         # Codes that are functions of it are fine (Delta sites, as in Pyro's autoguides).
         raise ValueError(
@@ -112,7 +118,29 @@ def sample_codes(
             f"it: log q(z | x) would need it integrated out. Sample {auxiliary[0]!r} in the model, "
             "too (from any density given x and the codes), and leave is_auxiliary out"
         )
-    return codes, log_q
+    return codes, log_q, [] if auxiliary else points
+
+
+def _is_point(site: Any) -> bool:
+    return isinstance(getattr(site["fn"], "base_dist", site["fn"]), Delta)
+
+
+def _refuse_point_estimates(
+    model: Callable, codes: Codes, points: list[str], image: Tensor, num_samples: int
+) -> None:
+    """Raise a ValueError if the guide's code is a Delta where the model's has a density.
+
+    Its log q is 0, so every weight would be log p(x, z) at one point: a wrong log p(x), and all
+    weights equal, so that no diagnostic would show it.
+    """
+    program = poutine.condition(pyro.plate(PARTICLES, num_samples, dim=-2)(model), data=codes)
+    for name, site in sample_sites(poutine.trace(program).get_trace(image)):
+        if name in points and not _is_point(site):
+            raise ValueError(
+                f"the guide's site {name!r} is a point estimate (a Delta distribution), so log "
+                "p(x) cannot be estimated with it: every importance weight would be log p(x, z) at "
+                "that point. Score with a guide that has a density, such as GaussianGuide"
+            )
 
 
 def score_codes(

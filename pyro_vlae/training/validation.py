@@ -68,7 +68,7 @@ def validate(
     with evaluation_context(device, model, guide):
         for number, index in enumerate(order.split(batch_size)):
             x = images.batch(index, generator).to(dtype)
-            codes, log_q = sample_codes(guide, x, 1, derive_seed(seed, 2, number))
+            codes, log_q, _ = sample_codes(guide, x, 1, derive_seed(seed, 2, number))
             log_prior, log_likelihood = score_codes(model, codes, x, 1)
             rates.append((log_q - log_prior).sum())
             distortions.append(-log_likelihood.sum())

@@ -282,6 +282,40 @@ def test_an_auxiliary_site_may_fix_the_code_but_not_randomise_it(linear_gaussian
         marginal_log_likelihood(problem.model, randomized, x, 20)
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_point_estimate_is_refused(linear_gaussian, wrapped):
+    """Its weights are all equal, so no diagnostic would show that log p(x) is wrong."""
+    problem = linear_gaussian()
+    x = problem.sample(3)
+
+    def point(x):
+        with pyro.plate("images", len(x), dim=-1):
+            mean = problem.posterior(x).mean
+            code = dist.Delta(mean).to_event(1) if wrapped else dist.Delta(mean, event_dim=1)
+            pyro.sample("z", code)
+
+    with pytest.raises(ValueError, match="'z' is a point estimate"):
+        marginal_log_likelihood(problem.model, point, x, 20)
+
+
+def test_a_code_that_is_a_point_in_the_model_too_is_scored_exactly(linear_gaussian):
+    problem = linear_gaussian()
+    x = problem.sample(3)
+
+    def guide(x):
+        with pyro.plate("images", len(x), dim=-1):
+            pyro.sample("z", dist.Delta(x.new_zeros(len(x), 3), event_dim=1))
+
+    def model(x):
+        with pyro.plate("images", len(x), dim=-1):
+            z = pyro.sample("z", dist.Delta(x.new_zeros(len(x), 3), event_dim=1))
+            mean = (z @ problem.weight.T).reshape(*z.shape[:-1], *problem.image_shape)
+            pyro.sample("x", dist.Normal(mean, 1.0).to_event(3), obs=x)
+
+    expected = dist.Normal(torch.zeros_like(x), 1.0).to_event(3).log_prob(x)
+    close(marginal_log_likelihood(model, guide, x, 4).log_prob, expected)
+
+
 def test_flow_guide_is_scored_by_its_cache(linear_gaussian):
     """A flow whose inverse is unknown can only be scored from the trace that sampled it."""
     problem = linear_gaussian(code_dim=2)

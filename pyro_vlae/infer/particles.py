@@ -102,7 +102,10 @@ def sample_codes(
     trace = poutine.trace(pyro.plate(PARTICLES, num_samples, dim=-2)(guide)).get_trace(images)
     shape = (num_samples, len(images))
     log_q = torch.zeros(shape, dtype=torch.float64, device=images.device)
-    codes, auxiliary, random, points = {}, [], [], []
+    codes: Codes = {}
+    auxiliary: list[str] = []
+    random: list[str] = []
+    points: list[str] = []
     for name, site in sample_sites(trace):
         # From the trace that sampled it: a flow can invert only the value it has just computed.
         log_q = log_q + _site_log_prob(name, site, shape, "guide")

@@ -1,9 +1,8 @@
 """Registering a module's parameters with Pyro so that training cannot silently miss them.
 
-Pyro's parameter store is one global dictionary. Two modules that use the same names in it would
-leave the second one untrained without a word, and so would a tensor that the store had to copy.
-Every instance therefore gets a name of its own, and each registration checks that the store holds
-the module's very tensors.
+Pyro's parameter store is one global dictionary. If two modules use the same names in it, the second
+one is silently not trained; neither is a tensor that the store had to copy. So every instance gets
+its own name, and each registration checks that the store holds the module's own tensors.
 """
 
 from itertools import count
@@ -17,7 +16,7 @@ _counter = count(1)
 
 
 class RegistrationError(RuntimeError):
-    """The parameter store holds another tensor than the module under this module's name."""
+    """Pyro's parameter store holds another tensor than the module."""
 
 
 def register_parameters(module: nn.Module) -> None:
@@ -25,7 +24,7 @@ def register_parameters(module: nn.Module) -> None:
 
     Raises:
         RegistrationError: the store holds another tensor under a parameter's name; training would
-            move that one and leave the module as it is.
+            update that tensor instead of the module's.
     """
     if module not in _names:
         _names[module] = f"{type(module).__name__}-{next(_counter)}"
@@ -34,7 +33,7 @@ def register_parameters(module: nn.Module) -> None:
     trainable = {n: p for n, p in module.named_parameters() if p.requires_grad}
     for name, parameter in trainable.items():
         pyro.param(f"{prefix}$$${name}", parameter)
-    # Looked up in the store itself: a handler may wrap what pyro.param returns.
+    # From the store itself, because a handler may wrap what pyro.param returns.
     held = dict(pyro.get_param_store().named_parameters())
     for name, parameter in trainable.items():
         if held.get(f"{prefix}$$${name}") is not parameter:
@@ -52,7 +51,7 @@ def register_parameters(module: nn.Module) -> None:
 
 
 def _forget(prefix: str) -> None:
-    """Let the store drop the parameters of a module that is gone."""
+    """Remove the parameters of a deleted module from the store."""
     store = pyro.get_param_store()
     for name in [name for name in store.keys() if name.startswith(f"{prefix}$$$")]:  # noqa: SIM118
         del store[name]

@@ -1,4 +1,4 @@
-"""One seed hash, one evaluation context, one atomic writer: what makes results repeatable."""
+"""What makes results repeatable: a seed hash, an evaluation context, an atomic writer."""
 
 import contextlib
 import hashlib
@@ -14,7 +14,7 @@ from torch import nn
 
 
 def derive_seed(*parts: int | str) -> int:
-    """Hash a seed, indices and a purpose to a 64-bit seed; different parts share no noise."""
+    """Hash a seed, indices and a purpose to a 64-bit seed; other inputs give other noise."""
     digest = hashlib.blake2b(",".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
@@ -30,9 +30,9 @@ def set_seed(seed: int, device: torch.device) -> None:
 
 @contextlib.contextmanager
 def evaluation_context(device: torch.device, *programs: Callable[..., Any]) -> Iterator[None]:
-    """Run programs without leaving a trace: evaluation mode, no validation.
+    """Run programs in evaluation mode, without validation and without side effects.
 
-    Afterwards training modes, random state, validation and Pyro's parameter store are as before.
+    Afterwards, training modes, random state, validation and Pyro's parameter store are as before.
     Convolutions on a GPU run in full float32: TF32 rounds differently for each chunk size.
 
     Args:
@@ -62,7 +62,7 @@ def evaluation_context(device: torch.device, *programs: Callable[..., Any]) -> I
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file in one move; on return the new content is on the disk.
+    """Replace a file atomically; on return the new content is on the disk.
 
     Raises:
         OSError: it cannot be written; the old file is untouched.
@@ -86,5 +86,5 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping as indented JSON, in one move."""
+    """Write a mapping as indented JSON, atomically."""
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())

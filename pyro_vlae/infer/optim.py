@@ -118,7 +118,7 @@ class JointOptim(PyroOptim):
     def register(self, named_parameters: Iterable[tuple[str, Tensor]]) -> None:
         """Fix the names and the order of parameters.
 
-        The others join at their first step, under their names in Pyro's parameter store.
+        Unregistered ones join at their first step, under their names in Pyro's parameter store.
 
         Args:
             named_parameters: as ``module.named_parameters()`` gives them. Those that need no

@@ -42,15 +42,15 @@ def fit(
     caller's Pyro validation, the others without.
 
     Args:
-        model: Pyro model, called with a batch of images ``(B, C, H, W)``. With ``out``, all its
-            parameters must belong to modules: one made by a bare ``pyro.param`` is an error.
+        model: Pyro model, called with a batch of images ``(B, C, H, W)``. With ``out``, all
+            parameters must belong to modules; a bare ``pyro.param`` is an error.
         guide: its guide.
         train: the images.
         elbo: any Pyro ELBO. If it has scalar tensors ``last_rate`` and ``last_distortion`` (batch
             means, nats per image), the logged ``elbo`` is minus their sum, else minus the loss per
-            image. A scalar tensor ``last_gamma`` is logged, too; an attribute ``progress`` is set
-            to the used fraction of the budget before each step; and the checkpoint keeps what
-            ``get_state()`` returns for ``set_state()``.
+            image. A scalar tensor ``last_gamma`` is logged, too. An attribute ``progress`` is set
+            to the used fraction of the budget before each step. If there are ``get_state()`` and
+            ``set_state()``, its state is part of the checkpoint.
         optimizer: the schedule scales its learning rate.
         settings: budget, batch size, seed, intervals.
         validation: held-out images, scored with the averaged weights.
@@ -67,8 +67,8 @@ def fit(
     Raises:
         TrainingInterrupted: Ctrl-C or SIGTERM, after a checkpoint was saved.
         TrainingDivergedError: NaN or infinite loss; the last checkpoint is untouched.
-        CheckpointError: ``out`` cannot be written, or already holds a checkpoint; with ``resume``,
-            it holds none or one that does not fit.
+        CheckpointError: ``out`` cannot be written or already holds a checkpoint; with ``resume``,
+            it holds none, or one that does not fit.
         ValueError: no images, an unknown precision, or ``resume`` without ``out``.
         RuntimeError: a trainable parameter that Pyro does not train.
     """

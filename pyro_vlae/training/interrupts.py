@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a flag that a loop looks at between its steps."""
+"""Ctrl-C and SIGTERM as a flag that a loop checks between its steps."""
 
 import signal
 import threading
@@ -13,7 +13,7 @@ class InterruptFlag:
     allows no handlers, nothing is caught.
 
     Attributes:
-        signal: the signal that came in, None if none did.
+        signal: the signal that was received, or None.
     """
 
     def __init__(self) -> None:

@@ -30,7 +30,7 @@ class MetricsLog:
             self._file = open(path, "a+b")  # noqa: SIM115 (closed by close())
             self._file.seek(0)
             kept = self._file.read(length)
-            # A file that was moved away is begun anew.
+            # If the file was moved away, a new one is started.
             if 0 < len(kept) < length:
                 raise ValueError(f"{path} has {len(kept)} bytes, expected at least {length}")
             self.lines = _parse(kept.decode(errors="replace"), path)

@@ -133,7 +133,7 @@ class Trainer:
         self.started -= state["seconds"]
         self.saved_at = self.seconds
         self.recent = state["recent_metrics"]
-        # Pyro would guess it again, which takes random numbers.
+        # Pyro would guess it again, which consumes random numbers.
         if math.isinf(self.elbo.max_plate_nesting) and state["max_plate_nesting"] is not None:
             self.elbo.max_plate_nesting = state["max_plate_nesting"]
         if state["elbo"]:
@@ -145,18 +145,18 @@ class Trainer:
         options: dict[str, Any] = dict(unit="step", mininterval=interval, disable=not show_progress)
         bar = tqdm(total=self.total, initial=self.step, **options)
         with InterruptFlag() as interrupt, warnings.catch_warnings(), bar:
-            # Reported by the loop itself, with the step.
+            # The loop reports it itself, with the step.
             warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)
-            # Of torch.compile, about tensors that it inspects.
+            # From torch.compile, about tensors that it inspects.
             warnings.filterwarnings("ignore", "The .grad attribute of a Tensor", UserWarning)
             first, done = True, False
             while not done and interrupt.signal is None:
                 self._train_step(first)
                 done = self.finished
                 self._log_step(done)
-                if bar.update():  # it was shown
+                if bar.update():  # the bar was redrawn
                     bar.set_postfix_str(self._summary(bar.format_dict["rate"]), refresh=False)
-                # One at once, so that an unusable folder shows and every run can be resumed.
+                # The first one soon, so that an unusable folder is noticed at once.
                 due = self.seconds - self.saved_at >= 60 * self.settings.checkpoint_minutes
                 if (first or due) and not done and interrupt.signal is None:
                     self._save()

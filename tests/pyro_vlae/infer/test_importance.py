@@ -260,7 +260,7 @@ def test_several_latent_sites(linear_gaussian):
     close(result.kl, kl, atol=0.35)
 
 
-def test_an_auxiliary_site_may_fix_the_code_but_not_randomise_it(linear_gaussian):
+def test_an_auxiliary_site_may_fix_the_code_but_not_randomize_it(linear_gaussian):
     """q(z | x) must be known: it is where z is a function of the auxiliary variable."""
     problem = linear_gaussian(code_dim=2)
     x = problem.sample(3)
@@ -524,7 +524,7 @@ def test_wrong_arguments_are_named(linear_gaussian, changes, match):
         marginal_log_likelihood(problem.model, problem.guide, **arguments)
 
 
-def test_scoring_initialises_nothing():
+def test_scoring_initializes_nothing():
     model, guide = binary_vlae(flow_hidden_dims=(64,)), GaussianGuide()
     parts = {"model": model, "guide": guide}
     before = {n: {k: v.clone() for k, v in m.state_dict().items()} for n, m in parts.items()}
@@ -545,6 +545,6 @@ def test_summary_does_not_pass_off_what_was_not_estimated(linear_gaussian):
         return problem.guide(x, shift=0.2, scale=1.3)
 
     score = marginal_log_likelihood(problem.model, wide, problem.sample(4), 200)
-    figures = score.summary()
-    assert figures["share_of_pareto_k_above_0.7"] == (score.pareto_k > 0.7).double().mean()
+    metrics = score.summary()
+    assert metrics["share_of_pareto_k_above_0.7"] == (score.pareto_k > 0.7).double().mean()
     assert "4 images, 200 samples each" in repr(score)

@@ -121,7 +121,7 @@ def test_round_trip_with_tied_and_overlapping_tensors(saved):
     assert_same(snapshot(fresh, fresh_optimizer), snapshot(modules, optimizer))
 
 
-def test_optimiser_that_has_seen_nothing_learns_the_parameters(saved):
+def test_optimizer_that_has_seen_nothing_learns_the_parameters(saved):
     folder, modules, optimizer = saved
     fresh, _ = build(seed=1)
     unused = JointOptim(torch.optim.Adamax, {"lr": 0.1}, ema_decay=0.9)

@@ -282,7 +282,7 @@ def test_signal_saves_and_resuming_ends_with_the_same_bits(vae, tmp_path, number
     assert logs[0] == logs[1]
 
 
-def test_vectorised_particles_resume_exactly(vae, tmp_path):
+def test_vectorized_particles_resume_exactly(vae, tmp_path):
     def elbo():
         return Trace_ELBO(num_particles=2, vectorize_particles=True)
 
@@ -397,9 +397,9 @@ def test_validation_uses_averages_and_evaluation_mode(vae, monkeypatch):
     seen = []
 
     def spy(model, guide, images, **options):
-        figures = validate(model, guide, images, **options)
-        seen.append((model.net[0].weight.detach().clone(), figures))
-        return figures
+        metrics = validate(model, guide, images, **options)
+        seen.append((model.net[0].weight.detach().clone(), metrics))
+        return metrics
 
     monkeypatch.setattr(trainer, "validate", spy)
     result, model, _, optimizer = vae.train(None, epochs=1)
@@ -415,18 +415,18 @@ def test_validation_uses_averages_and_evaluation_mode(vae, monkeypatch):
 def test_validate_agrees_with_pyro_and_leaves_generators_alone(vae):
     model, guide, _ = vae.build()
     images = vae.Images(200)
-    figures = validate(model, guide, images, num_images=200, batch_size=32, seed=4)
+    metrics = validate(model, guide, images, num_images=200, batch_size=32, seed=4)
     pyro.set_rng_seed(0)
     expected = random.random(), np.random.rand(), torch.rand(2)  # noqa: NPY002
     pyro.set_rng_seed(0)
     again = validate(model, guide, images, num_images=200, batch_size=32, seed=4)
-    assert again == figures
+    assert again == metrics
     assert random.random() == expected[0] and np.random.rand() == expected[1]  # noqa: NPY002
     assert torch.equal(torch.rand(2), expected[2])
-    assert figures["elbo"] == -(figures["kl_nats"] + figures["distortion_nats"])
+    assert metrics["elbo"] == -(metrics["kl_nats"] + metrics["distortion_nats"])
     x = images.batch(torch.arange(200).repeat(20), torch.Generator().manual_seed(0))
     reference = -Trace_ELBO().loss(model, guide, x) / len(x)
-    assert figures["elbo"] == pytest.approx(reference, abs=0.35)
+    assert metrics["elbo"] == pytest.approx(reference, abs=0.35)
     few = vae.Images(200)
     validate(model, guide, few, num_images=50, batch_size=32)
     assert len(torch.cat(few.drawn).unique()) == 50

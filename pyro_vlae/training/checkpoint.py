@@ -178,7 +178,8 @@ def _read(folder: str | Path) -> dict[str, Any]:
         # Tensors, numbers and strings only: nothing in the file is executed.
         content = torch.load(file, "cpu", weights_only=True)
         version = content["format"]
-        content["state"] = json.loads(content["state"])
+        if version == _FORMAT:
+            content["state"] = json.loads(content["state"])
     except Exception as error:  # whatever the readers make of a damaged file
         raise damaged(path) from error
     if version != _FORMAT:

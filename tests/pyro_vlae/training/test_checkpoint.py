@@ -197,7 +197,7 @@ def damage_state_keys(folder):
 
 
 def damage_version(folder):
-    torch.save({"format": 99, "state": "{}"}, folder / "checkpoint.pt")
+    torch.save({"format": 99}, folder / "checkpoint.pt")
 
 
 def damage_unreadable(folder):

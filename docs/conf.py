@@ -64,7 +64,9 @@ def write_api() -> None:
     folder.mkdir()
     for room in sorted(rooms):
         module = importlib.import_module(room)
-        names = sorted(getattr(module, "__all__", []), key=str.lower)
+        # Registries are plain dicts, whose docstring is that of dict.
+        names = [n for n in module.__all__ if not isinstance(getattr(module, n), dict)]
+        names.sort(key=str.lower)
         lines = [room, "=" * len(room), "", f".. automodule:: {room}", ""]
         lines += [".. autosummary::", "", *(f"   {name}" for name in names), ""] if names else []
         for name in names:

@@ -126,8 +126,10 @@ def _merge_short_records(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _running_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted running mean; at the ends of the curve, over the neighbors that exist."""
-    half, count = max(1, len(values) // _SMOOTHED), len(values)
-    window = np.ones(2 * half + 1)
-    sums, totals = (np.convolve(a, window)[half:][:count] for a in (weights * values, weights))
-    return sums / totals
+    """Weighted running mean over a window that shrinks at both ends, so that slopes add no bias."""
+    center = np.arange(len(values))
+    half = max(1, len(values) // _SMOOTHED)
+    reach = np.minimum(half, np.minimum(center, center[::-1]))
+    sums, totals = (np.cumsum([0.0, *a]) for a in (weights * values, weights))
+    first, stop = center - reach, center + reach + 1
+    return (sums[stop] - sums[first]) / (totals[stop] - totals[first])

@@ -103,3 +103,9 @@ def test_wrong_records_are_named():
         plot_training([])
     with pytest.raises(ValueError, match="each with 'images_seen'"):
         plot_training([{"step": 1}])
+
+
+def test_smoothing_leaves_the_ends_of_a_slope_where_they_are():
+    records = [{"images_seen": 100 * k, "elbo": -300.0 + 10 * k} for k in range(1, 31)]
+    raw, smooth = (line.get_ydata() for line in plot_training(records).axes[0].get_lines())
+    assert smooth == pytest.approx(raw)

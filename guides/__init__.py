@@ -1,4 +1,4 @@
-"""The inference side, q(z | x)."""
+"""Guides q(z | x)."""
 
 from pyro_vlae.guides.color import color_guide
 from pyro_vlae.guides.gaussian import GaussianGuide

@@ -1,4 +1,4 @@
-"""The paper's guide for color images by name.
+"""The paper's guide for color images.
 
 References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 4.3 and appendix.
@@ -16,6 +16,5 @@ def color_guide(architecture: MapArchitecture = MapArchitecture()) -> GaussianGu
     Args:
         architecture: the model's; ``MapArchitecture(dense=True)`` for `densenet_vlae`.
     """
-    return GaussianGuide(
-        architecture.code_dim, encoder=MapEncoder(architecture), head=nn.Identity()
-    )
+    encoder = MapEncoder(architecture)
+    return GaussianGuide(architecture.code_dim, encoder=encoder, head=nn.Identity())

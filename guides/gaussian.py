@@ -24,9 +24,9 @@ class GaussianGuide(nn.Module):
         image_shape: ``(C, H, W)`` of the images, ``(1, 28, 28)`` if None.
         encoder: maps images ``(*batch, *image_shape)`` to features
             ``(*batch, encoder.out_features)``; the paper's ResNet if None.
-        head: maps the encoder's features to means and raw scales, ``(*batch, 2 * code_dim)``; a
-            linear layer if None. ``nn.Identity()`` for an encoder that ends in them itself.
-        architecture: the model's, in place of code_dim and image_shape.
+        head: maps features to means and raw scales, ``(*batch, 2 * code_dim)``; a linear layer if
+            None, ``nn.Identity()`` if the encoder's output already is this.
+        architecture: the model's; use it instead of code_dim and image_shape.
 
     Raises:
         ValueError: code_dim or image_shape contradicts the architecture.
@@ -57,18 +57,18 @@ class GaussianGuide(nn.Module):
         self.head = head
 
     def posterior(self, x: Tensor) -> dist.TorchDistribution:
-        """The distribution of codes given images: batch shape ``(batch,)``."""
+        """The distribution of codes given images ``(batch, *image_shape)``."""
         moments = self.head(self.encoder(x))
         if moments.shape[-1] != 2 * self.code_dim:
             raise ValueError(
-                f"the guide needs 2 x {self.code_dim} means and raw scales, encoder and head gave "
-                f"a tensor of shape {tuple(moments.shape)}: build them for the same code"
+                f"the guide needs 2 x {self.code_dim} means and raw scales, encoder and head "
+                f"returned shape {tuple(moments.shape)}: build them for the same code"
             )
         loc, raw_scale = moments.chunk(2, -1)
         return dist.Normal(loc, F.softplus(raw_scale + UNIT_SCALE)).to_event(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The inference program: sample codes ``(batch, code_dim)`` for images."""
+        """Sample codes ``(batch, code_dim)`` for images."""
         register_parameters(self)
         with pyro.plate("images", len(x), dim=-1):
             return pyro.sample("z", self.posterior(x))

@@ -19,19 +19,15 @@ from pyro_vlae.registration import register_parameters
 
 
 class IAFGuide(nn.Module):
-    """A diagonal Gaussian pushed through affine autoregressive layers that also read the image.
+    """A diagonal Gaussian followed by affine autoregressive layers conditioned on the image.
 
-    Sampling codes and scoring those very codes is parallel; scoring other codes takes one pass per
-    dimension.
+    Sampling codes and scoring the same codes is parallel; scoring any other codes takes one pass
+    per dimension. The arguments not listed here are those of `GaussianGuide`.
 
     Args:
-        code_dim: as in `GaussianGuide`.
-        image_shape: as in `GaussianGuide`.
-        encoder: as in `GaussianGuide`.
         layers: number of flow layers; the order of dimensions is reversed between them.
         hidden_dims: hidden layers of each flow layer's MADE, each at least code_dim.
         context_dim: features of the image that the flow layers read.
-        architecture: as in `GaussianGuide`.
 
     Raises:
         ValueError: layers is less than 1, or code_dim or image_shape contradicts the architecture.
@@ -56,7 +52,7 @@ class IAFGuide(nn.Module):
         super().__init__()
         if layers < 1:
             raise ValueError(
-                f"the guide needs at least 1 flow layer, got layers={layers}: for none take "
+                f"the guide needs at least 1 flow layer, got layers={layers}: for none, use "
                 "GaussianGuide"
             )
         sizes = complete_architecture(
@@ -66,9 +62,8 @@ class IAFGuide(nn.Module):
         self.context_dim = context_dim
         self.encoder = ResNetEncoder(sizes) if encoder is None else encoder
         features = int(self.encoder.out_features)  # type: ignore[arg-type]
-        self.head = WeightNormLinear(
-            features, 2 * code_dim + context_dim, init_scale=BRANCH_INIT_SCALE
-        )
+        outputs = 2 * code_dim + context_dim
+        self.head = WeightNormLinear(features, outputs, init_scale=BRANCH_INIT_SCALE)
         order = torch.arange(code_dim)
         self.transforms = nn.ModuleList(
             ConditionalAffineAutoregressive(
@@ -83,7 +78,7 @@ class IAFGuide(nn.Module):
         )
 
     def posterior(self, x: Tensor) -> dist.TorchDistribution:
-        """The distribution of codes given images: batch shape ``(batch,)``."""
+        """The distribution of codes given images ``(batch, *image_shape)``."""
         sizes = [self.code_dim, self.code_dim, self.context_dim]
         loc, raw_scale, context = self.head(self.encoder(x)).split(sizes, -1)
         base = dist.Normal(loc, F.softplus(raw_scale + UNIT_SCALE)).to_event(1)
@@ -94,7 +89,7 @@ class IAFGuide(nn.Module):
         return dist.TransformedDistribution(base, transforms)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The inference program: sample codes ``(batch, code_dim)`` for images."""
+        """Sample codes ``(batch, code_dim)`` for images."""
         register_parameters(self)
         with pyro.plate("images", len(x), dim=-1):
             return pyro.sample("z", self.posterior(x))

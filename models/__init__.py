@@ -1,4 +1,4 @@
-"""The generative side, p(x, z): priors, likelihoods, the VLAE and the paper's recipes by name."""
+"""Generative models p(x, z): priors, likelihoods, the VLAE, and the paper's models by name."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`load_pretrained` and `load_run` live in `pyro_vlae.experiments`, loaded when asked for."""
+    """Import the loaders, which live in `pyro_vlae.experiments`, on first use."""
     if name in ("load_pretrained", "load_run", "pretrained_names"):
         from pyro_vlae.experiments import pretrained
 

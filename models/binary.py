@@ -1,10 +1,11 @@
-"""The paper's models for binary images by name, with a keyword argument for each ablation.
+"""The paper's models for binary images, with a keyword argument for each ablation.
 
 References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 4.1 and appendix.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -34,28 +35,28 @@ def binary_vlae(
     """The paper's VLAE for binary images (MNIST, OMNIGLOT, Caltech-101 Silhouettes).
 
     Args:
-        architecture: sizes of image, code and decoder; give the guide the same one. The paper's if
-            None.
-        code_dim: dimensions of the code, 64 if None; short for an architecture that differs from
-            the paper's in this alone.
-        image_shape: ``(C, H, W)`` of the images, ``(1, 28, 28)`` if None; likewise.
+        architecture: sizes of image, code, and decoder, the paper's if None; build the guide with
+            the same one.
+        code_dim: dimensions of the code, 64 if None; a shortcut for an architecture that differs
+            from the paper's only here.
+        image_shape: ``(C, H, W)`` of the images, ``(1, 28, 28)`` if None; a shortcut likewise.
         prior: ``"flow"`` (autoregressive flow), ``"normal"``, or a prior module.
         decoder: a decoder module; the ResNet decoder if None.
         likelihood: ``"pixelcnn"``, ``"bernoulli"`` (factorized decoder), or a likelihood module.
         flow_layers: layers of the flow prior.
         flow_hidden_dims: hidden layers of each flow layer's MADE.
-        tied: the PixelCNN's masked convolutions have the same weights (static MNIST; untying helps
-            the other sets).
-        masked_layers: masked convolutions of the PixelCNN; with 3x3 kernels also the height of its
-            window.
+        tied: whether the PixelCNN's masked convolutions share their weights. The paper ties them
+            for static MNIST; untying them helps on the other data sets.
+        masked_layers: masked convolutions of the PixelCNN; with 3x3 kernels, this is also the
+            height of its window.
         kernel_size: odd size of their kernels.
-        window: ``"AxB"`` (see `pyro_vlae.nn.two_stack.window_layers`) takes a `TwoStackNet` with
-            exactly that window instead; tied, masked_layers and kernel_size do not apply then.
+        window: ``"AxB"`` (see `pyro_vlae.nn.two_stack.window_layers`) for a `TwoStackNet` with
+            exactly that window, to which tied, masked_layers, and kernel_size do not apply.
         pixelcnn_channels: channels of the PixelCNN's hidden layers.
 
     Raises:
-        ValueError: prior or likelihood is a string that names neither choice, the network cannot
-            have the window, or a size is not positive or contradicts the architecture.
+        ValueError: prior or likelihood is an unknown name, no network has the window, or a size is
+            not positive or contradicts the architecture.
 
     Example:
         >>> sizes = ResNetArchitecture(image_shape=(1, 14, 14), code_dim=8, channels=(8,))
@@ -67,21 +68,20 @@ def binary_vlae(
     prior = choose_prior(prior, sizes.code_shape, flow_layers, flow_hidden_dims)
     if decoder is None:
         decoder = ResNetDecoder(sizes)
-    channels = sizes.image_shape[0]
+    image_channels = sizes.image_shape[0]
     if likelihood == "pixelcnn":
-        likelihood = PixelCNNLikelihood(
-            _network(
-                channels,
-                sizes.feature_channels,
-                pixelcnn_channels,
-                masked_layers,
-                kernel_size,
-                tied,
-                window,
-            )
+        network = _network(
+            image_channels,
+            sizes.feature_channels,
+            tied=tied,
+            masked_layers=masked_layers,
+            kernel_size=kernel_size,
+            window=window,
+            pixelcnn_channels=pixelcnn_channels,
         )
+        likelihood = PixelCNNLikelihood(network)
     elif likelihood == "bernoulli":
-        likelihood = BernoulliLikelihood(sizes.feature_channels, channels)
+        likelihood = BernoulliLikelihood(sizes.feature_channels, image_channels)
     elif isinstance(likelihood, str):
         raise ValueError(
             f'likelihood must be "pixelcnn", "bernoulli" or a likelihood module, got {likelihood!r}'
@@ -90,56 +90,39 @@ def binary_vlae(
 
 
 def unconditional_pixelcnn(
-    *,
-    image_shape: tuple[int, int, int] = (1, 28, 28),
-    tied: bool = True,
-    masked_layers: int = 6,
-    kernel_size: int = 3,
-    window: str | None = None,
-    pixelcnn_channels: int = 12,
-    context_channels: int = 4,
+    *, image_shape: tuple[int, int, int] = (1, 28, 28), context_channels: int = 4, **network: Any
 ) -> UnconditionalModel:
     """The decoder's PixelCNN alone, without a code: the paper's "unconditional decoder".
 
-    The paper does not say what it reads in place of the decoder's features. Here these are
-    ``context_channels`` learned feature maps, the same for all images, as a decoder that ignores
-    its code would give them; 0 for none. The other arguments are those of `binary_vlae`.
+    The paper does not say what takes the place of the decoder's features. Here it is a learned
+    context, the same for all images, such as a decoder that ignores its code would produce.
+
+    Args:
+        image_shape: ``(C, H, W)`` of the images.
+        context_channels: channels of the learned context, 0 for none.
+        **network: tied, masked_layers, kernel_size, window, and pixelcnn_channels as in
+            `binary_vlae`.
     """
-    network = _network(
-        image_shape[0],
-        context_channels,
-        pixelcnn_channels,
-        masked_layers,
-        kernel_size,
-        tied,
-        window,
-    )
-    return UnconditionalModel(network, image_shape)
+    return UnconditionalModel(_network(image_shape[0], context_channels, **network), image_shape)
 
 
 def _network(
     image_channels: int,
     context_channels: int,
-    channels: int,
-    masked_layers: int,
-    kernel_size: int,
-    tied: bool,
-    window: str | None,
+    *,
+    tied: bool = True,
+    masked_layers: int = 6,
+    kernel_size: int = 3,
+    window: str | None = None,
+    pixelcnn_channels: int = 12,
 ) -> nn.Module:
-    """The PixelCNN's network."""
-    if window is not None:
-        if (masked_layers, kernel_size) != (6, 3):
-            raise ValueError(
-                f"window={window!r} alone decides what a two-stack network sees: leave out "
-                f"masked_layers={masked_layers} and kernel_size={kernel_size}, or the window"
-            )
-        return TwoStackNet(image_channels, context_channels, channels, window)
-    return MaskedResNet(
-        image_channels,
-        context_channels,
-        channels,
-        masked_layers,
-        pointwise_blocks=min(4, masked_layers),
-        kernel_size=kernel_size,
-        tied=tied,
-    )
+    channels = (image_channels, context_channels, pixelcnn_channels)
+    if window is None:
+        blocks = min(4, masked_layers)
+        return MaskedResNet(*channels, masked_layers, blocks, kernel_size=kernel_size, tied=tied)
+    if (masked_layers, kernel_size) != (6, 3):
+        raise ValueError(
+            f"window={window!r} alone decides what a two-stack network sees: leave out "
+            f"masked_layers={masked_layers} and kernel_size={kernel_size}, or the window"
+        )
+    return TwoStackNet(*channels, window)

@@ -1,4 +1,4 @@
-"""The paper's models for color images by name, with a keyword argument for each part.
+"""The paper's models for color images, with a keyword argument for each part.
 
 References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 4.3 and appendix.
@@ -30,11 +30,11 @@ def color_vlae(
     """A VLAE for color images of any architecture; ``color_guide(architecture)`` is its guide.
 
     Args:
-        architecture: sizes of image, code and decoder.
-        window: what the decoder sees of the image, ``"4x2"``, ``"5x3"``, ``"7x4"`` or
+        architecture: sizes of image, code, and decoder.
+        window: the decoder's window on the image, ``"4x2"``, ``"5x3"``, ``"7x4"``, or
             ``"7x4-gray"`` in the paper; see `pyro_vlae.nn.PixelCNNPlusPlusNet`.
-        prior: ``"flow"`` (autoregressive flow on the code's maps), ``"normal"``, or a prior module
-            over flat codes.
+        prior: ``"flow"`` (autoregressive flow on the code's feature maps), ``"normal"``, or a
+            prior module over flat codes.
         decoder: a decoder module with ``feature_channels``; `MapDecoder` if None.
         likelihood: a likelihood module; a PixelCNN with the given window if None.
         flow_layers: layers of the flow prior.
@@ -42,8 +42,7 @@ def color_vlae(
         pixelcnn_channels: channels of each stack of the PixelCNN.
 
     Raises:
-        ValueError: prior is a string that names neither choice, or the network cannot have the
-            window.
+        ValueError: prior is an unknown name, or no network has the window.
     """
     prior = choose_prior(prior, architecture.code_shape, flow_layers, flow_channels)
     if decoder is None:
@@ -59,12 +58,7 @@ def resnet_vlae(
     architecture: MapArchitecture = MapArchitecture(),  # noqa: B008 (frozen)
     **parts: Any,
 ) -> VLAE:
-    """The paper's ResNet VLAE for CIFAR-10.
-
-    Args:
-        window: as in `color_vlae`.
-        architecture: as in `color_vlae`, with residual blocks whether or not it is dense.
-        **parts: as in `color_vlae`.
+    """`color_vlae` with residual blocks, whatever the architecture says: the paper's ResNet VLAE.
 
     Example:
         >>> model, guide = resnet_vlae("7x4"), color_guide()
@@ -77,12 +71,7 @@ def densenet_vlae(
     architecture: MapArchitecture = MapArchitecture(),  # noqa: B008 (frozen)
     **parts: Any,
 ) -> VLAE:
-    """The paper's DenseNet VLAE for CIFAR-10: dense blocks take the place of residual ones.
-
-    Args:
-        window: as in `color_vlae`.
-        architecture: as in `color_vlae`, with dense blocks whether or not it is dense.
-        **parts: as in `color_vlae`.
+    """`color_vlae` with dense blocks, whatever the architecture says: the paper's DenseNet VLAE.
 
     Example:
         >>> model, guide = densenet_vlae("7x4"), color_guide(MapArchitecture(dense=True))

@@ -12,12 +12,12 @@ from pyro_vlae.nn.weight_norm import BRANCH_INIT_SCALE
 class PixelCNNLikelihood(nn.Module):
     """A `PixelCNN` with the decoder's features as its context.
 
+    Called with features ``(*batch, K, H, W)``, it returns a distribution with batch shape ``batch``
+    and event shape ``(C, H, W)``.
+
     Args:
         network: see `pyro_vlae.nn.PixelNetwork`.
-        emission: see `pyro_vlae.distributions.PixelCNN`; the network's own by default.
-
-    Calling it with features ``(*batch, K, H, W)`` returns a distribution of batch shape ``batch``
-    and event shape ``(C, H, W)``.
+        emission: see `pyro_vlae.distributions.PixelCNN`; the network's own if None.
     """
 
     networks = ("network",)  # that may be compiled and run in half precision
@@ -34,23 +34,16 @@ class PixelCNNLikelihood(nn.Module):
 class BernoulliLikelihood(nn.Module):
     """Independent Bernoulli pixels: the factorized decoder of an ordinary VAE.
 
-    Args:
-        feature_channels: channels of the decoder's output.
-        image_channels: channels of the images.
-
-    Calling it with features ``(*batch, feature_channels, H, W)`` returns a distribution
-    of batch shape ``batch`` and event shape ``(image_channels, H, W)``.
+    Called with features ``(*batch, feature_channels, H, W)``, it returns a distribution with batch
+    shape ``batch`` and event shape ``(image_channels, H, W)``.
     """
 
     def __init__(self, feature_channels: int = 4, image_channels: int = 1) -> None:
         super().__init__()
-        self.logits = WeightNormConv2d(
-            feature_channels, image_channels, init_scale=BRANCH_INIT_SCALE
-        )
+        channels = (feature_channels, image_channels)
+        self.logits = WeightNormConv2d(*channels, init_scale=BRANCH_INIT_SCALE)
 
     def forward(self, features: Tensor) -> dist.TorchDistribution:
-        flat = features.reshape(-1, *features.shape[-3:])
-        logits = self.logits(F.elu(flat))
-        return dist.Bernoulli(logits=logits.view(*features.shape[:-3], *logits.shape[1:])).to_event(
-            3
-        )
+        logits = self.logits(F.elu(features.reshape(-1, *features.shape[-3:])))
+        logits = logits.view(*features.shape[:-3], *logits.shape[1:])
+        return dist.Bernoulli(logits=logits).to_event(3)

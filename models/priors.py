@@ -21,7 +21,7 @@ from pyro_vlae.transforms import (
 
 
 class StandardNormalPrior(nn.Module):
-    """The factorized standard normal, event shape ``(code_dim,)``."""
+    """The factorized standard normal: called, it returns one with event shape ``(code_dim,)``."""
 
     loc: Tensor
 
@@ -37,21 +37,20 @@ class StandardNormalPrior(nn.Module):
 class FlowPrior(nn.Module):
     """An autoregressive-flow prior: ``eps = f(z)`` is standard normal, f autoregressive.
 
+    Called, it returns a distribution with event shape ``(code_dim,)``. Its
     ``log p(z) = log N(f(z)) + log |d f / d z|`` takes one parallel pass; sampling z inverts f,
     which is sequential over dimensions. Along the encoder path this prior equals an
     inverse-autoregressive-flow posterior, but it makes the generator deeper at no cost in training.
 
     Args:
         code_dim: dimensions of the code.
-        layers: number of default layers: mean-only, a ReLU MADE each, in alternating order.
-        hidden_dims: hidden layers of each default layer's MADE.
-        transforms: use these Pyro transforms instead, in the order z -> eps, each of them cheap in
-            its forward direction (`pyro.distributions.transforms.affine_autoregressive(code_dim)`,
+        layers: number of mean-only layers, each a ReLU MADE, in alternating order.
+        hidden_dims: hidden layers of each MADE.
+        transforms: Pyro transforms to use instead, in the order z -> eps, each cheap in its forward
+            direction (`pyro.distributions.transforms.affine_autoregressive(code_dim)`,
             `spline_autoregressive(code_dim)`, ...). A stock `AffineAutoregressive` gets our faster
-            inverse around the same network. A transform without an inverse can be trained and
-            scored but not sampled, and is warned of.
-
-    Calling it returns a distribution with event shape ``(code_dim,)``.
+            inverse around the same network. With a transform that has no inverse, the prior can be
+            trained and scored but not sampled; a warning says so.
 
     Raises:
         ValueError: layers is less than 1.
@@ -72,11 +71,14 @@ class FlowPrior(nn.Module):
         super().__init__()
         self.code_dim = code_dim
         if transforms is None:
-            _check_layers(layers)
             transforms = [
                 mean_only_autoregressive(code_dim, hidden_dims, reverse=bool(k % 2))
                 for k in range(layers)
             ]
+        if not transforms:
+            raise ValueError(
+                "a flow prior needs at least 1 layer, got 0: for none, use StandardNormalPrior"
+            )
         self.transforms = [_with_fast_inverse(transform) for transform in transforms]
         for transform in self.transforms:
             _warn_unless_invertible(transform, code_dim)
@@ -86,7 +88,7 @@ class FlowPrior(nn.Module):
     def forward(self) -> dist.TorchDistribution:
         clear_cache((*self.transforms, *self.modules()))
         base = dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1)
-        # eps -> z is the distribution's forward direction: the inverse transforms, last one first.
+        # The distribution's forward direction is eps -> z: the inverse transforms, last one first.
         inverses = [transform.inv for transform in reversed(self.transforms)]
         return dist.TransformedDistribution(base, inverses)
 
@@ -102,7 +104,7 @@ def spatial_flow_prior(
 ) -> FlowPrior:
     """The flow prior of the paper's color models: masked ConvNets on the code's feature maps.
 
-    Its codes are flat, event shape ``(C * H * W,)``; the order is reversed between layers.
+    Its codes are flat, event shape ``(C * H * W,)``. The order is reversed between layers.
 
     Args:
         code_shape: ``(C, H, W)`` of the code.
@@ -112,7 +114,6 @@ def spatial_flow_prior(
     Raises:
         ValueError: layers is less than 1.
     """
-    _check_layers(layers)
     transforms = [
         SpatialMeanOnlyAutoregressive(code_shape, hidden_channels, reverse=bool(k % 2))
         for k in range(layers)
@@ -123,17 +124,7 @@ def spatial_flow_prior(
 def choose_prior(
     prior: str | nn.Module, code_shape: tuple[int, ...], layers: int, hidden: Sequence[int]
 ) -> nn.Module:
-    """A prior by name for codes of a shape, or the given module.
-
-    Args:
-        prior: ``"flow"``, ``"normal"`` or a prior module.
-        code_shape: ``(code_dim,)``, or ``(C, H, W)`` of feature maps.
-        layers: layers of the flow.
-        hidden: hidden units, or channels, of the network of each flow layer.
-
-    Raises:
-        ValueError: a string that names neither choice.
-    """
+    """The prior of that name, or the given module, for codes ``(code_dim,)`` or ``(C, H, W)``."""
     if not isinstance(prior, str):
         return prior
     if prior == "normal":
@@ -145,15 +136,8 @@ def choose_prior(
     return FlowPrior(prod(code_shape), layers, hidden)
 
 
-def _check_layers(layers: int) -> None:
-    if layers < 1:
-        raise ValueError(
-            f"a flow prior needs at least 1 layer, got {layers}: for none take StandardNormalPrior"
-        )
-
-
 def _warn_unless_invertible(transform: Transform, code_dim: int) -> None:
-    """Try to invert one code; Pyro's classes tell in no other way whether they can."""
+    """Try to invert one code: Pyro's classes have no other way to tell whether they can."""
     if isinstance(transform, MeanOnlyAutoregressive | SpatialMeanOnlyAutoregressive):
         return
     like = next(transform.parameters(), None) if isinstance(transform, nn.Module) else None
@@ -161,7 +145,7 @@ def _warn_unless_invertible(transform: Transform, code_dim: int) -> None:
     try:
         with torch.no_grad():
             transform.inv(code)
-    except (NotImplementedError, KeyError):  # what they raise
+    except (NotImplementedError, KeyError):  # what Pyro's classes raise
         warnings.warn(
             f"{type(transform).__name__} has no inverse: a prior with it can be trained and "
             "scored, but not sampled, so the model generates no images",
@@ -171,7 +155,7 @@ def _warn_unless_invertible(transform: Transform, code_dim: int) -> None:
 
 
 def _with_fast_inverse(transform: Transform) -> Transform:
-    """The same transform with an inverse that does not take a pass per dimension."""
+    """The same transform, with an inverse that does not need one pass per dimension."""
     if isinstance(transform, ComposeTransformModule):
         return ComposeTransformModule([_with_fast_inverse(part) for part in transform.parts])
     if type(transform) is not AffineAutoregressive:

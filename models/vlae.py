@@ -25,7 +25,7 @@ class VLAE(nn.Module):
         likelihood: maps features to a distribution of images, batch shape ``batch``; its event
             shape is that of an image, for example ``(C, H, W)``.
 
-    To swap a part, pass another object; with a factorized likelihood this is a plain VAE.
+    To swap a part, pass another object. With a factorized likelihood this is a plain VAE.
 
     References:
         Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731.
@@ -64,8 +64,8 @@ class VLAE(nn.Module):
         if not hasattr(prior, "event_shape"):
             raise ValueError(
                 "the prior, called without arguments, must return a distribution, got a "
-                f"{type(prior).__name__}: pass a module or a function that returns one (a Pyro "
-                "distribution itself is sampled when it is called)"
+                f"{type(prior).__name__}: pass a module or a function that returns one (calling a "
+                "Pyro distribution samples it)"
             )
         if len(prior.event_shape) != 1:
             raise ValueError(
@@ -76,7 +76,7 @@ class VLAE(nn.Module):
         with pyro.plate("images", size, dim=-1):
             with _Origin() as origin:
                 z = pyro.sample("z", prior)
-            # Codes of an untrained prior are no data to initialize layers with.
+            # Layers must not be initialized on codes of an untrained prior.
             inferred = x is not None and origin.is_given
             with nullcontext() if inferred else initialization(False):
                 likelihood = self.likelihood(self.decoder(z))
@@ -86,21 +86,21 @@ class VLAE(nn.Module):
 
 
 class UnconditionalModel(nn.Module):
-    """Images without a code: a PixelCNN alone, with a sample site ``"x"`` in an image plate.
+    """A PixelCNN without a code, with a sample site ``"x"`` in an image plate.
 
     Fit it by SVI with a guide that samples nothing (``lambda x: None``).
 
     Args:
-        network: see `pyro_vlae.distributions.PixelCNN`. If it reads a context, learned feature
-            maps take the place of a decoder's, the same for all images: without them, convolutions
-            do not know where in the image they are, except a few pixels along its border.
-        image_shape: ``(C, H, W)``.
+        network: see `pyro_vlae.distributions.PixelCNN`. If it reads a context, it gets a learned
+            one, the same for all images, in place of a decoder's features. Without a context,
+            convolutions cannot tell where in the image they are, except close to its border.
+        image_shape: ``(C, H, W)`` of the images.
 
     Raises:
-        ValueError: the network is for images of another number of channels.
+        ValueError: the network is for images with another number of channels.
     """
 
-    networks = ("network",)
+    networks = ("network",)  # that may be compiled and run in half precision
 
     def __init__(self, network: nn.Module, image_shape: tuple[int, int, int] = (1, 28, 28)) -> None:
         super().__init__()
@@ -129,10 +129,10 @@ class UnconditionalModel(nn.Module):
 
 
 class _Origin(Messenger):
-    """Tells whether a sample site's value was given from outside or sampled in place.
+    """Tells whether a sample site's value came from a handler or was sampled in place.
 
-    Handlers that condition a site mark it as observed; those that replay a trace put that trace's
-    `infer` dictionary in the place of the site's own.
+    Handlers that condition a site mark it as observed; those that replay a trace replace the site's
+    `infer` dictionary by that of the trace.
     """
 
     is_given = False

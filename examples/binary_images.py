@@ -2,9 +2,9 @@
 
     python examples/binary_images.py static-mnist
 
-Each row goes to its folder under results/; `python examples/results_page.py`
-then compares with the paper. A row whose results are there is skipped: give
---results a folder of your own to run them all.
+Each row gets a folder under results/; `python examples/results_page.py` then
+compares the results with the paper's. Rows that already have results are
+skipped: give --results a folder of your own to run all of them.
 """
 
 import argparse
@@ -28,20 +28,20 @@ OPTIONS = ("epochs", "max_minutes", "seed", "num_samples", "eval_images", "preci
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The options; None where nothing was given."""
+    """Parse the command line."""
     parser = make_parser(__doc__)
     add = parser.add_argument
-    add("table", choices=TABLES, metavar="TABLE", help=f"by its data set: {', '.join(TABLES)}")
-    add("--rows", nargs="+", metavar="ROW", help="these rows only")
+    add("table", choices=TABLES, metavar="TABLE", help=f"the table for {', '.join(TABLES)}")
+    add("--rows", nargs="+", metavar="ROW", help="run only these rows")
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    add("--resume", action="store_true", help="continue rows that were begun")
+    add("--resume", action="store_true", help="continue unfinished rows")
     add_recipe_options(parser, BinaryRecipe, ("preset", *OPTIONS))
     add_place_options(parser)
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the rows one after the other; returns the exit status."""
+    """Run the rows one by one; returns the exit status."""
     options = parse(arguments)
     rows = {row.name: row for row in TABLES[options.table]}
     unknown = set(options.rows or ()) - set(rows)
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         out = options.results / name
         begun = has_checkpoint(out)
         if (out / "results.json").exists() and not begun:
-            print(f"\n{name}: {out} holds its results already, skipped; move them away to run it")
+            print(f"\n{name}: skipped, {out} already holds its results; move them to run it again")
             continue
         if options.resume and begun:
             recipe = BinaryRecipe.resume(out, **given)

@@ -2,10 +2,10 @@
 
     python examples/cifar10_vlae.py --window 4x2
 
-Without options: window 7x4, a reduced model, a quarter of an hour on a CPU.
-`--preset paper` is the full recipe, for a GPU. The window is what the decoder
-sees of the image: what it cannot see there, the code has to hold. Samples,
-reconstructions, metrics, checkpoint and results go to a folder under runs/.
+Without options it trains a reduced model with window 7x4, for a quarter of an
+hour on a CPU. `--preset paper` is the full recipe, for a GPU. The window is the
+part of the image that the decoder sees: the code has to hold the rest. Samples,
+reconstructions, metrics, checkpoint, and results go to a folder under runs/.
 """
 
 import sys

@@ -1,10 +1,10 @@
-"""The same CIFAR-10 test images decompressed under several windows: figure 3.
+"""Decompress the same CIFAR-10 test images under several windows (figure 3).
 
     python examples/cifar10_windows.py RUN RUN ...
 
-Each RUN is the folder of a finished run of cifar10_vlae.py, usually one for
-each window. Writes windows.png and windows.json: how far off the mean color of
-the decompressions is.
+Each RUN is the folder of a finished run of cifar10_vlae.py, usually one per
+window. Writes windows.png, and windows.json with the mean color error of the
+decompressions.
 """
 
 import sys
@@ -24,7 +24,8 @@ from pyro_vlae.experiments.command_line import (
     positive,
 )
 from pyro_vlae.experiments.recipes import read_recipe
-from pyro_vlae.experiments.run import EVALUATION_SEED, decompress, evaluation_index
+from pyro_vlae.experiments.run import EVALUATION_SEED, evaluation_index
+from pyro_vlae.infer import decompress
 from pyro_vlae.plots import plot_groups, save_figure
 from pyro_vlae.reproducible import write_json
 
@@ -32,18 +33,18 @@ SHOWN = 32
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Plot and measure; returns the exit status."""
+    """Plot decompressions and measure their color error; returns the exit status."""
     parser = make_parser(__doc__)
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="folders of finished runs")
     add_place_options(parser)
-    add("--images", type=positive(int), default=256, help="to measure color on; default: 256")
+    add("--images", type=positive(int), default=256, help="images for the error; default: 256")
     add("--out", type=folder, default=Path("."), metavar="DIR", help="default: this folder")
     options = parser.parse_args(arguments)
     device = pick_device(options.device)
     data = read_recipe(options.runs[0]).load_data(options.data_dir, device)
     to_unit_range = data.values.to_unit_range
-    x = data.test.batch(evaluation_index(len(data.test), options.images))
+    x = data.test.batch(evaluation_index(data.test, options.images))
     pictures = {"original": to_unit_range(x[:SHOWN])}
     errors = {}
     for run in options.runs:
@@ -61,12 +62,12 @@ def main(arguments: list[str] | None = None) -> int:
             "standard_error": error.std().item() / len(x) ** 0.5,
             "num_images": len(x),
         }
-        print(f"{head}: mean color off by {error.mean():.2f} on the scale 0 to 255")
+        print(f"{head}: mean color error {error.mean():.2f} of 255 levels")
     options.out.mkdir(parents=True, exist_ok=True)
     title = "Test images and one decompression for each window"
     save_figure(plot_groups(pictures, title), options.out / "windows.png")
     write_json(options.out / "windows.json", errors)
-    print(f"the page is {options.out / 'windows.png'}")
+    print(f"the figure is {options.out / 'windows.png'}")
     return 0
 
 

@@ -46,12 +46,12 @@ PAIRS, COLUMNS, MANY = 8, 12, 1000
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The options."""
+    """Parse the command line."""
     parser = make_parser(__doc__)
     add = parser.add_argument
     names = ", ".join(pretrained_names())
     add("model", help=f"the folder of a run, or trained weights by name ({names})")
-    add("--seed", type=seed, metavar="N", default=0, help="of all samples; default: 0")
+    add("--seed", type=seed, metavar="N", default=0, help="seed of the samples; default: 0")
     add_place_options(parser)
     add("--out", type=folder, metavar="DIR", help="default: the run's folder, or runs/NAME")
     return parser.parse_args(arguments)
@@ -83,14 +83,14 @@ def main(arguments: list[str] | None = None) -> int:
     def code_swap() -> Figure:
         swap = swap_codes(model, guide, x, options.seed)
         lost = swap.log_ratio.sum((1, 2)).mean()
-        print(f"with a code from the prior in place of its own an image costs {lost:.1f} nats more")
+        print(f"with a code from the prior instead of its own, an image costs {lost:.1f} nats more")
         return plot_code_swap(swap.map(show), f"Images whose code is replaced: {title}")
 
     def code_dimensions() -> Figure:
         rates = code_dimension_rates(guide, many, model.prior())
         print(
             f"{(rates.rates > 0.1).sum()} of {len(rates.rates)} dimensions carry more than 0.1 "
-            f"nats (against the {rates.against}, {rates.num_images} images)"
+            f"nats (relative to the {rates.against}, {rates.num_images} images)"
         )
         return plot_code_dimensions(rates, title=title)
 
@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
     for plot in (interpolations, code_swap, code_dimensions, window_in_use, code_map):
         try:
             save_figure(plot(), out / f"{plot.__name__}.png")
-        except ValueError as error:  # not every figure fits every model
+        except ValueError as error:  # not every model has every figure
             print(f"no {plot.__name__}.png: {error}")
     print(f"the figures are in {out}")
     return 0

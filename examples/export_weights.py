@@ -14,7 +14,7 @@ from pyro_vlae.training import save_weights
 WEIGHTS = Path(__file__).parents[1] / "models" / "weights"
 CARD = """# {name}
 
-Weights of a VLAE for {dataset_description}; load them by `load_pretrained("{name}")`.
+Weights of a VLAE for {dataset_description}; load them with `load_pretrained("{name}")`.
 
 - Trained on {train_on} for {train_seconds:.0f} s ({train_images_seen:,} images seen) on
   {device}, seed {seed}; Polyak average {ema_decay:g}. {converged}
@@ -23,7 +23,7 @@ Weights of a VLAE for {dataset_description}; load them by `load_pretrained("{nam
   {median_effective_sample_size:.1f}), {bits_per_dim:.4f} bits/dim; bound {bound:.2f}, rate
   {kl_nats:.2f} nats.
 - `{command}`
-- For research on generative models of small images; it knows nothing else.
+- Intended for research on generative models of small images only.
 """
 
 
@@ -31,14 +31,14 @@ def main() -> int:
     """Write models/weights/NAME.safetensors and NAME.md."""
     parser = make_parser(__doc__)
     parser.add_argument("run", type=Path, help="folder of the run")
-    parser.add_argument("name", help="what load_pretrained is to call it")
+    parser.add_argument("name", help="name for load_pretrained")
     options = parser.parse_args()
     model, guide = load_run(options.run)
     config, results = model.card["config"], model.card["results"]
     if results is None:
         raise ConfigError(
-            f"{options.run} has no results of its latest weights: finish the run with --resume "
-            "first"
+            f"{options.run} has no results of its latest weights: finish the run first, with "
+            "--resume"
         )
     WEIGHTS.mkdir(exist_ok=True)
     save_weights(
@@ -47,9 +47,12 @@ def main() -> int:
         {"card": json.dumps(model.card)},
     )
     quick = "Not converged: trained only as long as stated."
-    converged = quick if config["preset"] == "quick" else "The full recipe."
-    figures = {**config, **results, "name": options.name, "bound": -results["elbo_nats"]}
-    text = CARD.format(**figures, converged=converged)
+    text = CARD.format(
+        **{**config, **results},
+        name=options.name,
+        bound=-results["elbo_nats"],
+        converged=quick if config["preset"] == "quick" else "The full recipe.",
+    )
     (WEIGHTS / f"{options.name}.md").write_text(text)
     print(f"wrote {WEIGHTS / options.name}.safetensors and its card, {options.name}.md")
     return 0

@@ -2,9 +2,9 @@
 
     python examples/mnist_vlae.py
 
-Without options: static MNIST, a few minutes on a CPU. `--preset paper` is the
-full recipe, for a GPU. Samples, reconstructions, metrics, checkpoint and
-results go to a folder under runs/.
+Without options it trains on static MNIST for a few minutes on a CPU. `--preset
+paper` is the full recipe, for a GPU. Samples, reconstructions, metrics,
+checkpoint, and results go to a folder under runs/.
 """
 
 import sys

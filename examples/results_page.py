@@ -1,4 +1,4 @@
-"""Write results/README.md: the runs in results/ next to the paper's numbers.
+"""Write results/README.md: the paper's results and those of the runs in results/.
 
 python examples/results_page.py
 """
@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 def main(arguments: list[str] | None = None) -> int:
     """Write the page; returns the exit status."""
     parser = make_parser(__doc__)
-    text = "folder of the runs; default: the repository's results"
+    text = "folder with the runs; default: the repository's"
     parser.add_argument("--results", type=folder, metavar="DIR", default=RESULTS, help=text)
     results = parser.parse_args(arguments).results
     if not results.is_dir():

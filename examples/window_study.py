@@ -1,11 +1,11 @@
-"""Train one model for each window, and see what the window leaves to the code.
+"""Train one model per window, to see what each window leaves to the code.
 
     python examples/window_study.py
 
-The narrower the decoder's window, the more the code must hold. A window that
-sees everything needs no code at all. Writes window_study.png and a folder for
-each window, with the files of a run. On two cores the windows up to 15x8 take
-about an hour in all, "all" several hours more.
+The narrower the decoder's window, the more the code must hold; with a window
+that contains all earlier pixels no code is needed. Writes window_study.png and
+a run folder per window. On two cores the windows up to 15x8 take about an hour
+in total, "all" several hours more.
 """
 
 import argparse
@@ -16,33 +16,30 @@ from pyro_vlae.experiments import BinaryRecipe, ConfigError
 from pyro_vlae.experiments.command_line import (
     add_place_options,
     add_recipe_options,
+    carry_out,
     exit_status,
     folder,
     make_parser,
     pick_device,
     positive,
     recipe_options,
-    report,
 )
-from pyro_vlae.experiments.window_study import (
-    first_test_images,
-    study_window,
-    window_options,
-    window_rows,
-)
+from pyro_vlae.experiments.run import evaluation_index
+from pyro_vlae.experiments.window_study import probe_run, window_options, window_rows
 from pyro_vlae.plots import plot_window_study, save_figure
 from pyro_vlae.training import has_checkpoint
 
 WINDOWS = ("none", "4x2", "7x4", "15x8", "all")
+SHOWN = 8
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The options."""
+    """Parse the command line."""
     parser = make_parser(__doc__)
     add = parser.add_argument
     add("--windows", nargs="+", metavar="W", default=WINDOWS, help=f"default: {' '.join(WINDOWS)}")
     add("--dataset", choices=("mnist", "digits"), default="mnist", help="default: mnist")
-    text = "training images to see, per window; default: 100000"
+    text = "training images per window; default: 100000"
     add("--images", type=positive(int), metavar="N", default=100_000, help=text)
     text = "images to fit the probe to; default: 5000"
     add("--probe-images", type=positive(int), metavar="N", default=5000, help=text)
@@ -50,8 +47,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--free-nats", type=float, metavar="N", default=7.84, help=text)
     add_recipe_options(parser, BinaryRecipe, ("seed", "num_samples", "eval_images"))
     add_place_options(parser)
-    add("--out", type=folder, metavar="DIR", default=Path("runs/windows"), help="runs/windows")
-    add("--resume", action="store_true", help="continue the windows that were begun")
+    text = "default: runs/windows"
+    add("--out", type=folder, metavar="DIR", default=Path("runs/windows"), help=text)
+    add("--resume", action="store_true", help="continue an unfinished study")
     return parser.parse_args(arguments)
 
 
@@ -75,23 +73,24 @@ def main(arguments: list[str] | None = None) -> int:
     device = pick_device(options.device)
     data = next(iter(recipes.values())).load_data(options.data_dir, device)
     print(data.description)
-    show = data.values.to_unit_range
+    shown = data.test.batch(evaluation_index(data.test, SHOWN))
     results, pictures = {}, []
     for window, recipe in recipes.items():
-        print(f"\nwindow {window}", flush=True)
+        print(f"\nwindow {window}")
         out = options.out / window
-        run, images = study_window(recipe, data, out, options.resume, options.probe_images)
-        report(run, data.values, data.train.images[0].numel(), out)
-        print(f"linear probe {run['probe']:.1%} +- {run['probe_error']:.1%}", flush=True)
-        results[window] = run
-        pictures.append(show(images))
-    originals = show(first_test_images(data))
+        carry_out(recipe, data, out, options.resume)
+        results[window], images = probe_run(out, data, options.probe_images, shown)
+        probe, error = results[window]["probe"], results[window]["probe_error"]
+        print(f"linear probe {probe:.1%} +- {error:.1%}", flush=True)
+        pictures.append(data.values.to_unit_range(images))
+    title = (
+        "What the window leaves to the code: "
+        f"{options.dataset}, {options.images:,} training images each"
+    )
     rows = window_rows(results, options.out)
-    budget = f"{options.dataset}, {options.images:,} training images each"
-    title = f"What the window leaves to the code: {budget}"
-    figure = plot_window_study(originals, pictures, rows, title)
+    figure = plot_window_study(data.values.to_unit_range(shown), pictures, rows, title)
     save_figure(figure, options.out / "window_study.png")
-    print(f"{options.out / 'window_study.png'} shows them side by side")
+    print(f"the figure is {options.out / 'window_study.png'}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The paper's runs: recipes, training and scoring, trained weights, tables, the window study."""
+"""Experiments: recipes, runs, trained weights, the paper's tables, the window study."""
 
 from pyro_vlae.experiments.binary import BinaryRecipe
 from pyro_vlae.experiments.color import ColorRecipe

@@ -1,4 +1,4 @@
-"""The family of models for binary images: MNIST, OMNIGLOT, Caltech-101 Silhouettes.
+"""The family of models for binary images: MNIST, OMNIGLOT, and Caltech-101 Silhouettes.
 
 References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 4.1 and appendix.
@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from pyro_vlae.data import BINARY, dataset_names
 from pyro_vlae.experiments.recipes import Recipe, option, register
 from pyro_vlae.guides import GaussianGuide, IAFGuide
-from pyro_vlae.infer import FreeBitsELBO
+from pyro_vlae.infer import FreeBitsELBO, JointOptim
 from pyro_vlae.models.binary import binary_vlae, unconditional_pixelcnn
 
-# The paper's free bits: nats per data dimension.
-FREE_NATS_PER_DIMENSION = 0.01
+FREE_NATS_PER_DIMENSION = 0.01  # of the paper
 _GUIDES = {"gaussian": GaussianGuide, "iaf": IAFGuide}
 
 
@@ -25,7 +24,7 @@ class NoCode(nn.Module):
     """The guide of a model without a code: it samples nothing."""
 
     def forward(self, x: Tensor) -> None:
-        """Do nothing."""
+        pass
 
 
 @register
@@ -38,12 +37,13 @@ class BinaryRecipe(Recipe):
         prior: ``"flow"`` or ``"normal"``.
         guide: ``"gaussian"`` or ``"iaf"``.
         likelihood: ``"pixelcnn"`` or ``"bernoulli"``.
-        tied: the PixelCNN's masked convolutions use the same weights.
+        tied: whether the PixelCNN's masked convolutions share their weights.
         masked_layers: masked convolutions of the PixelCNN.
         window: ``"AxB"`` for a two-stack PixelCNN with that window, or None.
         filters: channels of the PixelCNN's hidden layers.
         free_nats: free bits in nats per image; None for the paper's 0.01 per data dimension.
         free_until: fraction of the budget after which there are no free bits.
+        likelihood_learning_rate_factor: factor on the learning rate of the likelihood.
     """
 
     family = "binary"
@@ -60,8 +60,8 @@ class BinaryRecipe(Recipe):
             "eval_images": None,
         },
     }
-    # The paper ties the masked convolutions against overfitting on static MNIST and unties them
-    # for the other sets; `digits` is smaller still.
+    # The paper ties the masked convolutions on static MNIST, against overfitting, and unties them
+    # on larger data sets.
     dataset_defaults = {  # noqa: RUF012
         name: {"tied": False} for name in ("mnist", "omniglot", "caltech101")
     }
@@ -82,6 +82,9 @@ class BinaryRecipe(Recipe):
     filters: int = 12
     free_nats: float | None = None
     free_until: float = 1.0
+    likelihood_learning_rate_factor: float = option(
+        1.0, "factor on the learning rate of the PixelCNN", metavar="F"
+    )
 
     @property
     def has_code(self) -> bool:
@@ -99,6 +102,12 @@ class BinaryRecipe(Recipe):
         model = binary_vlae(prior=self.prior, likelihood=self.likelihood, **network)
         return model, _GUIDES[self.guide]()
 
+    def optimizer(self, **options: Any) -> JointOptim:
+        factor = self.likelihood_learning_rate_factor
+        if factor != 1:
+            options["learning_rate_factors"] = {"model.likelihood.": factor}
+        return super().optimizer(**options)
+
     def objective(self, dimensions: int) -> ELBO:
         if not self.has_code:
             return Trace_ELBO()
@@ -113,6 +122,6 @@ class BinaryRecipe(Recipe):
         parts = "unconditional PixelCNN"
         if self.has_code:
             parts = f"{self.prior} prior, {self.guide} guide, {self.likelihood} likelihood"
-        if self.window or self.tied:
-            parts += f" (window {self.window})" if self.window else " (tied)"
-        return parts
+        if self.window:
+            return f"{parts} (window {self.window})"
+        return f"{parts} (tied)" if self.tied else parts

@@ -22,26 +22,27 @@ from pyro_vlae.nn import MapArchitecture
 @register
 @dataclass(frozen=True)
 class ColorRecipe(Recipe):
-    """A run on CIFAR-10; the defaults are the ``quick`` preset, a reduced model.
+    """A run on CIFAR-10; the defaults are the ``quick`` preset, a smaller model than the paper's.
 
     Args:
-        encoder: ``"resnet"`` or ``"densenet"``; the decoder has the same blocks.
+        encoder: ``"resnet"`` or ``"densenet"``, for the encoder and the decoder.
         window: ``"4x2"``, ``"5x3"``, ``"7x4"`` or ``"7x4-gray"``.
         prior: ``"flow"`` or ``"normal"``.
         guide: ``"gaussian"``.
         likelihood: ``"pixelcnn"``.
-        width: channels of encoder and decoder at full resolution; twice as many below.
+        width: channels of encoder and decoder at full resolution; lower resolutions have twice as
+            many.
         filters: channels of each stack of the PixelCNN.
         flow_maps: channels of the hidden layers of the prior's transforms.
         target_nats: target of the rate in nats per image, see `SoftFreeBitsELBO`.
-        flips: mirror training images at random (the paper does not say that it does).
+        flips: whether to mirror training images at random (the paper does not mention it).
     """
 
     family = "color"
     values = BYTES
     presets = {  # noqa: RUF012 (a ClassVar of the base class)
         "quick": {},
-        # Batch size and number of epochs are not in the paper.
+        # The paper does not state the batch size and the number of epochs.
         "paper": {
             "train_on": "train+validation",
             "epochs": 200,
@@ -63,15 +64,15 @@ class ColorRecipe(Recipe):
     clip_norm: float = 50_000.0
     num_samples: int = 16
     eval_images: int | None = 200
-    window: str = option("7x4", "what the decoder sees", choices=("4x2", "5x3", "7x4", "7x4-gray"))
-    encoder: str = option("resnet", "the decoder is alike", choices=("resnet", "densenet"))
+    window: str = option("7x4", "window of the decoder", choices=("4x2", "5x3", "7x4", "7x4-gray"))
+    encoder: str = option("resnet", "blocks of encoder and decoder", choices=("resnet", "densenet"))
     prior: str = option("flow", "p(z)", choices=("flow", "normal"))
     guide: str = option("gaussian", choices=("gaussian",))
     likelihood: str = option("pixelcnn", choices=("pixelcnn",))
-    width: int = option(16, "channels at 32x32, twice as many below")
+    width: int = option(16, "encoder channels at full size")
     filters: int = option(16, "channels of the PixelCNN's stacks")
     flow_maps: int = option(32, "channels of the prior's hidden layers")
-    target_nats: float = option(100.0, "rate that soft free bits hold")
+    target_nats: float = option(100.0, "target rate of soft free bits, nats")
     flips: bool = option(False, "mirror training images at random")
 
     @property
@@ -110,13 +111,9 @@ class ColorRecipe(Recipe):
 
 
 def color_error(originals: Tensor, reconstructions: Tensor) -> Tensor:
-    """How far off the mean color of each reconstruction is: ``(N,)``, on the scale 0 to 255.
+    """The error of each reconstruction's mean color: ``(N,)``, in levels of 0 to 255.
 
-    The absolute difference of the mean red of an image and of its reconstruction, likewise green
-    and blue, averaged over the three.
-
-    Args:
-        originals: ``(N, 3, H, W)`` in [-1, 1].
-        reconstructions: one for each original.
+    It is the absolute difference of an image's and its reconstruction's mean in each color channel,
+    averaged over the channels. Images are ``(N, 3, H, W)`` in [-1, 1].
     """
     return 127.5 * (originals - reconstructions).mean((-2, -1)).abs().mean(-1)

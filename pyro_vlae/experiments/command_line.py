@@ -1,6 +1,7 @@
-"""The command line of the scripts: options from a recipe's fields, exit statuses."""
+"""The command line of the scripts: options from the fields of a recipe, exit statuses."""
 
 import argparse
+import itertools
 import sys
 import traceback
 from collections.abc import Callable, Collection
@@ -12,7 +13,7 @@ from typing import Any, get_args
 import torch
 
 from pyro_vlae._version import __version__
-from pyro_vlae.data import DatasetNotFoundError, ImageDataset, Values
+from pyro_vlae.data import DatasetNotFoundError, ImageDataset
 from pyro_vlae.experiments.recipes import ConfigError, Recipe
 from pyro_vlae.experiments.run import run
 from pyro_vlae.training import TrainingInterrupted, has_checkpoint, read_state
@@ -22,9 +23,9 @@ def train(kind: type[Recipe], description: str | None, arguments: list[str] | No
     """Run or resume an experiment of one family from the command line; returns the exit status.
 
     Args:
-        kind: recipe class whose fields give the options.
+        kind: recipe class whose fields become options.
         description: help text above the options.
-        arguments: the command line; that of the process if None.
+        arguments: the command line; the process's own if None.
     """
     parser = make_parser(description)
     add_recipe_options(parser, kind)
@@ -35,74 +36,65 @@ def train(kind: type[Recipe], description: str | None, arguments: list[str] | No
     options = parser.parse_args(arguments)
     given = recipe_options(options, kind)
     device = pick_device(options.device)
-    if options.resume:
-        if options.out is None:
-            raise ConfigError("--resume needs --out DIR, the folder of the run to continue")
-        out, recipe = options.out, kind.resume(options.out, **given)
-        data = recipe.load_data(options.data_dir, device)
-    else:
+    if not options.resume:
         recipe = kind.from_options(**given)
-        try:
-            data = recipe.load_data(options.data_dir, device)
-        except DatasetNotFoundError as error:
-            if "dataset" in given or kind.fallback is None:
-                raise
-            print(f"{str(error).splitlines()[0]} Continuing with the data set {kind.fallback}.")
-            recipe = kind.from_options(**{**given, "dataset": kind.fallback})
-            data = recipe.load_data(options.data_dir, device)
-        out = options.out or new_folder(recipe)
+    elif options.out:
+        recipe = kind.resume(options.out, **given)
+    else:
+        raise ConfigError("--resume needs --out DIR, the folder of the run to continue")
+    try:
+        data = recipe.load_data(options.data_dir, device)
+    except DatasetNotFoundError as error:
+        if options.resume or given["dataset"] or kind.fallback is None:
+            raise
+        print(f"{str(error).splitlines()[0]} Continuing with the data set {kind.fallback}.")
+        recipe = kind.from_options(**{**given, "dataset": kind.fallback})
+        data = recipe.load_data(options.data_dir, device)
     print(data.description)
-    carry_out(recipe, data, out, options.resume)
+    carry_out(recipe, data, options.out or new_folder(recipe), options.resume)
     return 0
 
 
-def carry_out(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> None:
-    """Run or resume an experiment, and print a summary."""
-    device = data.train.images.device
-    print(recipe.describe(), f"device {device}; writing to {out}", sep="\n", flush=True)
+def carry_out(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> dict[str, Any]:
+    """`run` an experiment, and print a summary before and after."""
+    images = data.train.images
+    print(recipe.describe(), f"device {images.device}; writing to {out}", sep="\n", flush=True)
     if resume and has_checkpoint(out):
         state = read_state(out / "checkpoint")
         print(f"resuming at step {state['step']}, {state['images_seen']:,} images seen")
-    report(run(recipe, data, out, resume), data.values, data.train.images[0].numel(), out)
-
-
-def report(results: dict[str, Any], values: Values, dimensions: int, out: Path) -> None:
-    """Print a summary of ``results.json``.
-
-    Args:
-        results: what `run` returned.
-        values: of the data set; its unit comes first if it is not nats.
-        dimensions: data dimensions of an image.
-        out: folder of the run.
-    """
-    error = results["nll_standard_error"] or float("nan")
-    nll, bound, rate = results["nll_nats"], -results["elbo_nats"], results["kl_nats"]
-    if values.unit != "nats":
-        score, spread, limit, cost = (
-            values.score(nats, dimensions) for nats in (nll, error, bound, rate)
-        )
-        print(f"test NLL {score:.3f} +- {spread:.3f} {values.unit}, ", end="")
-        print(f"bound {limit:.3f}, rate {cost:.4f}")
+    results = run(recipe, data, out, resume)
+    scores = (
+        results["nll_nats"],
+        results["nll_standard_error"] or float("nan"),
+        -results["elbo_nats"],
+        results["kl_nats"],
+    )
+    if data.values.unit != "nats":
+        nll, error, bound, rate = (data.values.score(nats, images[0].numel()) for nats in scores)
+        unit = data.values.unit
+        print(f"test NLL {nll:.3f} +- {error:.3f} {unit}, bound {bound:.3f}, rate {rate:.4f}")
+    nll, error, bound, rate = scores
+    count = results["num_samples"]
     print(
-        f"test NLL {nll:.2f} +- {error:.2f} nats "
-        f"({results['num_samples']} importance sample{'s' * (results['num_samples'] > 1)}, "
+        f"test NLL {nll:.2f} +- {error:.2f} nats ({count} importance sample{'s' * (count > 1)}, "
         f"{results['num_images']} images), "
         f"bound {bound:.2f}, rate {rate:.2f} nats = {results['kl_bits']:.1f} bits\n"
-        f"pictures, metrics and results are in {out}"
+        f"figures, metrics, and results are in {out}"
     )
     high = results["share_of_pareto_k_above_0.7"]
     if high is not None and high > 0.1:
         print(
-            f"importance sampling is strained: median effective sample size "
-            f"{results['median_effective_sample_size']:.1f} of {results['num_samples']}, Pareto k "
-            f"above 0.7 for {high:.0%} of the images; more --num-samples would lower the NLL"
+            "the importance sampling estimate is unreliable: median effective sample size "
+            f"{results['median_effective_sample_size']:.1f} of {count}, Pareto k above 0.7 for "
+            f"{high:.0%} of the images; more --num-samples would lower the NLL"
         )
+    return results
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
     """A parser with the options that every script has.
 
-    Options must be written out: `exit_status` looks for ``--debug`` before any parser has run.
+    Options cannot be abbreviated: `exit_status` looks for ``--debug`` before any parser has run.
     """
     parser = argparse.ArgumentParser(
         description=description,
@@ -115,7 +107,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def add_place_options(parser: argparse.ArgumentParser) -> None:
-    """Where the data is and where the computation runs."""
+    """Add the options for the data folder and the device."""
     text = "default: $PYRO_VLAE_DATA, then the user cache"
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help=text)
     text = "cpu, cuda, cuda:1, ...; default: cuda if any"
@@ -125,12 +117,12 @@ def add_place_options(parser: argparse.ArgumentParser) -> None:
 def add_recipe_options(
     parser: argparse.ArgumentParser, kind: type[Recipe], names: Collection[str] | None = None
 ) -> None:
-    """An option for each field of a recipe that has a help text; None where nothing is given.
+    """Add an option, by default None, for each field of a recipe that has a help text.
 
     Args:
-        parser: to add them to.
+        parser: the parser to add them to.
         kind: the recipe class.
-        names: fields to offer; all if None.
+        names: the fields to include; all if None.
     """
     known, base = kind.options(), {f.name for f in fields(Recipe)} - {"dataset"}
     for f in sorted(fields(kind), key=lambda f: f.name in base):  # the family's own first
@@ -147,7 +139,7 @@ def add_recipe_options(
 
 
 def _default_text(kind: type[Recipe], name: str) -> str:
-    """The default of an option: one for all presets, or one for each that has any."""
+    """The default of an option for its help text, by preset if they differ."""
     default = getattr(kind, name)
     values = {preset: given.get(name, default) for preset, given in kind.presets.items()}
     if isinstance(default, bool):
@@ -158,18 +150,17 @@ def _default_text(kind: type[Recipe], name: str) -> str:
 
 
 def recipe_options(options: argparse.Namespace, kind: type[Recipe]) -> dict[str, Any]:
-    """The options that were given, by the names of the recipe's fields."""
-    given = {f.name: getattr(options, f.name, None) for f in fields(kind)}
-    return {name: value for name, value in given.items() if value is not None}
+    """The parsed value of each field of a recipe, None if it was not given."""
+    return {f.name: getattr(options, f.name, None) for f in fields(kind)}
 
 
 def positive(kind: type) -> Callable[[str], float]:
-    """A converter for argparse: numbers of this kind above zero."""
+    """An argparse type: positive numbers of this kind."""
 
     def convert(text: str) -> float:
         value = kind(text)
         if not value > 0:
-            raise argparse.ArgumentTypeError(f"must be above zero, got {text}")
+            raise argparse.ArgumentTypeError(f"must be positive, got {text}")
         return value
 
     convert.__name__ = kind.__name__
@@ -177,14 +168,14 @@ def positive(kind: type) -> Callable[[str], float]:
 
 
 def folder(text: str) -> Path:
-    """A converter for argparse: the name of a folder, not an empty text."""
+    """An argparse type: the name of a folder."""
     if not text:
-        raise argparse.ArgumentTypeError("must name a folder, got an empty text")
+        raise argparse.ArgumentTypeError("must name a folder, got an empty string")
     return Path(text)
 
 
 def seed(text: str) -> int:
-    """A converter for argparse: what every random generator takes as its seed."""
+    """An argparse type: seeds that all random generators accept."""
     value = int(text)
     if not 0 <= value < 2**32:
         raise argparse.ArgumentTypeError(f"must lie in 0..2^32 - 1, got {text}")
@@ -192,7 +183,7 @@ def seed(text: str) -> int:
 
 
 def pick_device(name: str | None) -> torch.device:
-    """The device asked for, or the best there is."""
+    """The device of that name; the GPU if there is one, else the CPU, if None."""
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -205,22 +196,19 @@ def pick_device(name: str | None) -> torch.device:
 
 def new_folder(recipe: Recipe) -> Path:
     """The first of runs/NAME, runs/NAME-2, ... that does not exist."""
-    base = Path("runs", f"{recipe.dataset}-{recipe.preset}")
-    out, number = base, 1
-    while out.exists():
-        number += 1
-        out = base.with_name(f"{base.name}-{number}")
-    return out
+    base = f"runs/{recipe.dataset}-{recipe.preset}"
+    folders = (Path(f"{base}-{number}" if number > 1 else base) for number in itertools.count(1))
+    return next(folder for folder in folders if not folder.exists())
 
 
 def exit_status(main: Callable[[], int], resume: str = "") -> int:
-    """Run a script's main; an error that the user can mend is reported without a traceback.
+    """Run a script's main; report errors that the user can fix without a traceback.
 
-    With ``--debug`` the traceback comes before the message.
+    With ``--debug``, the traceback precedes the message.
 
     Args:
         main: returns the exit status.
-        resume: the options that continue an interrupted run, ``{out}`` for its folder.
+        resume: the options that continue an interrupted run, with ``{out}`` for its folder.
     """
     try:
         return main()

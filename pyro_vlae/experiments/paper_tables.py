@@ -1,4 +1,4 @@
-"""The paper's tables of results: a named row for each model, and a page that compares ours.
+"""The paper's tables of results, one row per model, and a page that compares ours with them.
 
 References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, tables 1 to 5.
@@ -19,11 +19,11 @@ class Row:
     """One model of a table.
 
     Args:
-        name: of the row and of its folder of results.
-        title: what it is, in words.
+        name: name of the row and of its folder of results.
+        title: the model, in words.
         options: fields of the recipe that differ from the preset.
-        paper_nll: the paper's test NLL, in the unit of the data set's values.
-        paper_rate: the paper's KL(q || p) in nats, where it states one.
+        paper_nll: the paper's test NLL, in nats (CIFAR-10: bits per dimension), if it states one.
+        paper_rate: the paper's KL(q || p) in nats, if it states one.
     """
 
     name: str
@@ -35,7 +35,8 @@ class Row:
 
 NORMAL = {"prior": "normal"}
 FACTORIZED = {"likelihood": "bernoulli"}
-# Alone it learns faster with a higher learning rate, chosen on dynamic MNIST's validation images.
+# The PixelCNN alone learns faster with a higher learning rate, chosen on the validation images of
+# dynamic MNIST.
 UNCONDITIONAL = {"model": "unconditional", "learning_rate": 0.03}
 IAF_VAE = {**NORMAL, **FACTORIZED, "guide": "iaf"}
 IAF_GUIDE = {**NORMAL, "guide": "iaf"}
@@ -77,8 +78,8 @@ class Claim:
     Args:
         text: the claim in words, the better model first.
         better: folder of the run that should have the lower NLL.
-        worse: folder of the other.
-        paper: how much lower in the paper, in nats, where it has both.
+        worse: folder of the other run.
+        paper: the difference in the paper, in nats, if it has both NLLs.
     """
 
     text: str
@@ -88,7 +89,7 @@ class Claim:
 
 
 VLAE, AF_VAE = "static-mnist-quick", "static-mnist-af-vae"
-# Pairs of runs that saw about as many images: the quick VLAE stands in for the longer one.
+# Pairs of runs that saw similar numbers of images, hence the quick VLAE rather than the longer one.
 CLAIMS = (
     Claim("PixelCNN vs. factorized decoder, flow prior", VLAE, AF_VAE, 79.30 - 79.03),
     Claim("flow vs. normal prior, factorized decoder", AF_VAE, "static-mnist-vae"),
@@ -100,13 +101,12 @@ CLAIMS = (
     Claim("fine-tuned vs. MNIST settings", "omniglot-fine-tuned", "omniglot-vlae", 90.98 - 89.83),
     Claim("code vs. no code", "caltech101-vlae", "caltech101-unconditional", 89.26 - 77.36),
 )
-
-
 _INTRODUCTION = (
-    "Written by `python examples/results_page.py` from the `results.json` of each run; not to be "
-    "edited. NLL, bound and rate are nats per image on the test set (bits per dimension for "
-    "CIFAR-10), lower is better, ± is the standard error over the scored images. `paper` rows use "
-    "the full recipe; `quick` rows were trained only as long as stated, and are far from converged."
+    "Written by `python examples/results_page.py` from the `results.json` of each run: do not edit "
+    "this page. NLL, bound, and rate are in nats per image on the test set (bits per dimension for "
+    "CIFAR-10); lower is better. ± is the standard error over the scored images. Rows with the "
+    "preset `paper` use the full recipe; `quick` rows were trained only as long as stated and are "
+    "far from converged."
 )
 _HEAD = (
     "| row | paper: NLL | paper: rate | NLL | bound | rate | images seen | minutes | scored "
@@ -114,9 +114,9 @@ _HEAD = (
     "|---|---|---|---|---|---|---|---|---|---|---|",
 )
 _RANKINGS = (
-    "Differences of NLL on the same test images (nats, positive: the first run is better), with "
-    "their standard error and, in parentheses, the part of it that is Monte Carlo error. With few "
-    "images, few samples and runs far from convergence, the paper's rankings need not hold."
+    "Differences in NLL on the same test images (in nats, positive if the first run is better), "
+    "with their standard errors and, in parentheses, the part due to Monte Carlo error. With few "
+    "images, few samples, and runs far from convergence, the paper's rankings need not hold."
 )
 _RANKINGS_HEAD = (
     "| better in the paper | first run (images seen, rate) | second run | paper | ours | images |",
@@ -125,25 +125,17 @@ _RANKINGS_HEAD = (
 
 
 def results_page(folder: Path) -> str:
-    """The paper's results and ours, in Markdown.
-
-    Args:
-        folder: holds a folder with a ``results.json`` for each run.
-    """
-    runs = {
-        path.parent.name: json.loads(path.read_text())
-        for path in sorted(folder.glob("*/results.json"))
-    }
-    lines = ["# Results", "", _INTRODUCTION]
-    others = dict.fromkeys(runs)
+    """The paper's results and ours, in Markdown, from the run folders in a folder."""
+    paths = sorted(folder.glob("*/results.json"))
+    runs = {path.parent.name: json.loads(path.read_text()) for path in paths}
+    lines, others = ["# Results", "", _INTRODUCTION], dict(runs)
     for table, rows in {**TABLES, "cifar10 (bits/dim)": COLOR_ROWS}.items():
-        lines += ["", f"## {table}", "", *_HEAD, *(_line(row, runs.get(row.name)) for row in rows)]
-        for row in rows:
-            others.pop(row.name, None)
+        cells = [_line(row, others.pop(row.name, None)) for row in rows]
+        lines += ["", f"## {table}", "", *_HEAD, *cells]
     lines += ["", "```", *(_command(row) for row in COLOR_ROWS), "```"]
     if others:
-        lines += ["", "## Other runs", "", *_HEAD]
-        lines += [_line(Row(name, "not in the paper"), runs[name]) for name in others]
+        cells = [_line(Row(name, "not in the paper"), run) for name, run in others.items()]
+        lines += ["", "## Other runs", "", *_HEAD, *cells]
     rankings = [_ranking(claim, folder, runs) for claim in CLAIMS if _comparable(claim, folder)]
     if rankings:
         lines += ["", "## Rankings in paired comparisons", "", _RANKINGS, ""]
@@ -156,7 +148,7 @@ def _cells(*cells: str) -> str:
 
 
 def _line(row: Row, results: Mapping[str, Any] | None) -> str:
-    """A row of a table, with the results of its run if there are any."""
+    """A line of a table; `results` are those of the row's run, if it was made."""
     paper = ["" if value is None else f"{value:.2f}" for value in (row.paper_nll, row.paper_rate)]
     title = f"{row.title} (`{row.name}`)"
     if results is None:
@@ -166,8 +158,7 @@ def _line(row: Row, results: Mapping[str, Any] | None) -> str:
         per_nat, places = results["bits_per_dim"] / results["nll_nats"], 3
 
     def score(name: str, more: int = 0) -> str:
-        # None for the standard error of one image or the Monte Carlo error of one sample.
-        value = results.get(name)
+        value = results.get(name)  # None: cannot be estimated, e.g. from one image or one sample
         return "?" if value is None else f"{abs(value) * per_nat:.{places + more}f}"
 
     return _cells(
@@ -191,22 +182,19 @@ def _command(row: Row) -> str:
 
 
 def _comparable(claim: Claim, folder: Path) -> bool:
-    """Whether both runs were made and have scores to pair."""
+    """Whether both runs have been made and have scores to pair."""
     runs = [folder / name for name in (claim.better, claim.worse)]
     return all((run / name).exists() for run in runs for name in ("results.json", "scores.npz"))
 
 
 def _ranking(claim: Claim, folder: Path, runs: Mapping[str, Mapping[str, Any]]) -> str:
-    """A line on a pair of runs."""
     names = (claim.better, claim.worse)
     compared = compare_models({name: folder / name for name in names}, reference=claim.better)
     (worse,) = [model for model in compared.models if model.name == claim.worse]
+    found = [(name, runs[name]["train_images_seen"], runs[name]["kl_nats"]) for name in names]
     return _cells(
         claim.text,
-        *(
-            f"`{name}` ({runs[name]['train_images_seen']:,}, {runs[name]['kl_nats']:.1f})"
-            for name in names
-        ),
+        *(f"`{name}` ({seen:,}, {rate:.1f})" for name, seen, rate in found),
         "" if claim.paper is None else f"{claim.paper:+.2f}",
         f"{-worse.difference:+.2f} ± {worse.difference_error:.2f} "
         f"(± {worse.monte_carlo_error:.2f})",

@@ -1,4 +1,4 @@
-"""Trained models: those of a run, and those that come with the package."""
+"""Loading trained models: those of a run, and those that come with the package."""
 
 import json
 from importlib.resources import as_file, files
@@ -14,51 +14,50 @@ from pyro_vlae.training import has_checkpoint, load_averaged_weights, load_weigh
 def load_run(folder: str | Path) -> tuple[nn.Module, nn.Module]:
     """The model and guide of a run, with its averaged weights, in evaluation mode, on the CPU.
 
-    ``model.card`` is a dict with the run's configuration and, if these weights were scored, its
-    results, else None.
+    ``model.card`` is a dict with ``config``, the run's configuration, and ``results``, which are
+    None if these weights have not been scored.
 
     Args:
-        folder: what the run was told by ``--out``.
+        folder: the run's ``--out``.
 
     Raises:
-        ConfigError: there is no run in the folder, or one of an older version.
-        CheckpointError: its checkpoint is missing or damaged.
+        ConfigError: the folder holds no run, one without a checkpoint, or one of another version.
+        CheckpointError: its checkpoint is damaged.
     """
     folder = Path(folder)
     recipe = read_recipe(folder)
     if not has_checkpoint(folder):
         raise ConfigError(
-            f"{folder} holds no checkpoint, hence no weights: name the folder of a run that was "
-            f"made here, or weights that come with the package ({', '.join(pretrained_names())})"
+            f"{folder} holds no checkpoint, hence no weights: name the folder of a run that has "
+            f"one, or weights that come with the package ({', '.join(pretrained_names())})"
         )
     model, guide = recipe.build()
     load_averaged_weights(folder / "checkpoint", {"model": model, "guide": guide})
     scored = folder / "results.json"
     results = json.loads(scored.read_text()) if scored.exists() else None
     if results and results["train_images_seen"] != read_state(folder / "checkpoint")["images_seen"]:
-        results = None  # of earlier weights: training went on and was interrupted before scoring
+        results = None  # of earlier weights: a later training was interrupted before scoring
     model.card = {"config": recipe.to_config(), "results": results}  # type: ignore[assignment]
     return model.eval(), guide.eval()
 
 
 def pretrained_names() -> list[str]:
     """The names that `load_pretrained` takes."""
-    folder = files("pyro_vlae.models") / "weights"
-    names = [path.name for path in folder.iterdir()]
-    return sorted(n.removesuffix(".safetensors") for n in names if n.endswith(".safetensors"))
+    names = (Path(entry.name) for entry in (files("pyro_vlae.models") / "weights").iterdir())
+    return sorted(name.stem for name in names if name.suffix == ".safetensors")
 
 
 def load_pretrained(name: str) -> tuple[nn.Module, nn.Module]:
     """A trained model and its guide, in evaluation mode, on the CPU.
 
-    How far it was trained, and its scores, are in the model card beside the weights and in
-    ``model.card`` (a dict: the run's configuration and results).
+    ``model.card`` is a dict with the run's ``config`` and ``results``; the card beside the weights
+    says the same in words.
 
     Args:
         name: one of `pretrained_names`, e.g. ``"static-mnist"``.
 
     Raises:
-        ValueError: no weights of this name.
+        ValueError: there are no weights with this name.
         CheckpointError: the weights file is damaged.
 
     Example:

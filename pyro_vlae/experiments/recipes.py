@@ -1,4 +1,4 @@
-"""Recipes: everything that decides a run, one frozen dataclass per family of models."""
+"""Recipes: all settings of a run, one frozen dataclass per family of models."""
 
 import json
 from abc import ABC, abstractmethod
@@ -16,7 +16,7 @@ from pyro_vlae.infer import JointOptim
 from pyro_vlae.training import DecaySchedule, TrainingSettings
 
 BUDGET = ("epochs", "max_minutes", "max_steps")
-# What may change when a run is resumed: none of it contradicts what was trained so far.
+# What may change when a run is resumed: it does not contradict the training so far.
 CHANGEABLE = ("epochs", "max_minutes", "num_samples", "eval_images")
 
 RECIPES: dict[str, type["Recipe"]] = {}
@@ -24,15 +24,15 @@ RECIPES: dict[str, type["Recipe"]] = {}
 
 
 class ConfigError(ValueError):
-    """Options that contradict each other, or the run that is to be resumed."""
+    """Options that contradict each other or the run to be resumed."""
 
 
 def option(default: Any, text: str | None = None, **metadata: Any) -> Any:
-    """A field of a recipe that command lines offer as an option.
+    """A field of a recipe that can be set from the command line.
 
     Args:
         default: its value in the ``quick`` preset.
-        text: help for the option; without it the field is checked but not offered.
+        text: help for the option; if None, the field is checked but is no option.
         **metadata: ``choices`` and ``metavar``, as `argparse` takes them.
     """
     return field(default=default, metadata={"help": text, **metadata})
@@ -40,38 +40,39 @@ def option(default: Any, text: str | None = None, **metadata: Any) -> Any:
 
 @dataclass(frozen=True)
 class Recipe(ABC):
-    """What decides a run, as stored in ``config.json``; a subclass for each family adds its model.
+    """All settings of a run, as stored in ``config.json``; each family adds its model's.
 
-    A subclass sets the class attributes, gives ``dataset`` a default and is registered by
+    A subclass sets the class attributes, gives ``dataset`` a default, and is registered by
     `register`.
 
     Args:
         dataset: name of the data set.
-        preset: name of the preset that filled in what was not given.
+        preset: name of the preset that gave the fields their defaults.
         train_on: ``"train"`` (validated on the validation set) or ``"train+validation"``.
-        epochs: budget in passes over the training images, or None.
-        max_minutes: budget in minutes of training, or None.
-        max_steps: budget in optimizer steps, or None.
+        epochs: training budget in passes over the training images, or None.
+        max_minutes: training budget in minutes, or None.
+        max_steps: training budget in optimizer steps, or None.
         batch_size: images per optimizer step.
         learning_rate: peak learning rate of Adamax.
         decay_start: fraction of the budget after which the learning rate decays.
         ema_decay: decay of the Polyak average.
-        clip_norm: largest gradient norm per image of a batch (the loss is a sum over images).
-        seed: of everything random.
+        clip_norm: limit of the gradient norm, per image in the batch (the loss is a sum).
+        seed: seed of training and samples.
         num_samples: importance samples per test image.
-        eval_images: test images to score, in a fixed random order; None for all.
-        precision: ``"bf16"``, ``"fp32"``, or ``"auto"`` for what suits the device.
-        compile: whether the networks are compiled by `torch.compile`.
+        eval_images: number of test images to score, chosen at random but always the same; None for
+            all.
+        precision: ``"bf16"``, ``"fp32"``, or ``"auto"`` to choose by device.
+        compile: whether to compile the networks with `torch.compile`.
 
     Attributes:
         family: name in `RECIPES` and in ``config.json``.
-        values: what the models take; the family applies to all data sets of these values.
+        values: pixel values that the models take; the family applies to all data sets with these.
         presets: fields that differ from the defaults, by preset.
         dataset_defaults: fields that differ from the preset's, by data set.
         fallback: data set to use when the default one is not found.
 
     Raises:
-        ConfigError: a value that is not among the choices of its field.
+        ConfigError: a value is not among the choices of its field.
     """
 
     family: ClassVar[str]
@@ -81,10 +82,10 @@ class Recipe(ABC):
     fallback: ClassVar[str | None] = None
 
     dataset: str = ""
-    preset: str = option("quick", "fills in what is not given")
+    preset: str = option("quick", "defaults of the other options")
     train_on: str = option("train", choices=("train", "train+validation"))
-    # Batch size, number of epochs and schedule are not in the paper: chosen here.
-    epochs: int | None = option(None, "training budget: passes over the data", metavar="N")
+    # The paper does not state the batch size, the number of epochs, or the schedule.
+    epochs: int | None = option(None, "training budget in epochs", metavar="N")
     max_minutes: float | None = option(5.0, "training budget in minutes", metavar="M")
     max_steps: int | None = None
     batch_size: int = option(64, "images per optimizer step", metavar="N")
@@ -92,11 +93,11 @@ class Recipe(ABC):
     decay_start: float = 0.5
     ema_decay: float = 0.998
     clip_norm: float = 1000.0
-    seed: int = option(0, "of everything random", metavar="N")
+    seed: int = option(0, "seed of training and samples", metavar="N")
     num_samples: int = option(64, "importance samples per test image", metavar="K")
-    eval_images: int | None = option(500, "test images to score, shuffled", metavar="N")
-    precision: str = option("auto", "of the networks in training", choices=("auto", "bf16", "fp32"))
-    compile: bool = option(False, "compile the networks by torch.compile")
+    eval_images: int | None = option(500, "number of test images to score", metavar="N")
+    precision: str = option("auto", "of the networks", choices=("auto", "bf16", "fp32"))
+    compile: bool = option(False, "compile the networks with torch.compile")
 
     def __post_init__(self) -> None:
         for name, metadata in self.options().items():
@@ -108,7 +109,7 @@ class Recipe(ABC):
 
     @classmethod
     def options(cls) -> dict[str, dict[str, Any]]:
-        """What `option` says about each field; a subclass may change a default alone."""
+        """Help, choices, and metavar by field; fields that a subclass redefines keep the base's."""
         known = {f.name: dict(f.metadata) for f in (*fields(Recipe), *fields(cls)) if f.metadata}
         known.setdefault("dataset", {})["choices"] = dataset_names(cls.values)
         known["preset"]["choices"] = tuple(cls.presets)
@@ -116,11 +117,11 @@ class Recipe(ABC):
 
     @abstractmethod
     def build(self) -> tuple[nn.Module, nn.Module]:
-        """The model and its guide, not yet trained, on the CPU."""
+        """A new model and its guide, on the CPU."""
 
     @abstractmethod
     def objective(self, dimensions: int) -> ELBO:
-        """The ELBO to maximize, for images of so many data dimensions."""
+        """The ELBO to maximize, for images with this many dimensions."""
 
     @abstractmethod
     def describe_parts(self) -> str:
@@ -132,16 +133,11 @@ class Recipe(ABC):
         return True
 
     def load_data(self, root: Path | None, device: torch.device) -> ImageDataset:
-        """The data set, on a device.
-
-        Args:
-            root: folder to look in first.
-            device: where the images are kept.
-        """
+        """The data set, on a device; `root` is the folder to look in first."""
         return load_dataset(self.dataset, root, device)
 
     def describe(self) -> str:
-        """What was chosen, in a few lines."""
+        """A summary in three lines."""
         budget = [f"{self.epochs} epochs"] if self.epochs else []
         budget += [f"{self.max_minutes:g} minutes"] if self.max_minutes else []
         budget += [f"{self.max_steps:,} steps"] if self.max_steps else []
@@ -153,17 +149,18 @@ class Recipe(ABC):
             f"scoring {images} with {self.num_samples} importance samples each"
         )
 
-    def optimizer(self) -> JointOptim:
-        """Adamax with clipped gradients and a Polyak average."""
+    def optimizer(self, **options: Any) -> JointOptim:
+        """Adamax with clipped gradients and a Polyak average; options are for `JointOptim`."""
         return JointOptim(
             torch.optim.Adamax,
             {"lr": self.learning_rate},
             clip_norm=self.clip_norm * self.batch_size,
             ema_decay=self.ema_decay,
+            **options,
         )
 
     def training_settings(self) -> TrainingSettings:
-        """Budget, batches and intervals of the training loop."""
+        """Budget, batches, and intervals of the training loop."""
         return TrainingSettings(
             batch_size=self.batch_size,
             epochs=self.epochs,
@@ -182,15 +179,13 @@ class Recipe(ABC):
 
     @classmethod
     def from_options(cls, **given: Any) -> Self:
-        """The given preset with the other options in place of its own; None means not given.
+        """A preset, changed by the given options (None: not given).
 
-        A given budget replaces the preset's budget.
+        A given budget replaces the preset's.
         """
-        given = {name: value for name, value in given.items() if value is not None}
+        given = _given(given)
         chosen = dict(cls.presets.get(given.get("preset", "quick"), {}))
         chosen |= cls.dataset_defaults.get(given.get("dataset", cls.dataset), {})
-        if given.keys() & set(BUDGET):
-            chosen |= dict.fromkeys(BUDGET)
         return cls(**{**chosen, **given})
 
     @classmethod
@@ -198,8 +193,7 @@ class Recipe(ABC):
         """The recipe of the run in a folder, with a new budget or evaluation if given.
 
         Raises:
-            ConfigError: there is no run of this family in the folder, or a given option
-                contradicts it.
+            ConfigError: the folder holds no run of this family, or an option contradicts the run.
         """
         stored = read_recipe(folder)
         if not isinstance(stored, cls):
@@ -207,22 +201,27 @@ class Recipe(ABC):
                 f"the run in {folder} is of the family {stored.family!r}, not {cls.family!r}: "
                 "resume it with the script that made it"
             )
-        given = {name: value for name, value in given.items() if value is not None}
+        given = _given(given)
         for name, value in given.items():
-            if name not in CHANGEABLE and value != getattr(stored, name):
+            made_with = getattr(stored, name)
+            if name not in CHANGEABLE and value not in (None, made_with):
                 offered = cls.options().get(name, {}).get("help")
                 shown = "--" + name.replace("_", "-") if offered else name
                 raise ConfigError(
-                    f"the run in {folder} was made with {shown} {getattr(stored, name)}, got "
-                    f"{value}: leave the option out to resume it, or choose another --out for a "
-                    "new run"
+                    f"the run in {folder} was made with {shown} {made_with}, got {value}: leave "
+                    "the option out to resume it, or choose another --out for a new run"
                 )
-        new_budget = dict.fromkeys(BUDGET) if given.keys() & set(BUDGET) else {}
-        return cls(**{**asdict(stored), **new_budget, **given})
+        return cls(**{**asdict(stored), **given})
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are not None; if any is a budget, it replaces all budgets."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return (dict.fromkeys(BUDGET) if given.keys() & set(BUDGET) else {}) | given
 
 
 def register(recipe: type[Recipe]) -> type[Recipe]:
-    """Enter a recipe class into `RECIPES`; a class decorator."""
+    """Class decorator that adds a recipe to `RECIPES`."""
     RECIPES[recipe.family] = recipe
     return recipe
 
@@ -232,17 +231,18 @@ def recipe_from_config(config: Mapping[str, Any], source: str | Path) -> Recipe:
 
     Args:
         config: the content of a ``config.json``.
-        source: where it comes from, for messages.
+        source: where it comes from, for error messages.
 
     Raises:
-        ConfigError: it is not of a registered family, or not of this version.
+        ConfigError: the configuration is of an unregistered family or of another version.
     """
-    if "family" not in config:
+    values = dict(config)
+    family = values.pop("family", None)
+    if family is None:
         raise ConfigError(
             f"the run in {source} was made by an older version (its configuration names no "
             "family): use the version that made it"
         )
-    family, values = config["family"], {k: v for k, v in config.items() if k != "family"}
     if family not in RECIPES:
         raise ConfigError(
             f"the run in {source} is of the family {family!r}, registered are "
@@ -261,7 +261,7 @@ def read_recipe(folder: Path) -> Recipe:
     """The recipe of the run in a folder.
 
     Raises:
-        ConfigError: there is no run, or one that `recipe_from_config` refuses.
+        ConfigError: the folder holds no run, or `recipe_from_config` refuses it.
     """
     path = folder / "config.json"
     try:

@@ -1,9 +1,10 @@
-"""One run: train, plot, score, and write it all to a folder."""
+"""One run: train, plot, score, and write everything to a folder."""
 
 import io
 import platform
 import shlex
 import sys
+from collections.abc import Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,34 +12,34 @@ from typing import Any
 import numpy
 import pyro
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_vlae._version import __version__
 from pyro_vlae.data import ImageDataset
 from pyro_vlae.experiments.recipes import BUDGET, ConfigError, Recipe
-from pyro_vlae.infer import MarginalLikelihood, marginal_log_likelihood
+from pyro_vlae.infer import MarginalLikelihood, decompress, marginal_log_likelihood
 from pyro_vlae.infer.weights import PER_IMAGE
 from pyro_vlae.plots import plot_reconstructions, plot_samples, plot_training, save_figure
 from pyro_vlae.reproducible import write_atomically, write_json
 from pyro_vlae.training import TrainingInterrupted, TrainingResult, fit, has_checkpoint, read_state
 
-# Fixes which test images are scored when not all are, and the importance samples of each.
+# Fixes the test images that are scored and their importance samples, whatever the seed of the run:
+# scores of different runs can be paired.
 EVALUATION_SEED = 0
 
 
 def run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool = False) -> dict[str, Any]:
-    """Train (or continue training), plot and score; returns the content of ``results.json``.
+    """Train (or continue training), plot, and score; returns the content of ``results.json``.
 
     Args:
-        recipe: what to do.
-        data: its data set, on the device to train on.
-        out: folder for ``config.json``, ``metrics.jsonl``, ``checkpoint/``, pictures,
-            ``scores.npz`` (per image) and ``results.json``.
-        resume: continue from the checkpoint in `out`, if there is one by now.
+        recipe: the settings.
+        data: the data set, on the device to train on.
+        out: folder for ``config.json``, ``metrics.jsonl``, ``checkpoint/``, figures, ``scores.npz``
+            (per image), and ``results.json``.
+        resume: continue from the checkpoint in `out`, if there is one.
 
     Raises:
-        ConfigError: the data do not suit the recipe, or the folder cannot be used.
+        ConfigError: the data do not fit the recipe, or the folder cannot be used.
     """
     if data.values != recipe.values:
         raise ConfigError(
@@ -46,11 +47,11 @@ def run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool = False) -> 
             f"take {recipe.values.name} ones: choose another data set or family"
         )
     _prepare_folder(recipe, out, resume)
+    before = read_state(out / "checkpoint") if has_checkpoint(out) else None
     device = data.train.images.device
     pyro.set_rng_seed(recipe.seed)
     model, guide = (module.to(device) for module in recipe.build())
     optimizer = recipe.optimizer()
-    before = read_state(out / "checkpoint") if resume and has_checkpoint(out) else None
     validated = recipe.train_on == "train"
     try:
         result = fit(
@@ -68,15 +69,14 @@ def run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool = False) -> 
             compile=recipe.compile,
         )
     except TrainingInterrupted:
-        write_json(out / "config.json", recipe.to_config())  # a new budget holds from here on
+        write_json(out / "config.json", recipe.to_config())  # keep a new budget
         raise
     if before is not None and result.step == before["step"]:
-        # Nothing was left to train: the record keeps the budget that was used.
+        # There was nothing left to train: the record keeps the budget that was used.
         print(f"already trained for {result.step:,} steps, {result.seconds / 60:.1f} minutes")
         recipe = replace(recipe, **{name: before["config"][name] for name in BUDGET})
     write_json(out / "config.json", recipe.to_config())
-    # The same images and the same importance samples whatever the seed: scores can be paired.
-    index = evaluation_index(len(data.test), recipe.eval_images)
+    index = evaluation_index(data.test, recipe.eval_images)
     x = data.test.batch(index)
     with optimizer.averaged(), torch.no_grad(), pyro.validation_enabled(False):
         _plot(recipe, data, model, guide, x, result, out)
@@ -97,14 +97,20 @@ def run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool = False) -> 
         "train_images_seen": result.images_seen,
         "train_seconds": round(result.seconds, 1),
         "precision": result.precision,
-        **provenance(device),
+        **_provenance(device),
     }
     write_json(out / "results.json", results)
     return results
 
 
+def evaluation_index(split: Sized, count: int | None) -> Tensor:
+    """The first `count` indices (None: all) of a fixed permutation of a split."""
+    generator = torch.Generator().manual_seed(EVALUATION_SEED)
+    return torch.randperm(len(split), generator=generator)[:count]
+
+
 def _prepare_folder(recipe: Recipe, out: Path, resume: bool) -> None:
-    """Make a new run's folder and write its ``config.json``; leave that of a resumed run alone."""
+    """Make a new run's folder and write its ``config.json``; leave a resumed run's unchanged."""
     begun = has_checkpoint(out)
     if not begun and (out / "results.json").exists():
         raise ConfigError(
@@ -134,21 +140,18 @@ def _plot(
     result: TrainingResult,
     out: Path,
 ) -> None:
-    """Write ``samples.png``, ``reconstructions.png`` (of the first x) and ``training.png``."""
+    """Write ``samples.png``, ``reconstructions.png`` (of the first 32 x), and ``training.png``."""
     title = f"{recipe.dataset}, {result.images_seen:,} training images seen"
-    to_unit_range = data.values.to_unit_range
+    show = data.values.to_unit_range
     pyro.set_rng_seed(recipe.seed)
-    samples = to_unit_range(model(batch_size=64))
-    save_figure(plot_samples(samples, f"Samples: {title}"), out / "samples.png")
+    samples = plot_samples(show(model(batch_size=64)), f"Samples: {title}")
+    save_figure(samples, out / "samples.png")
     if recipe.has_code:
-        figure = plot_reconstructions(
-            to_unit_range(x[:32]),
-            to_unit_range(decompress(model, guide, x[:32])),
-            f"Test images and one decompression each: {title}",
-        )
+        pairs = show(x[:32]), show(decompress(model, guide, x[:32]))
+        figure = plot_reconstructions(*pairs, f"Test images and one decompression each: {title}")
         save_figure(figure, out / "reconstructions.png")
-    bits_per_dim = x[0].numel() if data.values.unit == "bits/dim" else None
-    save_figure(plot_training(result.history, title, bits_per_dim), out / "training.png")
+    dimensions = x[0].numel() if data.values.unit == "bits/dim" else None
+    save_figure(plot_training(result.history, title, dimensions), out / "training.png")
 
 
 def _write_scores(path: Path, index: Tensor, score: MarginalLikelihood) -> None:
@@ -158,20 +161,8 @@ def _write_scores(path: Path, index: Tensor, score: MarginalLikelihood) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def evaluation_index(size: int, count: int | None) -> Tensor:
-    """The first `count` indices of a fixed permutation of a test set; all of them for None."""
-    generator = torch.Generator().manual_seed(EVALUATION_SEED)
-    return torch.randperm(size, generator=generator)[:count]
-
-
-def decompress(model: nn.Module, guide: nn.Module, x: Tensor) -> Tensor:
-    """One random decompression of each image: ``z ~ q(z | x)``, ``x' ~ p(x | z)``."""
-    codes = poutine.trace(guide).get_trace(x)
-    return poutine.replay(poutine.uncondition(model), trace=codes)(x)
-
-
-def provenance(device: torch.device) -> dict[str, Any]:
-    """What results say about where they come from: device, versions and command."""
+def _provenance(device: torch.device) -> dict[str, Any]:
+    """The device, versions, and command that produced the results."""
     name = f"{device.type} ({torch.get_num_threads()} threads)"
     if device.type == "cuda":
         name = f"cuda ({torch.cuda.get_device_name(device)})"

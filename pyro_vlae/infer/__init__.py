@@ -1,5 +1,6 @@
 """Fitting and scoring of models with guides: ELBOs, the optimizer, log-likelihoods."""
 
+from pyro_vlae.infer.decompress import decompress
 from pyro_vlae.infer.elbo import FreeBitsELBO
 from pyro_vlae.infer.importance import marginal_log_likelihood
 from pyro_vlae.infer.initialize import initialize
@@ -16,6 +17,7 @@ __all__ = [
     "MarginalLikelihood",
     "RateELBO",
     "SoftFreeBitsELBO",
+    "decompress",
     "importance_samples",
     "initialize",
     "marginal_log_likelihood",

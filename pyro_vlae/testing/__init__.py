@@ -1,6 +1,6 @@
-"""Contracts that priors, guides, likelihoods and networks are tested against, also your own.
+"""Contracts for testing priors, guides, likelihoods, and networks, including your own.
 
-A contract is a class of tests. Derive from it, say how your part is made, and let pytest run it::
+A contract is a class of tests. Derive from it, define `make`, and run it with pytest::
 
     from pyro_vlae.testing import PriorContract
 
@@ -8,8 +8,8 @@ A contract is a class of tests. Derive from it, say how your part is made, and l
         def make(self):
             return MyPrior(8)
 
-Every test makes its own instance, after seeding the generators. Make small ones: a few dimensions,
-images of a few pixels. Class attributes adapt a contract; each names its own.
+Every test seeds the generators and makes its own instance. Keep it small: a few dimensions, images
+of a few pixels. Class attributes adapt a contract; its docstring lists them.
 """
 
 from pyro_vlae.testing.guide import GuideContract

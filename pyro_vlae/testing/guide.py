@@ -10,26 +10,26 @@ from torch import Tensor, nn
 
 from pyro_vlae.models import VLAE, BernoulliLikelihood, StandardNormalPrior
 from pyro_vlae.nn import ResNetArchitecture, ResNetDecoder
-from pyro_vlae.testing.part import SAMPLES, PartContract, check_samples
+from pyro_vlae.testing.part import SAMPLES, PartContract, Program, check_samples
 
 
 class GuideContract(PartContract):
     """Tests of a guide: a module that, called with images, samples ``"z"`` in an image plate.
 
     Attributes:
-        image_shape: of the images that the guide takes.
-        reparameterized: whether gradients pass through its samples.
+        image_shape: shape of the guide's images.
+        reparameterized: whether gradients pass through the guide's samples.
     """
 
     image_shape: tuple[int, int, int] = (1, 8, 8)
     reparameterized = True
 
     def images(self, count: int) -> Tensor:
-        """The same images, as the guide takes them, at each call."""
+        """The same binary images at each call."""
         generator = torch.Generator().manual_seed(0)
         return torch.rand(count, *self.image_shape, generator=generator).round()
 
-    def program(self, part: nn.Module) -> tuple[Callable[..., Any], Callable[..., Any], Tensor]:
+    def program(self, part: nn.Module) -> Program:
         x = self.images(6)
         code_dim = part(x[:2]).shape[-1]
         sizes = ResNetArchitecture(self.image_shape, code_dim, channels=(2,), features=8)
@@ -38,19 +38,18 @@ class GuideContract(PartContract):
 
     def output(self, part: nn.Module) -> Tensor:
         x = self.images(5).to(next(part.parameters()))
-        generator = torch.Generator().manual_seed(1)
-        code_dim = self.site(part, x)["value"].shape[-1]
-        z = torch.randn(len(x), code_dim, generator=generator).to(x)
-        return self.log_prob(part, x, z)
+        code = self.site(part, x)["value"]
+        z = torch.randn(code.shape, generator=torch.Generator().manual_seed(1))
+        return self.log_prob(part, x, z.to(x))
 
     def site(self, guide: Callable[..., Any], x: Tensor) -> dict[str, Any]:
-        """The site ``"z"`` of a run of the guide, with its log-probability."""
+        """The site ``"z"`` of a trace of the guide, with its log-probability."""
         trace = poutine.trace(guide).get_trace(x)
         trace.compute_log_prob()
         return dict(trace.nodes["z"])
 
     def log_prob(self, guide: nn.Module, x: Tensor, z: Tensor) -> Tensor:
-        """Nats of given codes, ``log q(z | x)``, from a new run of the guide."""
+        """``log q(z | x)`` of given codes, in nats, from a new trace of the guide."""
         return self.site(poutine.condition(guide, {"z": z.clone()}), x)["log_prob"]
 
     def test_samples_codes_in_an_image_plate(self) -> None:

@@ -1,17 +1,14 @@
 """The contract of likelihoods."""
 
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import pyro
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.models import VLAE, StandardNormalPrior
-from pyro_vlae.registration import register_parameters
-from pyro_vlae.testing.part import SAMPLES, PartContract, check_mean
+from pyro_vlae.testing.part import SAMPLES, PartContract, Program, check_mean
 
 CODE_DIM = 3
 ENUMERABLE = 4096
@@ -22,8 +19,8 @@ class LikelihoodContract(PartContract):
 
     Attributes:
         feature_shape: shape of the features of one image.
-        values: the values of a pixel, in order, if they are few; None otherwise. Where the images
-            are few, too, all of them are enumerated.
+        values: the values of a pixel, ascending, or None if there are many. With few values, all
+            images are enumerated if they are few, too.
     """
 
     feature_shape: tuple[int, ...] = (4, 2, 3)
@@ -41,15 +38,13 @@ class LikelihoodContract(PartContract):
             torch.manual_seed(0)
             return part(self.features(*batch).to(like)).sample()
 
-    def program(self, part: nn.Module) -> tuple[Callable[..., Any], Callable[..., Any], Tensor]:
-        decoder = nn.Sequential(
-            nn.Linear(CODE_DIM, self.features().numel()), nn.Unflatten(-1, self.feature_shape)
-        )
-        return (
-            VLAE(StandardNormalPrior(CODE_DIM), decoder, part),
-            _NormalGuide(),
-            self.images(part, 6),
-        )
+    def program(self, part: nn.Module) -> Program:
+        x = self.images(part, 6)
+        linear = nn.Linear(CODE_DIM, self.features().numel())
+        decoder = nn.Sequential(linear, nn.Unflatten(-1, self.feature_shape))
+        head = nn.Linear(x[0].numel(), 2 * CODE_DIM)
+        guide = GaussianGuide(CODE_DIM, encoder=nn.Flatten(), head=head)
+        return VLAE(StandardNormalPrior(CODE_DIM), decoder, part), guide, x
 
     def output(self, part: nn.Module) -> Tensor:
         x = self.images(part, 4)
@@ -83,17 +78,15 @@ class LikelihoodContract(PartContract):
         assert features.grad is not None and features.grad.any()
 
     def test_probabilities_of_all_images_sum_to_one(self) -> None:
-        if self.all_images() is None:
+        everything = self.all_images()
+        if everything is None:
             return
         with torch.no_grad():
-            log_prob = self.made()(self.features(3, 1)).log_prob(self.all_images())
+            log_prob = self.made()(self.features(3, 1)).log_prob(everything)
         self.close(log_prob.exp().sum(-1), torch.ones(3).double())
 
     def test_samples_follow_the_probabilities(self) -> None:
-        """Samples under one feature score as those of a distribution under another do.
-
-        The mean of ``p(x | b) / p(x | a)`` over samples of ``p(x | a)`` is one.
-        """
+        # The mean of p(x | b) / p(x | a) over samples of p(x | a) is one.
         likelihood = self.made()
         a = self.features()
         b = a + 0.1 * self.features(seed=1)
@@ -111,22 +104,9 @@ class LikelihoodContract(PartContract):
             assert ((matches.mean(0) - probability).abs() < 5 * deviation + 2 / count).all()
 
     def all_images(self) -> Tensor | None:
-        """All images there are, if they are few."""
+        """All possible images, or None if they are many."""
         shape = self.build().double()(self.features()).event_shape
         if self.values is None or len(self.values) ** shape.numel() > ENUMERABLE:
             return None
         images = list(itertools.product(self.values, repeat=shape.numel()))
         return torch.tensor(images, dtype=torch.float64).view(-1, *shape)
-
-
-class _NormalGuide(nn.Module):
-    """The same normal for every image."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loc = nn.Parameter(torch.zeros(CODE_DIM))
-
-    def forward(self, x: Tensor) -> Tensor:
-        register_parameters(self)
-        with pyro.plate("images", len(x), dim=-1):
-            return pyro.sample("z", dist.Normal(self.loc, 1.0).to_event(1))

@@ -10,9 +10,7 @@ from pyro_vlae.testing.likelihood import LikelihoodContract
 
 
 class NetworkContract(LikelihoodContract):
-    """Tests of a PixelCNN network: see `pyro_vlae.distributions.PixelCNN`.
-
-    It must pass as a likelihood, too.
+    """Tests of a network for `pyro_vlae.distributions.PixelCNN`, also as part of a likelihood.
 
     Attributes:
         feature_shape: shape ``(K, H, W)`` of the context of one image.
@@ -31,18 +29,17 @@ class NetworkContract(LikelihoodContract):
         context = self.features(1).expand(8, *self.feature_shape)
         x, *others = self.images(likelihood, 9).flatten(2)
         channels = slice(-1 if self.channel_autoregressive else 0, None)
-        images = x.expand(8, *x.shape)
-        with torch.no_grad():
-            before = self._parameters(likelihood, images, context)
-            for position in range(x.shape[-1]):
-                changed = images.clone()
-                changed[:, channels, position] = torch.stack(others)[:, channels, position]
-                after = self._parameters(likelihood, changed, context)
-                self.close(after[..., : position + 1], before[..., : position + 1])
 
-    def _parameters(self, likelihood: PixelCNNLikelihood, flat: Tensor, context: Tensor) -> Tensor:
-        """Parameters ``(N, P, H * W)`` of images ``(N, C, H * W)``."""
-        return likelihood.network(flat.unflatten(2, context.shape[2:]), context).flatten(2)
+        def parameters(flat: Tensor) -> Tensor:
+            return likelihood.network(flat.unflatten(2, context.shape[2:]), context).flatten(2)
+
+        with torch.no_grad():
+            before = parameters(x.expand(8, *x.shape))
+            for position in range(x.shape[-1]):
+                changed = x.repeat(8, 1, 1)
+                changed[:, channels, position] = torch.stack(others)[:, channels, position]
+                visible = slice(position + 1)
+                self.close(parameters(changed)[..., visible], before[..., visible])
 
     def test_a_pixel_sees_the_context_at_its_own_place(self) -> None:
         likelihood = cast(PixelCNNLikelihood, self.made())

@@ -1,4 +1,4 @@
-"""What all contracts demand of a part: it trains, copies and saves like any torch module."""
+"""The base of all contracts: a part trains, copies, and saves like any torch module."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -13,13 +13,15 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
 SAMPLES = 20_000
+# A model, a guide, and a batch of images.
+Program = tuple[Callable[..., Any], Callable[..., Any], Tensor]
 
 
 class PartContract(ABC):
     """Base class of the contracts.
 
     Attributes:
-        tolerance: of values that two ways of computing must agree on, in float64.
+        tolerance: allowed difference, in float64, between two ways to compute the same values.
     """
 
     tolerance = 1e-8
@@ -29,22 +31,22 @@ class PartContract(ABC):
         """A new, small instance of the part."""
 
     def build(self) -> nn.Module:
-        """The part as the tests take it."""
+        """The instance that the tests run on."""
         return self.make()
 
     @abstractmethod
-    def program(self, part: nn.Module) -> tuple[Callable[..., Any], Callable[..., Any], Tensor]:
-        """A small model and guide that the part belongs to, and images to train them on."""
+    def program(self, part: nn.Module) -> Program:
+        """A small model and guide that contain the part, and images to train them on."""
 
     @abstractmethod
     def output(self, part: nn.Module) -> Tensor:
-        """Values that depend on all of the part's state, the same at each call."""
+        """Deterministic values that depend on all of the part's state."""
 
     def made(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
-        """A seeded instance, initialized and moved away from its start, in evaluation mode."""
+        """A seeded instance, initialized and then perturbed, in evaluation mode."""
         pyro.set_rng_seed(seed)
         part = self.build().to(dtype)
-        self.output(part)  # initializes layers by data
+        self.output(part)  # initializes the layers
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in part.parameters():
@@ -53,7 +55,7 @@ class PartContract(ABC):
         return part.eval()
 
     def test_every_parameter_moves_under_stock_svi(self) -> None:
-        # Two in one process, with the parameter store left as the first one filled it.
+        # The second instance finds the parameter store as the first one left it.
         for seed in range(2):
             pyro.set_rng_seed(seed)
             part = self.build()
@@ -83,7 +85,7 @@ class PartContract(ABC):
 
     def test_state_is_tensors(self) -> None:
         others = [k for k, v in self.build().state_dict().items() if not isinstance(v, Tensor)]
-        assert not others, f"entries of the state that are no tensors: {others}"
+        assert not others, f"entries of the state dict that are not tensors: {others}"
 
     def test_precision_is_that_of_the_parameters(self) -> None:
         for dtype in (torch.float32, torch.float64):
@@ -95,10 +97,10 @@ class PartContract(ABC):
 
 
 def check_samples(samples: Tensor, log_prob: Tensor) -> None:
-    """Fail unless samples ``(N, D)`` of a real vector come from a density that integrates to one.
+    """Fail unless samples ``(N, D)`` follow a density that integrates to one.
 
-    Under samples of p, ``q / p`` has mean 1 for every density q, and the mean of q's samples can be
-    estimated by these weights. q is here a normal that is somewhat narrower than the samples.
+    For samples of p and any density q, the weights ``q / p`` have mean 1 and estimate the moments
+    of q. Here q is a normal distribution, somewhat narrower than the samples.
     """
     mean = samples.mean(0)
     covariance = 0.7 * torch.cov(samples.T).reshape(len(mean), len(mean))
@@ -109,7 +111,7 @@ def check_samples(samples: Tensor, log_prob: Tensor) -> None:
 
 
 def check_mean(values: Tensor, expected: Tensor, what: str) -> None:
-    """Fail unless the mean of values ``(N, *)`` is as expected, within five standard errors."""
+    """Fail unless the mean of values ``(N, *)`` is within five standard errors of the expected."""
     error = values.std(0) / len(values) ** 0.5
     difference = (values.mean(0) - expected).abs()
     assert (error < 0.2).all(), f"{what}: the estimate is too noisy, make a smaller instance"

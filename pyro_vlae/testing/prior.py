@@ -1,27 +1,24 @@
 """The contract of priors."""
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.models import VLAE, BernoulliLikelihood
 from pyro_vlae.nn import ResNetArchitecture, ResNetDecoder
-from pyro_vlae.testing.part import SAMPLES, PartContract, check_samples
+from pyro_vlae.testing.part import SAMPLES, PartContract, Program, check_samples
 
 
 class PriorContract(PartContract):
     """Tests of a prior: a module that, called without arguments, returns p(z).
 
     Attributes:
-        can_sample: whether it can be sampled; some flows can only be scored.
+        can_sample: whether the prior can be sampled; some flows can only be scored.
     """
 
     can_sample = True
 
-    def program(self, part: nn.Module) -> tuple[Callable[..., Any], Callable[..., Any], Tensor]:
+    def program(self, part: nn.Module) -> Program:
         code_dim = part().event_shape.numel()
         sizes = ResNetArchitecture((1, 4, 4), code_dim, channels=(2,), features=8)
         model = VLAE(part, ResNetDecoder(sizes), BernoulliLikelihood(sizes.feature_channels))
@@ -70,5 +67,5 @@ class PriorContract(PartContract):
             for parameter in prior.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
         after = prior().log_prob(z)
-        assert not torch.allclose(before, after), "a stale value: clear the transforms' caches"
+        assert not torch.allclose(before, after), "stale values: clear the transforms' caches"
         after.sum().backward()

@@ -12,9 +12,8 @@ from pyro.infer import Trace_ELBO
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_vlae.experiments.run import decompress
 from pyro_vlae.guides import GaussianGuide, IAFGuide, color_guide
-from pyro_vlae.infer import FreeBitsELBO, SoftFreeBitsELBO, initialize
+from pyro_vlae.infer import FreeBitsELBO, SoftFreeBitsELBO, decompress, initialize
 from pyro_vlae.models import binary_vlae, color_vlae, unconditional_pixelcnn
 from pyro_vlae.nn import MapArchitecture
 

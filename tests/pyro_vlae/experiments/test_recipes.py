@@ -2,6 +2,7 @@ import json
 from dataclasses import FrozenInstanceError, fields
 
 import pytest
+import torch
 from pyro.infer import Trace_ELBO
 
 from pyro_vlae.data import dataset_names, load_dataset
@@ -48,6 +49,24 @@ def test_free_bits_are_those_of_the_paper_or_follow_a_schedule():
     assert type(make(model="unconditional").objective(784)) is Trace_ELBO
     elbo = make(free_nats=3.0, free_until=0.5).objective(784)
     assert isinstance(elbo, FreeBitsELBO)
+
+
+@pytest.mark.parametrize(("factor", "rates"), [(1.0, {0.008}), (4.0, {0.008, 0.032})])
+def test_the_likelihood_may_have_its_own_learning_rate(factor, rates):
+    recipe = make(likelihood_learning_rate_factor=factor)
+    model, guide = recipe.build()
+    optimizer, names = recipe.optimizer(), torch.nn.ModuleDict({"model": model, "guide": guide})
+    optimizer.register(names.named_parameters())
+    for parameter in names.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = {name: p.detach().clone() for name, p in names.named_parameters()}
+    optimizer(names.parameters())
+    # With constant gradients, the first step of Adamax is the learning rate itself.
+    moved = {n: (before[n] - p).abs().mean().item() for n, p in names.named_parameters()}
+    assert {round(step, 4) for step in moved.values()} == rates
+    for name, step in moved.items():
+        expected = 0.008 * (factor if name.startswith("model.likelihood.") else 1)
+        assert step == pytest.approx(expected, rel=1e-3), name
 
 
 @pytest.mark.parametrize("kind", RECIPES.values(), ids=RECIPES)

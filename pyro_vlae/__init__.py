@@ -1,6 +1,6 @@
 """pyro_vlae: the Variational Lossy Autoencoder (Chen et al., 2017) as a Pyro program.
 
-The names that most notebooks need can be imported from here; each room has the rest.
+The names used most can be imported from here, all others from the subpackages.
 """
 
 from importlib import import_module
@@ -22,7 +22,7 @@ __all__ = ["__version__", *sorted(_HOMES)]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name from its room when it is first asked for, so that the version is quick."""
+    """Import a name from its subpackage on first use, so that the version needs no torch."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -1,4 +1,4 @@
-"""Version, data sets, trained weights and citation: ``python -m pyro_vlae``."""
+"""Version, data sets, trained weights, and citation: ``python -m pyro_vlae``."""
 
 import argparse
 import sys
@@ -17,25 +17,8 @@ CITATION = """\
 }"""
 
 
-def contents() -> str:
-    """Data sets and trained weights by name, and how to cite the paper."""
-    # Here, not above: they import torch, which --version need not wait for.
-    from pyro_vlae.data import dataset_names
-    from pyro_vlae.experiments import pretrained_names
-
-    return "\n".join(
-        [
-            f"data sets: {', '.join(dataset_names())}",
-            f"trained weights: {', '.join(pretrained_names())}",
-            "",
-            "to cite:",
-            CITATION,
-        ]
-    )
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Print it; returns the exit status."""
+    """Print the version, the available names, and the citation; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m pyro_vlae",
         description=f"pyro_vlae {__version__}: the Variational Lossy Autoencoder as a Pyro program",
@@ -46,7 +29,14 @@ def main(arguments: list[str] | None = None) -> int:
     add("-h", "--help", action="store_true", help="show this page, as without any option")
     add("--version", action="version", version=f"pyro_vlae {__version__}")
     parser.parse_args(arguments)
-    parser.epilog = contents()
+    # Imported here because they need torch, and --version does not.
+    from pyro_vlae.data import dataset_names
+    from pyro_vlae.experiments import pretrained_names
+
+    parser.epilog = (
+        f"data sets: {', '.join(dataset_names())}\n"
+        f"trained weights: {', '.join(pretrained_names())}\n\nto cite:\n{CITATION}"
+    )
     parser.print_help()
     return 0
 

@@ -69,7 +69,7 @@ class BinaryRecipe(Recipe):
 
     dataset: str = option(
         "static-mnist",
-        f"{', '.join(dataset_names(BINARY))} (if the default is not found)",
+        f"{', '.join(dataset_names(BINARY))} (used if the default is not found)",
         metavar="NAME",
     )
     model: str = option("vlae", choices=("vlae", "unconditional"))

@@ -82,7 +82,7 @@ class Recipe(ABC):
     fallback: ClassVar[str | None] = None
 
     dataset: str = ""
-    preset: str = option("quick", "defaults of the other options")
+    preset: str = option("quick", "sets the other options' defaults")
     train_on: str = option("train", choices=("train", "train+validation"))
     # The paper does not state the batch size, the number of epochs, or the schedule.
     epochs: int | None = option(None, "training budget in epochs", metavar="N")
@@ -96,7 +96,7 @@ class Recipe(ABC):
     seed: int = option(0, "seed of training and samples", metavar="N")
     num_samples: int = option(64, "importance samples per test image", metavar="K")
     eval_images: int | None = option(500, "number of test images to score", metavar="N")
-    precision: str = option("auto", "of the networks", choices=("auto", "bf16", "fp32"))
+    precision: str = option("auto", "precision of the networks", choices=("auto", "bf16", "fp32"))
     compile: bool = option(False, "compile the networks with torch.compile")
 
     def __post_init__(self) -> None:

@@ -82,7 +82,7 @@ def probe_run(
         codes.append(code_marginals(guide, chosen.batch(slice(None))).mean)
         labels.append(chosen.labels)
     probe = linear_probe(codes[0], labels[0], codes[1], labels[1])
-    card: dict[str, Any] = model.card
+    card: Any = model.card
     accuracy = {"probe": probe.accuracy, "probe_error": probe.standard_error}
     results = {**card["results"], **accuracy}
     write_json(out / "results.json", results)

@@ -27,8 +27,8 @@ def binary_vlae(
     flow_layers: int = 4,
     flow_hidden_dims: Sequence[int] = (640, 640),
     tied: bool = True,
-    masked_layers: int = 6,
-    kernel_size: int = 3,
+    masked_layers: int | None = None,
+    kernel_size: int | None = None,
     window: str | None = None,
     pixelcnn_channels: int = 12,
 ) -> VLAE:
@@ -47,11 +47,11 @@ def binary_vlae(
         flow_hidden_dims: hidden layers of each flow layer's MADE.
         tied: whether the PixelCNN's masked convolutions share their weights. The paper ties them
             for static MNIST; untying them helps on the other data sets.
-        masked_layers: masked convolutions of the PixelCNN; with 3x3 kernels, this is also the
-            height of its window.
-        kernel_size: odd size of their kernels.
+        masked_layers: masked convolutions of the PixelCNN, 6 if None; with 3x3 kernels, this is
+            also the height of its window.
+        kernel_size: odd size of their kernels, 3 if None.
         window: ``"AxB"`` (see `pyro_vlae.nn.two_stack.window_layers`) for a `TwoStackNet` with
-            exactly that window, to which tied, masked_layers, and kernel_size do not apply.
+            exactly that window; it excludes masked_layers and kernel_size, and tied does not apply.
         pixelcnn_channels: channels of the PixelCNN's hidden layers.
 
     Raises:
@@ -111,16 +111,17 @@ def _network(
     context_channels: int,
     *,
     tied: bool = True,
-    masked_layers: int = 6,
-    kernel_size: int = 3,
+    masked_layers: int | None = None,
+    kernel_size: int | None = None,
     window: str | None = None,
     pixelcnn_channels: int = 12,
 ) -> nn.Module:
     channels = (image_channels, context_channels, pixelcnn_channels)
     if window is None:
-        blocks = min(4, masked_layers)
-        return MaskedResNet(*channels, masked_layers, blocks, kernel_size=kernel_size, tied=tied)
-    if (masked_layers, kernel_size) != (6, 3):
+        layers = 6 if masked_layers is None else masked_layers
+        size = 3 if kernel_size is None else kernel_size
+        return MaskedResNet(*channels, layers, min(4, layers), kernel_size=size, tied=tied)
+    if masked_layers is not None or kernel_size is not None:
         raise ValueError(
             f"window={window!r} alone decides what a two-stack network sees: leave out "
             f"masked_layers={masked_layers} and kernel_size={kernel_size}, or the window"

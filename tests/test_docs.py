@@ -80,6 +80,9 @@ def test_api_pages_document_the_public_names_of_every_room(tmp_path):
     packages = [path.parent.name for path in (ROOT / "pyro_vlae").glob("*/__init__.py")]
     assert pages.keys() == {f"pyro_vlae.{name}" for name in (*packages, "models", "guides")}
     for room, page in pages.items():
-        for name in getattr(importlib.import_module(room), "__all__", []):
+        module = importlib.import_module(room)
+        for name in module.__all__:
+            if isinstance(getattr(module, name), dict):
+                continue  # a registry: documented with what is registered
             assert len(re.findall(rf"^   {name}$", page, re.MULTILINE)) == 1
             assert len(re.findall(rf"^\.\. auto\w+:: {name}$", page, re.MULTILINE)) == 1

@@ -93,7 +93,7 @@ class BinaryRecipe(Recipe):
     def build(self) -> tuple[nn.Module, nn.Module]:
         network: dict[str, Any] = {
             "tied": self.tied,
-            "masked_layers": self.masked_layers,
+            "masked_layers": None if self.window else self.masked_layers,
             "window": self.window,
             "pixelcnn_channels": self.filters,
         }

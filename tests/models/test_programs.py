@@ -365,8 +365,8 @@ def test_wrong_choices_are_refused_readably():
         binary_vlae(prior="flwo")
     with pytest.raises(ValueError, match=r"bernoulli.*got 'gauss'"):
         binary_vlae(likelihood="gauss")
-    with pytest.raises(ValueError, match="leave out masked_layers=3 and kernel_size=3, or the"):
-        binary_vlae(window="7x4", masked_layers=3)
+    with pytest.raises(ValueError, match="leave out masked_layers=6 and kernel_size=None, or the"):
+        binary_vlae(window="7x4", masked_layers=6)
 
     class NoEvent(nn.Module):
         def forward(self):

@@ -1,5 +1,6 @@
 """Priors p(z): modules that return a Pyro distribution, built fresh at each call."""
 
+import copy
 import warnings
 from collections.abc import Sequence
 from math import prod
@@ -9,7 +10,8 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions.transforms import AffineAutoregressive, ComposeTransformModule
 from torch import Tensor, nn
-from torch.distributions import Transform
+from torch.distributions import ComposeTransform, Transform
+from torch.distributions.transforms import _InverseTransform
 
 from pyro_vlae.transforms import (
     IncrementalAffineAutoregressive,
@@ -82,7 +84,7 @@ class FlowPrior(nn.Module):
         self.transforms = [_with_fast_inverse(transform) for transform in transforms]
         for transform in self.transforms:
             _warn_unless_invertible(transform, code_dim)
-        self.learnable = nn.ModuleList(t for t in self.transforms if isinstance(t, nn.Module))
+        self.learnable = nn.ModuleList(m for t in self.transforms for m in _modules_in(t))
         self.register_buffer("loc", torch.zeros(code_dim), persistent=False)
 
     def forward(self) -> dist.TorchDistribution:
@@ -138,6 +140,10 @@ def choose_prior(
 
 def _warn_unless_invertible(transform: Transform, code_dim: int) -> None:
     """Try to invert one code: Pyro's classes have no other way to tell whether they can."""
+    # A copy, in evaluation mode: batch normalization would learn from this code.
+    transform = copy.deepcopy(transform)
+    if isinstance(transform, nn.Module):
+        transform.eval()
     if isinstance(transform, MeanOnlyAutoregressive | SpatialMeanOnlyAutoregressive):
         return
     like = next(transform.parameters(), None) if isinstance(transform, nn.Module) else None
@@ -152,6 +158,15 @@ def _warn_unless_invertible(transform: Transform, code_dim: int) -> None:
             UserWarning,
             stacklevel=3,
         )
+
+
+def _modules_in(transform: Transform) -> list[nn.Module]:
+    """The modules with a transform's parameters, also inside torch's compositions and inverses."""
+    if isinstance(transform, nn.Module):
+        return [transform]
+    if isinstance(transform, ComposeTransform):
+        return [module for part in transform.parts for module in _modules_in(part)]
+    return _modules_in(transform.inv) if isinstance(transform, _InverseTransform) else []
 
 
 def _with_fast_inverse(transform: Transform) -> Transform:

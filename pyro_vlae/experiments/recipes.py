@@ -202,6 +202,8 @@ class Recipe(ABC):
                 "resume it with the script that made it"
             )
         given = _given(given)
+        if given.get("precision") == "auto":
+            del given["precision"]  # the run's own
         for name, value in given.items():
             made_with = getattr(stored, name)
             if name not in CHANGEABLE and value not in (None, made_with):

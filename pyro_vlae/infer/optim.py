@@ -71,6 +71,7 @@ class JointOptim(PyroOptim):
         super().__init__(optim_constructor, arguments)
         groups = [{"params": [], "prefix": prefix, "factor": f} for prefix, f in factors.items()]
         self._optimizer = optim_constructor(groups, **arguments)
+        self.name = type(self._optimizer).__name__
         self.learning_rate: float = self._optimizer.defaults["lr"]
         self.clip_norm, self.ema_decay = clip_norm, ema_decay
         self.gradient_norm: Tensor | None = None

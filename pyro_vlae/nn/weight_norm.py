@@ -7,8 +7,9 @@ and standard deviation ``init_scale``.
 `pyro_vlae.infer.initialize` runs it; if nobody did, the first training pass does (training mode,
 gradients enabled). Only layers that are still as they were constructed are initialized. The
 parameters themselves tell: the bias is zero and the scale is the norm of the direction. So
-whatever brings other values into a layer (copies, running averages, broadcasts, saved weights)
-also keeps it from being initialized again, and no flag has to travel with them.
+copies, running averages, broadcasts, and saved weights of an initialized layer are not initialized
+again, and no flag has to travel with them. Weights that you set by hand with a zero bias and this
+very scale (those of a plain layer without a bias) look fresh: set them after `initialize`.
 
 References:
     Salimans and Kingma, "Weight Normalization", 2016, arXiv:1602.07868, section 3.

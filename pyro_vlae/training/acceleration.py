@@ -50,7 +50,8 @@ class HalfPrecision:
     """A reusable context in which the declared networks of modules run under bfloat16 autocast.
 
     Their outputs are cast back to float32; names, parameters and the modules' other code are
-    unchanged.
+    unchanged. Copy modules outside the context only: a copy made inside would keep calling the
+    networks it was copied from.
 
     Args:
         modules: model and guide; they declare networks as described above.
@@ -60,14 +61,18 @@ class HalfPrecision:
         self.networks = declared_networks(modules, "networks")
         # Made once: compiled code is specialized to the functions that it calls.
         self._forwards = [_half_precision_forward(network) for network in self.networks]
+        self._previous: list[Any] = []
 
     def __enter__(self) -> None:
+        self._previous = [vars(network).get("forward") for network in self.networks]
         for network, forward in zip(self.networks, self._forwards, strict=True):
             vars(network)["forward"] = forward
 
     def __exit__(self, *error: object) -> None:
-        for network in self.networks:
+        for network, previous in zip(self.networks, self._previous, strict=True):
             del vars(network)["forward"]
+            if previous is not None:
+                vars(network)["forward"] = previous
 
 
 @contextmanager
@@ -89,6 +94,13 @@ def compiled(modules: Iterable[nn.Module], **options: Any) -> Iterator[None]:
             network._compiled_call_impl = None
 
 
+def _to_float32(out: Any) -> Any:
+    """Cast a network's output, a tensor or a tuple or list of tensors, from bfloat16."""
+    if isinstance(out, tuple | list):
+        return type(out)(map(_to_float32, out))
+    return out.float() if out.dtype == torch.bfloat16 else out
+
+
 def _half_precision_forward(network: nn.Module) -> Callable[..., Tensor]:
     forward = network.forward
     device = next((p.device.type for p in network.parameters()), "cpu")
@@ -96,6 +108,6 @@ def _half_precision_forward(network: nn.Module) -> Callable[..., Tensor]:
     def half_precision_forward(*args: Any, **kwargs: Any) -> Tensor:
         with torch.autocast(device, torch.bfloat16):
             out = forward(*args, **kwargs)
-        return out.float() if out.dtype == torch.bfloat16 else out
+        return _to_float32(out)
 
     return half_precision_forward

@@ -65,6 +65,8 @@ class Trainer:
         device = self.data.images.device
         self.keep_precision = self.precision == "auto"
         self.precision = resolve_precision(self.precision, device)
+        if self.dtype == torch.float64:
+            self.precision = "fp32"  # autocast leaves double precision alone
         self.half_precision = HalfPrecision(self.modules.values())
 
         self.batch_size = min(self.settings.batch_size, len(self.data))
@@ -121,7 +123,7 @@ class Trainer:
         if self.keep_precision:
             self.precision = state["precision"]
         for name, now in self._identity().items():
-            if state[name] != now:
+            if state.get(name, now) != now:
                 raise CheckpointError(
                     f"{self.checkpoint} was made with {name} {state[name]}, now it is {now}: "
                     "resume with the same, or train into another folder"
@@ -280,6 +282,9 @@ class Trainer:
             "seed": self.settings.seed,
             "training_images": len(self.data),
             "precision": self.precision,
+            "optimizer": self.optimizer.name,
+            "objective": type(self.elbo).__name__,
+            "ema_decay": self.optimizer.ema_decay,
         }
 
     def _diverged(self, what: str) -> TrainingDivergedError:

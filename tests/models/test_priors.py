@@ -189,3 +189,17 @@ def test_a_flow_prior_is_dual_to_an_inverse_flow_posterior():
     for step in reversed(flow.transforms):
         undone = step.inv(undone)
     torch.testing.assert_close(undone, z)
+
+
+def test_building_a_prior_leaves_batch_normalization_as_it_was():
+    transforms = [T.affine_autoregressive(6, [8]), T.BatchNorm(6)]
+    prior = FlowPrior(6, transforms=transforms)
+    assert torch.isfinite(prior().log_prob(torch.randn(5, 6))).all()
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda t: t.inv, lambda t: torch.distributions.ComposeTransform([t])]
+)
+def test_parameters_inside_inverses_and_compositions_are_found(wrap):
+    prior = FlowPrior(6, transforms=[wrap(T.affine_autoregressive(6, [8]))])
+    assert len(list(prior.parameters())) > 0

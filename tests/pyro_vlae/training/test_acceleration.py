@@ -113,6 +113,13 @@ def test_half_precision_ends_with_an_error_and_leaves_double_alone():
         assert loss_and_gradients(model, guide, x.double())[0] == pytest.approx(expected, rel=1e-9)
 
 
+def test_half_precision_can_be_nested():
+    model, guide, _ = programs()
+    with HalfPrecision([model]), HalfPrecision([model, guide]):
+        pass
+    assert "forward" not in vars(model.decoder) and "forward" not in vars(guide.encoder)
+
+
 def test_precision_is_resolved_by_the_instructions_of_the_device(monkeypatch):
     cpu = torch.device("cpu")
     for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):

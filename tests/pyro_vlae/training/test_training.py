@@ -602,6 +602,19 @@ def test_folder_with_a_checkpoint_needs_resume(vae, tmp_path):
         vae.train(tmp_path, epochs=1)
     with pytest.raises(CheckpointError, match="batch_size 3, now it is 5"):
         vae.train(tmp_path, resume=True, settings={"batch_size": 5})
+    with pytest.raises(CheckpointError, match="objective RateELBO, now it is Trace_ELBO"):
+        vae.train(tmp_path, resume=True, elbo=Trace_ELBO())
+    model, guide, _ = vae.build()
+    for optimizer, difference in (
+        (JointOptim(torch.optim.Adam, {"lr": 0.01}, ema_decay=0.9), "optimizer Adamax.* Adam:"),
+        (JointOptim(torch.optim.Adamax, {"lr": 0.01}), "ema_decay 0.9, now it is None"),
+    ):
+        with pytest.raises(CheckpointError, match=difference):
+            fit(
+                model, guide, vae.Images(35), elbo=vae.RateELBO(), optimizer=optimizer,
+                settings=TrainingSettings(batch_size=3, epochs=2, seed=7), out=tmp_path,
+                resume=True, progress=False,
+            )  # fmt: skip
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 
 def derive_seed(*parts: int | str) -> int:
-    """Hash a seed, indices, and a purpose to a 64-bit seed; different inputs give different noise."""
+    """Hash a seed, indices, and a purpose to a 64-bit seed that differs for other inputs."""
     digest = hashlib.blake2b(",".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 

@@ -2,9 +2,9 @@
 # # What does the code hold?
 #
 # The paper's main idea is that the decoder models whatever its window shows without the code;
-# everything else must be in the code. Here we train the same autoencoder with three windows and look
-# at each code: how much information it carries (the rate), what can be predicted from it (a linear
-# probe), and what it decodes to.
+# everything else must be in the code. Here we train the same autoencoder with three windows and
+# look at each code: how much information it carries (the rate), what can be predicted from it (a
+# linear probe), and what it decodes to.
 
 # %%
 # %matplotlib inline
@@ -99,8 +99,8 @@ plot_pixel_influence(pixel_influence(likelihood, x_test[:100]))
 # ## A linear probe
 #
 # We fit a logistic regression from the posterior means to the digit on the training images; its
-# accuracy on the test images shows how well the class can be decoded linearly. The baseline sees all
-# the pixels instead of the sixteen dimensions of a code, most of which carry little information.
+# accuracy on the test images shows how well the class can be decoded linearly. The baseline sees
+# all pixels instead of the sixteen dimensions of a code, most of which carry little information.
 
 # %%
 features = {"pixels": (x_train.flatten(1), x_test.flatten(1))}

@@ -160,8 +160,8 @@ chains = mcmc.get_samples()["z"].transpose(0, 1)  # (chain, sample, code_dim)
 
 # %% [markdown]
 # These are ArviZ's diagnostics: R-hat near 1 means that the chains agree; the effective sample size
-# is the number of independent samples that they are worth. The last columns are the guide's mean and
-# standard deviation.
+# is the number of independent samples that they are worth. The last columns are the guide's mean
+# and standard deviation.
 
 # %%
 posterior = arviz.convert_to_dataset({"z": chains.numpy()})

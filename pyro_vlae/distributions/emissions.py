@@ -16,8 +16,8 @@ FIRST_LOG_SCALE = -2.0
 class Emission(Protocol):
     """A function from parameters ``(N, P, H, W)`` to the distribution of pixels.
 
-    Either the distribution's samples and log_prob have shape ``(N, C, H, W)``, or its batch shape is
-    ``(N, H, W)`` and its event shape ``(C,)``. For a channel-autoregressive network it must also
+    Either its samples and log_prob have shape ``(N, C, H, W)``, or it has batch shape ``(N, H, W)``
+    and event shape ``(C,)``. For a channel-autoregressive network it must also
     have a method ``sample_channel(channel, pixels)``, as in `DiscretizedLogisticMixture`.
     """
 

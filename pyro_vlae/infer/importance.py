@@ -27,9 +27,9 @@ def marginal_log_likelihood(
     r"""Estimate log p(x) of each image by importance sampling with the guide as the proposal.
 
     The codes of an image are sampled in one call of the guide, with a seed derived from ``seed``
-    and the image's index. They depend neither on the chunk size nor on which other images are scored, so
-    the log-probabilities depend on these only up to rounding. Masks are
-    applied; scales (``poutine.scale``) are ignored, since they are not part of the density.
+    and the image's index. They depend neither on the chunk size nor on the other images, so these
+    affect the log-probabilities only by rounding. Masks are applied; scales (``poutine.scale``) are
+    ignored, since they are not part of the density.
 
     Modules are scored in evaluation mode. Random state, validation, training mode, parameter store,
     and uninitialized layers are left unchanged.

@@ -118,7 +118,7 @@ class JointOptim(PyroOptim):
     def register(self, named_parameters: Iterable[tuple[str, Tensor]]) -> None:
         """Fix the names and the order of parameters.
 
-        Unregistered ones are added at their first step, under their names in Pyro's parameter store.
+        Others are added at their first step, under their names in Pyro's parameter store.
 
         Args:
             named_parameters: as returned by ``module.named_parameters()``. Those that need no

@@ -62,7 +62,7 @@ class RateELBO(Trace_ELBO):
         self.last_distortion = torch.stack(distortions).mean()
 
     def _sites(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any, Any]:
-        """Return the prior, posterior, and likelihood sites; raise a ValueError if one is missing."""
+        """Return the prior, posterior, and likelihood sites, or raise a ValueError."""
         sites: list[Any] = []
         for argument, where, trace in (
             ("latent", "model", model_trace),

@@ -11,7 +11,7 @@ from pyro_vlae.infer.rate import RateELBO, scale_kl
 
 _TOLERANCE = 1.05
 _RAISE, _LOWER = 1.1, 0.9
-# The paper only requires gamma > 0. At a hundredth of its weight the KL term has little effect; a lower
+# The paper requires gamma > 0. At a hundredth of its weight the KL term has little effect; a lower
 # limit would only delay gamma's return to 1, which takes 48 steps from here.
 MIN_GAMMA = 0.01
 

@@ -77,8 +77,8 @@ class CausalConv2d(WeightNormLayer):
             mask = mask.view(self.direction.shape)
         elif image_channels or own_pixel is not None:
             raise ValueError(
-                f"a kernel with first_offset={first_offset} is not masked: leave out image_channels "
-                "and own_pixel"
+                f"a kernel with first_offset={first_offset} is not masked: leave out "
+                "image_channels and own_pixel"
             )
         else:
             mask = torch.ones(1, 1, 1, 1)

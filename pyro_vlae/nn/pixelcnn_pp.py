@@ -125,7 +125,7 @@ class PixelCNNPlusPlusNet(PixelNetwork):
         )
 
     def seen(self, x: Tensor) -> Tensor:
-        """The part of pixels ``(N, 3, H, W)`` that others see: color or gray, and a channel of ones.
+        """What others see of pixels ``(N, 3, H, W)``: color or gray, and a channel of ones.
 
         The ones distinguish the image from the zero padding, as in PixelCNN++.
         """

@@ -25,7 +25,7 @@ class _PixelLevels(constraints.Constraint):
     is_discrete = True
     event_dim = 0
     hint = (
-        "level k of 0..255 must have the value k / 127.5 - 1: scale uint8 images like this "
+        "level k of 0..255 must have the value k / 127.5 - 1; scale uint8 images like this "
         "(as ImageSplit.batch does), and add no noise"
     )
 

@@ -237,7 +237,7 @@ class Wide(Dilated):
     [
         (Decides, "control flow"),
         (Shifts, "pad is neither"),
-        (InPlace, "out of place"),
+        (InPlace, "out-of-place"),
         (Wide, "mean is neither"),
     ],
 )

@@ -4,7 +4,7 @@
 
 Each row gets a folder under results/; `python examples/results_page.py` then
 compares the results with the paper's. Rows that already have results are
-skipped: give --results a folder of your own to run all of them.
+skipped; to run all of them, choose another folder with --results.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the rows one by one; returns the exit status."""
+    """Run the rows one by one, and return the exit status."""
     options = parse(arguments)
     rows = {row.name: row for row in TABLES[options.table]}
     unknown = set(options.rows or ()) - set(rows)

@@ -4,7 +4,7 @@
 
 Without options it trains a reduced model with window 7x4, for a quarter of an
 hour on a CPU. `--preset paper` is the full recipe, for a GPU. The window is the
-part of the image that the decoder sees: the code has to hold the rest. Samples,
+part of the image that the decoder sees; the code must carry the rest. Samples,
 reconstructions, metrics, checkpoint, and results go to a folder under runs/.
 """
 
@@ -15,7 +15,7 @@ from pyro_vlae.experiments.command_line import exit_status, train
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run or resume the experiment; returns the exit status."""
+    """Run or resume the experiment, and return the exit status."""
     return train(ColorRecipe, __doc__, arguments)
 
 

@@ -33,7 +33,7 @@ SHOWN = 32
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Plot decompressions and measure their color error; returns the exit status."""
+    """Plot decompressions, measure their color error, and return the exit status."""
     parser = make_parser(__doc__)
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="folders of finished runs")

@@ -5,7 +5,7 @@
 Writes interpolations.png (images along paths between codes), code_swap.png
 (images whose code is replaced by a sample from the prior), code_dimensions.png
 (the rate of each dimension), window_in_use.png (the pixels that the decoder
-uses) and, where there are labels, code_map.png (codes on two principal
+uses), and, if there are labels, code_map.png (codes on two principal
 components).
 """
 
@@ -58,7 +58,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Plot the figures; returns the exit status."""
+    """Plot the figures, and return the exit status."""
     options = parse(arguments)
     device = pick_device(options.device)
     named = options.model in pretrained_names()

@@ -14,7 +14,7 @@ from pyro_vlae.experiments.command_line import exit_status, train
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run or resume the experiment; returns the exit status."""
+    """Run or resume the experiment, and return the exit status."""
     return train(BinaryRecipe, __doc__, arguments)
 
 

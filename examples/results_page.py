@@ -14,13 +14,13 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the page; returns the exit status."""
+    """Write the page, and return the exit status."""
     parser = make_parser(__doc__)
     text = "folder with the runs; default: the repository's"
     parser.add_argument("--results", type=folder, metavar="DIR", default=RESULTS, help=text)
     results = parser.parse_args(arguments).results
     if not results.is_dir():
-        raise ConfigError(f"there is no folder {results}: name the one that holds the runs")
+        raise ConfigError(f"there is no folder {results}: name the one that contains the runs")
     (results / "README.md").write_text(results_page(results))
     print(f"wrote {results / 'README.md'}")
     return 0

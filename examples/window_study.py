@@ -3,9 +3,9 @@
     python examples/window_study.py
 
 The narrower the decoder's window, the more the code must hold; with a window
-that contains all earlier pixels no code is needed. Writes window_study.png and
-a run folder per window. On two cores the windows up to 15x8 take about an hour
-in total, "all" several hours more.
+of all earlier pixels, no code is needed. Writes window_study.png and
+a run folder for each window. On two cores, the windows up to 15x8 take about an
+hour in total, and "all" takes several hours more.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the study; returns the exit status."""
+    """Run the study, and return the exit status."""
     options = parse(arguments)
     recipes = {}
     for window in options.windows:

@@ -14,7 +14,7 @@ def color_guide(architecture: MapArchitecture = MapArchitecture()) -> GaussianGu
     """The guide for `resnet_vlae` and `densenet_vlae`: means and scales of a code of feature maps.
 
     Args:
-        architecture: the model's; ``MapArchitecture(dense=True)`` for `densenet_vlae`.
+        architecture: the model's architecture; ``MapArchitecture(dense=True)`` for `densenet_vlae`.
     """
     encoder = MapEncoder(architecture)
     return GaussianGuide(architecture.code_dim, encoder=encoder, head=nn.Identity())

@@ -17,7 +17,7 @@ UNIT_SCALE = log(e - 1)
 
 
 class GaussianGuide(nn.Module):
-    """``q(z | x) = N(mean(x), diag(scale(x)^2))``, site ``"z"`` in an image plate.
+    """``q(z | x) = N(mean(x), diag(scale(x)^2))``, with site ``"z"`` in an image plate.
 
     Args:
         code_dim: dimensions of the code, 64 if None.
@@ -25,8 +25,8 @@ class GaussianGuide(nn.Module):
         encoder: maps images ``(*batch, *image_shape)`` to features
             ``(*batch, encoder.out_features)``; the paper's ResNet if None.
         head: maps features to means and raw scales, ``(*batch, 2 * code_dim)``; a linear layer if
-            None, ``nn.Identity()`` if the encoder's output already is this.
-        architecture: the model's; use it instead of code_dim and image_shape.
+            None, ``nn.Identity()`` if the encoder itself returns these.
+        architecture: the model's architecture; use it instead of code_dim and image_shape.
 
     Raises:
         ValueError: code_dim or image_shape contradicts the architecture.
@@ -35,7 +35,7 @@ class GaussianGuide(nn.Module):
         Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 4.1.
     """
 
-    networks = ("encoder",)  # that may be compiled and run in half precision
+    networks = ("encoder",)  # may be compiled and run in half precision
 
     def __init__(
         self,

@@ -21,13 +21,13 @@ from pyro_vlae.registration import register_parameters
 class IAFGuide(nn.Module):
     """A diagonal Gaussian followed by affine autoregressive layers conditioned on the image.
 
-    Sampling codes and scoring the same codes is parallel; scoring any other codes takes one pass
-    per dimension. The arguments not listed here are those of `GaussianGuide`.
+    Sampling codes and scoring the same codes are parallel; scoring any other codes takes one pass
+    per dimension. The other arguments are those of `GaussianGuide`.
 
     Args:
         layers: number of flow layers; the order of dimensions is reversed between them.
         hidden_dims: hidden layers of each flow layer's MADE, each at least code_dim.
-        context_dim: features of the image that the flow layers read.
+        context_dim: number of image features that the flow layers read.
 
     Raises:
         ValueError: layers is less than 1, or code_dim or image_shape contradicts the architecture.
@@ -37,7 +37,7 @@ class IAFGuide(nn.Module):
         arXiv:1606.04934.
     """
 
-    networks = ("encoder",)  # that may be compiled and run in half precision
+    networks = ("encoder",)  # may be compiled and run in half precision
 
     def __init__(
         self,

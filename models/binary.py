@@ -35,11 +35,11 @@ def binary_vlae(
     """The paper's VLAE for binary images (MNIST, OMNIGLOT, Caltech-101 Silhouettes).
 
     Args:
-        architecture: sizes of image, code, and decoder, the paper's if None; build the guide with
-            the same one.
+        architecture: sizes of image, code, and decoder, the paper's if None; build the guide from
+            the same architecture.
         code_dim: dimensions of the code, 64 if None; a shortcut for an architecture that differs
-            from the paper's only here.
-        image_shape: ``(C, H, W)`` of the images, ``(1, 28, 28)`` if None; a shortcut likewise.
+            from the paper's only in this.
+        image_shape: ``(C, H, W)`` of the images, ``(1, 28, 28)`` if None; also a shortcut.
         prior: ``"flow"`` (autoregressive flow), ``"normal"``, or a prior module.
         decoder: a decoder module; the ResNet decoder if None.
         likelihood: ``"pixelcnn"``, ``"bernoulli"`` (factorized decoder), or a likelihood module.
@@ -49,9 +49,9 @@ def binary_vlae(
             for static MNIST; untying them helps on the other data sets.
         masked_layers: masked convolutions of the PixelCNN, 6 if None; with 3x3 kernels, this is
             also the height of its window.
-        kernel_size: odd size of their kernels, 3 if None.
+        kernel_size: odd kernel size of the masked convolutions, 3 if None.
         window: ``"AxB"`` (see `pyro_vlae.nn.two_stack.window_layers`) for a `TwoStackNet` with
-            exactly that window; it excludes masked_layers and kernel_size, and tied does not apply.
+            exactly this window; it excludes masked_layers and kernel_size, and tied has no effect.
         pixelcnn_channels: channels of the PixelCNN's hidden layers.
 
     Raises:
@@ -94,8 +94,8 @@ def unconditional_pixelcnn(
 ) -> UnconditionalModel:
     """The decoder's PixelCNN alone, without a code: the paper's "unconditional decoder".
 
-    The paper does not say what takes the place of the decoder's features. Here it is a learned
-    context, the same for all images, such as a decoder that ignores its code would produce.
+    The paper does not state what replaces the decoder's features. Here it is a learned context,
+    the same for all images, like the output of a decoder that ignores its code.
 
     Args:
         image_shape: ``(C, H, W)`` of the images.
@@ -123,7 +123,7 @@ def _network(
         return MaskedResNet(*channels, layers, min(4, layers), kernel_size=size, tied=tied)
     if masked_layers is not None or kernel_size is not None:
         raise ValueError(
-            f"window={window!r} alone decides what a two-stack network sees: leave out "
+            f"window={window!r} alone determines what a two-stack network sees: leave out "
             f"masked_layers={masked_layers} and kernel_size={kernel_size}, or the window"
         )
     return TwoStackNet(*channels, window)

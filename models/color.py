@@ -35,7 +35,7 @@ def color_vlae(
             ``"7x4-gray"`` in the paper; see `pyro_vlae.nn.PixelCNNPlusPlusNet`.
         prior: ``"flow"`` (autoregressive flow on the code's feature maps), ``"normal"``, or a
             prior module over flat codes.
-        decoder: a decoder module with ``feature_channels``; `MapDecoder` if None.
+        decoder: a decoder module with an attribute ``feature_channels``; `MapDecoder` if None.
         likelihood: a likelihood module; a PixelCNN with the given window if None.
         flow_layers: layers of the flow prior.
         flow_channels: channels of the hidden layers of each flow layer's ConvNet.
@@ -58,7 +58,7 @@ def resnet_vlae(
     architecture: MapArchitecture = MapArchitecture(),  # noqa: B008 (frozen)
     **parts: Any,
 ) -> VLAE:
-    """`color_vlae` with residual blocks, whatever the architecture says: the paper's ResNet VLAE.
+    """The paper's ResNet VLAE: `color_vlae` with residual blocks, regardless of ``dense``.
 
     Example:
         >>> model, guide = resnet_vlae("7x4"), color_guide()
@@ -71,7 +71,7 @@ def densenet_vlae(
     architecture: MapArchitecture = MapArchitecture(),  # noqa: B008 (frozen)
     **parts: Any,
 ) -> VLAE:
-    """`color_vlae` with dense blocks, whatever the architecture says: the paper's DenseNet VLAE.
+    """The paper's DenseNet VLAE: `color_vlae` with dense blocks, regardless of ``dense``.
 
     Example:
         >>> model, guide = densenet_vlae("7x4"), color_guide(MapArchitecture(dense=True))

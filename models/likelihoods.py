@@ -20,7 +20,7 @@ class PixelCNNLikelihood(nn.Module):
         emission: see `pyro_vlae.distributions.PixelCNN`; the network's own if None.
     """
 
-    networks = ("network",)  # that may be compiled and run in half precision
+    networks = ("network",)  # may be compiled and run in half precision
 
     def __init__(self, network: nn.Module, emission: Emission | None = None) -> None:
         super().__init__()

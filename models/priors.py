@@ -23,7 +23,7 @@ from pyro_vlae.transforms import (
 
 
 class StandardNormalPrior(nn.Module):
-    """The factorized standard normal: called, it returns one with event shape ``(code_dim,)``."""
+    """A factorized standard normal prior with event shape ``(code_dim,)``."""
 
     loc: Tensor
 
@@ -39,7 +39,7 @@ class StandardNormalPrior(nn.Module):
 class FlowPrior(nn.Module):
     """An autoregressive-flow prior: ``eps = f(z)`` is standard normal, f autoregressive.
 
-    Called, it returns a distribution with event shape ``(code_dim,)``. Its
+    When called, it returns a distribution with event shape ``(code_dim,)``. Its
     ``log p(z) = log N(f(z)) + log |d f / d z|`` takes one parallel pass; sampling z inverts f,
     which is sequential over dimensions. Along the encoder path this prior equals an
     inverse-autoregressive-flow posterior, but it makes the generator deeper at no cost in training.
@@ -51,8 +51,8 @@ class FlowPrior(nn.Module):
         transforms: Pyro transforms to use instead, in the order z -> eps, each cheap in its forward
             direction (`pyro.distributions.transforms.affine_autoregressive(code_dim)`,
             `spline_autoregressive(code_dim)`, ...). A stock `AffineAutoregressive` gets our faster
-            inverse around the same network. With a transform that has no inverse, the prior can be
-            trained and scored but not sampled; a warning says so.
+            inverse for the same network. With a transform that has no inverse, the prior can be
+            trained and scored but not sampled, and a warning is issued.
 
     Raises:
         ValueError: layers is less than 1.
@@ -106,7 +106,7 @@ def spatial_flow_prior(
 ) -> FlowPrior:
     """The flow prior of the paper's color models: masked ConvNets on the code's feature maps.
 
-    Its codes are flat, event shape ``(C * H * W,)``. The order is reversed between layers.
+    Its codes are flat, with event shape ``(C * H * W,)``. The order is reversed between layers.
 
     Args:
         code_shape: ``(C, H, W)`` of the code.
@@ -126,7 +126,7 @@ def spatial_flow_prior(
 def choose_prior(
     prior: str | nn.Module, code_shape: tuple[int, ...], layers: int, hidden: Sequence[int]
 ) -> nn.Module:
-    """The prior of that name, or the given module, for codes ``(code_dim,)`` or ``(C, H, W)``."""
+    """The prior with this name, or the given module, for codes ``(code_dim,)`` or ``(C, H, W)``."""
     if not isinstance(prior, str):
         return prior
     if prior == "normal":
@@ -139,7 +139,7 @@ def choose_prior(
 
 
 def _warn_unless_invertible(transform: Transform, code_dim: int) -> None:
-    """Try to invert one code: Pyro's classes have no other way to tell whether they can."""
+    """Try to invert one code, the only way to find out whether a Pyro transform has an inverse."""
     # A copy, in evaluation mode: batch normalization would learn from this code.
     transform = copy.deepcopy(transform)
     if isinstance(transform, nn.Module):

@@ -19,10 +19,10 @@ class VLAE(nn.Module):
     """``p(z) p(x | z)`` with a sample site ``"z"`` and a sample site ``"x"`` in an image plate.
 
     Args:
-        prior: called without arguments, returns a distribution of codes, event shape
+        prior: called without arguments, returns a distribution of codes with event shape
             ``(code_dim,)``.
         decoder: maps codes ``(*batch, code_dim)`` to features ``(*batch, *feature_shape)``.
-        likelihood: maps features to a distribution of images, batch shape ``batch``; its event
+        likelihood: maps features to a distribution of images with batch shape ``batch``; its event
             shape is that of an image, for example ``(C, H, W)``.
 
     To swap a part, pass another object. With a factorized likelihood this is a plain VAE.
@@ -31,7 +31,7 @@ class VLAE(nn.Module):
         Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731.
     """
 
-    networks = ("decoder",)  # that may be compiled and run in half precision
+    networks = ("decoder",)  # may be compiled and run in half precision
 
     def __init__(
         self,
@@ -88,19 +88,19 @@ class VLAE(nn.Module):
 class UnconditionalModel(nn.Module):
     """A PixelCNN without a code, with a sample site ``"x"`` in an image plate.
 
-    Fit it by SVI with a guide that samples nothing (``lambda x: None``).
+    Fit it with SVI and a guide that samples nothing (``lambda x: None``).
 
     Args:
         network: see `pyro_vlae.distributions.PixelCNN`. If it reads a context, it gets a learned
             one, the same for all images, in place of a decoder's features. Without a context,
-            convolutions cannot tell where in the image they are, except close to its border.
+            convolutions have no information about position, except close to the border.
         image_shape: ``(C, H, W)`` of the images.
 
     Raises:
         ValueError: the network is for images with another number of channels.
     """
 
-    networks = ("network",)  # that may be compiled and run in half precision
+    networks = ("network",)  # may be compiled and run in half precision
 
     def __init__(self, network: nn.Module, image_shape: tuple[int, int, int] = (1, 28, 28)) -> None:
         super().__init__()
@@ -129,10 +129,10 @@ class UnconditionalModel(nn.Module):
 
 
 class _Origin(Messenger):
-    """Tells whether a sample site's value came from a handler or was sampled in place.
+    """Records whether a sample site's value came from a handler or was sampled in place.
 
     Handlers that condition a site mark it as observed; those that replay a trace replace the site's
-    `infer` dictionary by that of the trace.
+    `infer` dictionary with that of the trace.
     """
 
     is_given = False
@@ -150,6 +150,6 @@ def _check_event_shape(x: Tensor, event_shape: torch.Size) -> None:
         sizes = "".join(f", {size}" for size in event_shape)
         raise ValueError(
             f"expected images of shape (*batch{sizes}), the likelihood's event shape, got "
-            f"{tuple(x.shape)}; resize the images, or build model and guide with the images' own "
+            f"{tuple(x.shape)}; resize the images, or build model and guide for this "
             "image_shape"
         )

@@ -1,6 +1,6 @@
 """pyro_vlae: the Variational Lossy Autoencoder (Chen et al., 2017) as a Pyro program.
 
-The names used most can be imported from here, all others from the subpackages.
+The most frequently used names can be imported from here; the subpackages have the rest.
 """
 
 from importlib import import_module
@@ -22,7 +22,7 @@ __all__ = ["__version__", *sorted(_HOMES)]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name from its subpackage on first use, so that the version needs no torch."""
+    """Import a name from its subpackage on first access, so that ``import pyro_vlae`` is fast."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

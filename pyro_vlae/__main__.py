@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         add_help=False,
     )
     add = parser.add_argument
-    add("-h", "--help", action="store_true", help="show this page, as without any option")
+    add("-h", "--help", action="store_true", help="show this page, which is also the default")
     add("--version", action="version", version=f"pyro_vlae {__version__}")
     parser.parse_args(arguments)
     # Imported here because they need torch, and --version does not.

@@ -1,8 +1,8 @@
 """Registering a module's parameters with Pyro so that training cannot silently miss them.
 
 Pyro's parameter store is one global dictionary. If two modules use the same names in it, the second
-one is silently not trained; neither is a tensor that the store had to copy. So every instance gets
-its own name, and each registration checks that the store holds the module's own tensors.
+one is silently not trained, and neither is any tensor that the store had to copy. Therefore every
+instance gets its own name, and each registration checks that the store holds the module's tensors.
 """
 
 from itertools import count
@@ -16,15 +16,15 @@ _counter = count(1)
 
 
 class RegistrationError(RuntimeError):
-    """Pyro's parameter store holds another tensor than the module."""
+    """Pyro's parameter store does not hold the module's own tensor."""
 
 
 def register_parameters(module: nn.Module) -> None:
-    """Make the trainable parameters of a module known to Pyro; call it first in a model or guide.
+    """Register a module's trainable parameters with Pyro; call this first in a model or guide.
 
     Raises:
-        RegistrationError: the store holds another tensor under a parameter's name; training would
-            update that tensor instead of the module's.
+        RegistrationError: the store holds a different tensor under a parameter's name; training
+            would update that tensor instead of the module's.
     """
     if module not in _names:
         _names[module] = f"{type(module).__name__}-{next(_counter)}"
@@ -33,7 +33,7 @@ def register_parameters(module: nn.Module) -> None:
     trainable = {n: p for n, p in module.named_parameters() if p.requires_grad}
     for name, parameter in trainable.items():
         pyro.param(f"{prefix}$$${name}", parameter)
-    # From the store itself, because a handler may wrap what pyro.param returns.
+    # Read from the store itself, because a handler may wrap what pyro.param returns.
     held = dict(pyro.get_param_store().named_parameters())
     for name, parameter in trainable.items():
         if held.get(f"{prefix}$$${name}") is not parameter:

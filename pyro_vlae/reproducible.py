@@ -1,4 +1,4 @@
-"""What makes results repeatable: a seed hash, an evaluation context, an atomic writer."""
+"""Helpers for reproducible results: derived seeds, an evaluation context, atomic writing."""
 
 import contextlib
 import hashlib
@@ -14,7 +14,7 @@ from torch import nn
 
 
 def derive_seed(*parts: int | str) -> int:
-    """Hash a seed, indices and a purpose to a 64-bit seed; other inputs give other noise."""
+    """Hash a seed, indices, and a purpose to a 64-bit seed that differs for other inputs."""
     digest = hashlib.blake2b(",".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
@@ -32,12 +32,12 @@ def set_seed(seed: int, device: torch.device) -> None:
 def evaluation_context(device: torch.device, *programs: Callable[..., Any]) -> Iterator[None]:
     """Run programs in evaluation mode, without validation and without side effects.
 
-    Afterwards, training modes, random state, validation and Pyro's parameter store are as before.
+    Afterwards, training modes, random state, validation, and Pyro's parameter store are restored.
     Convolutions on a GPU run in full float32: TF32 rounds differently for each chunk size.
 
     Args:
         device: where the programs run.
-        programs: models and guides; modules among them are put into evaluation mode.
+        programs: models and guides; those that are modules are put into evaluation mode.
     """
     modules = [m for p in programs if isinstance(p, nn.Module) for m in p.modules()]
     training = [module.training for module in modules]
@@ -62,10 +62,10 @@ def evaluation_context(device: torch.device, *programs: Callable[..., Any]) -> I
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file atomically; on return the new content is on the disk.
+    """Replace a file atomically; on return the new content is on disk.
 
     Raises:
-        OSError: it cannot be written; the old file is untouched.
+        OSError: the file cannot be written; the old one is untouched.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -77,7 +77,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # the renaming itself, too
+    if os.name == "posix":  # sync the renaming, too
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -2,8 +2,8 @@
 # # A VLAE in ten minutes
 #
 # A VLAE is a variational autoencoder whose decoder is autoregressive over a small *window* of
-# pixels: what the window shows, the decoder models by itself; what it does not show must be in the
-# code. This notebook builds one as a Pyro program: data, model, guide, training, score, and
+# pixels. The decoder models whatever the window shows by itself; everything else must be in the
+# code. This notebook builds a VLAE as a Pyro program: data, model, guide, training, score, and
 # samples.
 
 # %%
@@ -28,7 +28,7 @@ pyro.set_rng_seed(0)
 # ## Data
 #
 # `digits` comes with scikit-learn. We keep every other pixel, so that training takes seconds.
-# `batch` returns images as the model takes them: floats 0 and 1, where ink is 1.
+# `batch` returns images in the form that the model expects: floats 0 and 1, where ink is 1.
 
 # %%
 data = load_dataset("digits")
@@ -45,7 +45,7 @@ plot_samples(train.batch(slice(0, 16)), "Training images")
 # The model is $p(x, z)$. `binary_vlae` builds the paper's: an autoregressive flow as the prior of
 # the code, a ResNet decoder that returns four feature maps, and a PixelCNN that reads them. The
 # guide is $q(z \mid x)$; its encoder mirrors the decoder, so both are built from one architecture.
-# Everything is small here, and two masked layers see two rows up.
+# Everything is small here, and with two masked layers a pixel sees two rows up.
 
 # %%
 architecture = ResNetArchitecture(train.image_shape, code_dim=16, channels=(8,), features=64)
@@ -57,7 +57,7 @@ guide = GaussianGuide(architecture=architecture)
 # %% [markdown]
 # ## Training
 #
-# Plain Pyro, as its tutorials write it.
+# This is plain Pyro, as in its tutorials.
 
 # %%
 svi = SVI(model, guide, pyro.optim.Adamax({"lr": 0.01}), Trace_ELBO())
@@ -109,9 +109,10 @@ plot_reconstructions(x, again, "Test images and one decompression each")
 # %% [markdown]
 # ## The paper's size, already trained
 #
-# The package ships weights of the same program at the paper's size, trained on static MNIST; the
-# model's card tells how long. To avoid a download, its own samples stand in for test images: we
-# encode them and decompress their codes. The shape comes back, the noise along its edges is new.
+# The package ships weights of the same program at the paper's size, trained on static MNIST;
+# `model.card` records for how long. To avoid a download, we use the model's own samples instead of
+# test images: we encode them and decompress their codes. The shape is preserved; the noise along
+# its edges is new.
 
 # %%
 model, guide = load_pretrained("static-mnist")

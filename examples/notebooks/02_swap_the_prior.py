@@ -56,9 +56,9 @@ class MixturePrior(nn.Module):
 
 
 # %% [markdown]
-# A VampPrior (Tomczak and Welling, 2018, arXiv:1705.07120): a mixture of the *posteriors* of
-# learned pseudo-images. It needs the guide's `posterior`; we pass the bound method, so that the
-# guide does not become a submodule of the model.
+# A VampPrior (Tomczak and Welling, "VAE with a VampPrior", 2018, arXiv:1705.07120): a mixture of
+# the *posteriors* of learned pseudo-images. It needs the guide's `posterior`; we pass the bound
+# method, so that the guide does not become a submodule of the model.
 
 
 # %%
@@ -98,8 +98,8 @@ PRIORS = {
 # %% [markdown]
 # All six start from the same trained model, whose standard normal prior is replaced, and are
 # trained for the same number of further steps. The decoder here is the factorized one of an
-# ordinary VAE: its code holds more, so the prior matters more. (`likelihood="pixelcnn"` makes it a
-# VLAE.)
+# ordinary VAE: its code holds more information, so the prior matters more.
+# (`likelihood="pixelcnn"` makes it a VLAE.)
 
 
 # %%
@@ -140,9 +140,9 @@ for name, make_prior in PRIORS.items():
 #
 # `compare_models` compares the models image by image. Images differ from each other far more than
 # models do, so the standard error of a paired difference is much smaller than that of either mean.
-# A difference below two standard errors means nothing. And since training was short, this compares
-# how soon a prior helps, not how good it would be in the end. The VampPrior has a head start: its
-# components are posteriors of real images from the first step.
+# A difference below two standard errors is not significant. Since training was short, this shows
+# how quickly a prior helps, not how good it is after full training. The VampPrior has a head start:
+# its components are posteriors of real images from the first step.
 
 # %%
 print(compare_models(scores))
@@ -150,7 +150,7 @@ print(compare_models(scores))
 # %% [markdown]
 # ## Samples
 #
-# One row for each prior, in the order above.
+# There is one row for each prior, in the order above.
 
 # %%
 pyro.set_rng_seed(1)

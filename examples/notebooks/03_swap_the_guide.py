@@ -2,8 +2,8 @@
 # # Swap the guide
 #
 # $\log p(x)$ depends on the model alone. The ELBO is smaller by $\mathrm{KL}(q(z \mid x) \,\|\,
-# p(z \mid x))$, and this gap depends on the guide. Here we hold a trained model fixed and fit
-# different guides to it; the gap of each is what the guide costs.
+# p(z \mid x))$, a gap that depends on the guide. Here we hold a trained model fixed and fit
+# different guides to it; the gap of each guide is the price of using it.
 
 # %%
 # %matplotlib inline
@@ -64,8 +64,8 @@ gaussian = GaussianGuide(architecture=architecture)
 train_both(model, gaussian, steps=500)
 
 # %% [markdown]
-# From here on the model is fixed: its parameters require no gradient, so they are not registered
-# with Pyro.
+# From here on the model is fixed: its parameters do not require gradients, so they are not
+# registered with Pyro.
 
 # %%
 model.requires_grad_(False)
@@ -74,9 +74,9 @@ fixed_model = model.eval()
 # %% [markdown]
 # ## Guides for all images
 #
-# The Gaussian guide is trained further for as many steps as the others. `IAFGuide` transforms a
-# Gaussian by autoregressive layers that also read the image; it starts from the Gaussian guide's
-# encoder.
+# The Gaussian guide is trained for the same number of further steps as the others. `IAFGuide`
+# transforms a Gaussian by autoregressive layers that also depend on the image; here it starts with
+# a copy of the Gaussian guide's encoder.
 
 # %%
 train_both(fixed_model, gaussian, steps=300)
@@ -90,7 +90,8 @@ iaf = IAFGuide(
 train_both(fixed_model, iaf, steps=300)
 
 # %% [markdown]
-# A guide need not be part of this package, nor a class. It samples `z` in the model's plate:
+# A guide need not come from this package or be a class. It only has to sample `z` in the model's
+# plate:
 
 # %%
 network = nn.Sequential(nn.Flatten(), nn.Linear(shape[1] * shape[2], 2 * code_dim))
@@ -108,8 +109,8 @@ train_both(fixed_model, linear_guide, steps=300)
 # %% [markdown]
 # ## Guides for a handful of images
 #
-# For a few images, the parameters of a guide can be fitted to these images alone, which removes the
-# encoder's generalization error from the gap. `AutoNormal` needs nothing but the model and a
+# The parameters of a guide can also be fitted to a few images alone, which removes the encoder's
+# generalization error from the gap. `AutoNormal` needs nothing but the model and a
 # starting point:
 
 # %%
@@ -131,8 +132,8 @@ auto = AutoNormal(fixed_model, init_loc_fn=start, init_scale=0.5)
 fit_to_few(auto, steps=300)
 
 # %% [markdown]
-# Semi-amortized inference: start from the encoder's output for these images and refine it by some
-# optimizer steps, again as a plain Pyro guide.
+# Semi-amortized inference starts from the encoder's output for these images and refines it with a
+# few optimizer steps, again as a plain Pyro guide.
 
 # %%
 with torch.no_grad():

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # What does the code hold?
 #
-# The paper's main idea: what the decoder's window shows is modeled without the code; what it does
-# not show must be in the code. Here we train the same autoencoder with three windows and look at
-# each code: how much it holds (the rate), what can be read from it (a linear probe), and what it
-# decodes to.
+# The paper's main idea is that the decoder models whatever its window shows without the code;
+# everything else must be in the code. Here we train the same autoencoder with three windows and
+# look at each code: how much information it carries (the rate), what can be predicted from it (a
+# linear probe), and what it decodes to.
 
 # %%
 # %matplotlib inline
@@ -86,8 +86,8 @@ for name, score in scores.items():
 plot_rate_distortion({name: score.summary() for name, score in scores.items()})
 
 # %% [markdown]
-# Which of the pixels in its window does the decoder use? The plot shows how much a pixel's log-odds
-# change when an earlier pixel flips; the outline is the window.
+# Which pixels of its window does the decoder use? The plot shows how much a pixel's log-odds change
+# when an earlier pixel is flipped; the outline is the window.
 
 # %%
 with torch.no_grad():
@@ -98,9 +98,9 @@ plot_pixel_influence(pixel_influence(likelihood, x_test[:100]))
 # %% [markdown]
 # ## A linear probe
 #
-# Fit a logistic regression from the posterior means to the digit on the training images; its
-# accuracy on the test images tells how linearly decodable the class is. The baseline reads the
-# pixels themselves: all of them, against sixteen numbers, most of which hold little.
+# We fit a logistic regression from the posterior means to the digit on the training images; its
+# accuracy on the test images shows how well the class can be decoded linearly. The baseline sees
+# all pixels instead of the sixteen dimensions of a code, most of which carry little information.
 
 # %%
 features = {"pixels": (x_train.flatten(1), x_test.flatten(1))}
@@ -137,8 +137,8 @@ plot_samples(torch.cat(rows).flatten(0, 1), "From top to bottom: " + ", ".join(m
 #
 # A straight line between two codes leaves the region where the prior has its mass. The noise of the
 # flow is standard normal, so `interpolate_images` rotates the noise of one code into that of the
-# other. All images of a path are sampled from the same random numbers, so that neighbors differ
-# only by their codes.
+# other. All images of a path are sampled with the same random numbers, so that they differ only
+# because their codes do.
 
 # %%
 ends = x_test[[0, 3, 5, 7, 11, 2]]  # three starts, three ends

@@ -27,7 +27,7 @@ from pyro_vlae.plots import plot_samples
 from pyro_vlae.training import TrainingSettings, fit
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # it announces its next version
+    warnings.simplefilter("ignore")  # ArviZ announces its next version
     import arviz
 
 pyro.set_rng_seed(0)
@@ -42,9 +42,9 @@ architecture = ResNetArchitecture(shape, code_dim, channels=(8,), features=64)
 # %% [markdown]
 # ## Training on another bound
 #
-# `RenyiELBO` with `alpha=0` is the importance-weighted bound (Burda et al., 2016,
-# arXiv:1509.00519). It replaces `Trace_ELBO` in `SVI` and in `fit`. Particles are vectorized: all
-# networks accept leading dimensions.
+# `RenyiELBO` with `alpha=0` is the importance-weighted bound (Burda et al., "Importance Weighted
+# Autoencoders", 2016, arXiv:1509.00519). It can replace `Trace_ELBO` in `SVI` and in `fit`. The
+# particles are vectorized: all networks accept leading dimensions.
 
 # %%
 model = binary_vlae(
@@ -90,7 +90,7 @@ plot_samples(siblings, "Each row: images sampled from one code")
 # %% [markdown]
 # ## In-painting: what was in the lower half?
 #
-# Suppose only the upper rows of an image are known. Pixels are modeled in raster order, so
+# Suppose that only the upper rows of an image are known. Pixels are modeled in raster order, so
 # $p(x_{upper} \mid z)$ is the product over the upper rows, without an integral over the lower ones.
 # As a Pyro program: sample the code from the prior and add the upper half as a factor.
 
@@ -109,23 +109,23 @@ def upper_half_model(x: Tensor) -> Tensor:
 
 # %% [markdown]
 # Importance resampling: sample codes from a proposal, weight them by the ratio of model to
-# proposal, and resample them by their weights. The guide has never seen half an image, so the
-# proposal is the prior. Each image has its own weights. The effective sample size tells whether it
-# worked.
+# proposal, and resample them by their weights. The guide has never seen half an image, so we use
+# the prior as the proposal. Each image has its own weights, and its effective sample size shows
+# whether there are enough samples.
 
 # %%
 halves = x[:4]
 particles = 4000
 with torch.no_grad(), pyro.plate("particles", particles, dim=-2):
     trace = poutine.trace(upper_half_model).get_trace(halves)
-# The proposal is the prior: its log-density cancels, what remains is the factor.
+# The proposal is the prior: its log-density cancels, and only the factor remains.
 log_weight = trace.nodes["upper_half"]["fn"].log_prob(trace.nodes["upper_half"]["value"])
 weight = log_weight.softmax(0)
 print("effective sample sizes:", *(f"{n:.0f}" for n in 1 / weight.square().sum(0)))
 
 # %% [markdown]
-# Given the resampled codes, `complete` samples the lower half from its exact conditional given code
-# and upper half. The first column is the true image, the second its known part.
+# For each resampled code, `complete` samples the lower half from its exact conditional given the
+# code and the upper half. The first column is the true image, the second its known part.
 
 # %%
 rows = []
@@ -140,8 +140,8 @@ plot_samples(torch.cat(rows), "Image, its upper half, six completions")
 # ## Hamiltonian Monte Carlo over the code of one image
 #
 # The guide is a Gaussian. What does the true posterior $p(z \mid x)$ look like? `model(x)` observes
-# the image, so `z` is the only latent variable. Four copies of the image in the plate are four
-# chains in one run (they share the step size, and are accepted or rejected together); they start
+# the image, so `z` is the only latent variable. Four copies of the image in the plate make four
+# chains in one run (they share the step size and are accepted or rejected together); they start
 # from samples of the guide. Use `NUTS` instead of `HMC` if you have the time.
 
 # %%
@@ -159,8 +159,9 @@ with pyro.validation_enabled(False):
 chains = mcmc.get_samples()["z"].transpose(0, 1)  # (chain, sample, code_dim)
 
 # %% [markdown]
-# ArviZ's diagnostics: R-hat near 1 means that the chains agree; the effective sample size is the
-# number of independent samples they are worth. The last columns are the guide's mean and scale.
+# These are ArviZ's diagnostics: R-hat near 1 means that the chains agree; the effective sample size
+# is the number of independent samples that they are worth. The last columns are the guide's mean
+# and standard deviation.
 
 # %%
 posterior = arviz.convert_to_dataset({"z": chains.numpy()})
@@ -187,7 +188,7 @@ print(f"strongest correlation: {correlation[a, b]:+.2f}, of dimensions {a} and {
 #
 # `to_inference_data` samples codes from the guide, resamples them by their importance weights, and
 # returns them in ArviZ's format with decompressions and diagnostics, for many images at once. Its
-# means should agree with those of the chains up to the accuracy that the effective sample sizes
+# means should agree with those of the chains to within the accuracy that the effective sample sizes
 # allow.
 
 # %%

@@ -1,4 +1,4 @@
-"""What a trained model's code holds: rates, paths, probes, receptive fields, comparisons, ArviZ."""
+"""Analysis of trained models: rates, paths, probes, receptive fields, comparisons, ArviZ."""
 
 from pyro_vlae.analysis.arviz_export import to_inference_data
 from pyro_vlae.analysis.codes import CodeDimensionRates, code_dimension_rates, code_marginals

@@ -1,4 +1,4 @@
-"""Codes, decompressions and importance weights of images as an ArviZ object."""
+"""Codes, decompressions, and importance weights of images as an ArviZ object."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -105,7 +105,7 @@ def to_inference_data(
             if not samples.codes:
                 raise ValueError(
                     "the guide samples nothing: a model without a code has no posterior to export; "
-                    "its log p(x) is what marginal_log_likelihood gives"
+                    "use marginal_log_likelihood for its log p(x)"
                 )
             estimates = weight_statistics(samples.log_weight, samples.log_ratio, [number])
             chosen = _resample(samples.log_weight, num_codes, derive_seed(seed, number, "resample"))

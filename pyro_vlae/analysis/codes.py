@@ -1,4 +1,4 @@
-"""How much information a guide's codes contain in each dimension."""
+"""The information that each dimension of a guide's codes contains."""
 
 import contextlib
 import math
@@ -76,7 +76,7 @@ def code_dimension_rates(
 
     With a factorized prior this is :math:`\mathrm{KL}(q(z_d | x) \| p(z_d))`, a term of the rate,
     in closed form. A flow prior couples the dimensions, so the rate is not a sum over them. With a
-    flow or without a prior, the KL is that from the *aggregate posterior* of these N images,
+    flow or without a prior, the KL is taken from the *aggregate posterior* of these N images,
 
     .. math::
 

@@ -88,11 +88,11 @@ def compare_models(scores: Mapping[str, Scores], reference: str | None = None) -
     samples: use the same number for all models.
 
     Args:
-        scores: by name of the model, what `pyro_vlae.infer.marginal_log_likelihood` returned, or
+        scores: for each model name, the result of `pyro_vlae.infer.marginal_log_likelihood`, or
             log p(x) of each image ``(N,)`` in nats, for the same images in the same order; or, for
             all models, the folder of a run or its ``scores.npz``. Runs are paired by the index of
             the test image, on the images that all of them scored.
-        reference: name of the model to compare the others with; the best if None.
+        reference: name of the model to compare the others with; the best model if None.
 
     Raises:
         ValueError: fewer than two models or two common images, different numbers of images, runs on
@@ -129,7 +129,7 @@ def _mean(values: Floats) -> tuple[float, float]:
 
 @dataclass(frozen=True, eq=False)
 class _PerImage:
-    """Log p(x) of each image, its Monte Carlo error (NaN if unknown), and facts about the run."""
+    """Log p(x) of each image, its Monte Carlo error (NaN if unknown), and the run's metadata."""
 
     log_prob: Floats
     noise: Floats
@@ -193,7 +193,7 @@ def _on_common_images(scores: dict[str, _PerImage]) -> dict[str, _PerImage]:
     unpaired = sorted(name for name, one in scores.items() if one.index is None)
     if unpaired and len(unpaired) < len(scores):
         raise ValueError(
-            f"{unpaired} do not say which images they scored, the runs do: give all models as runs "
+            f"{unpaired} have no image indices, unlike the runs: give all models as runs "
             "(scores.npz), or all as log-probabilities in one order"
         )
     if unpaired and len(set(sizes.values())) > 1:

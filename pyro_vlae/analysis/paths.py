@@ -1,4 +1,4 @@
-"""What a code controls: images along paths between codes, and images whose code is replaced."""
+"""The effect of a code: images along paths between codes, and images whose code is replaced."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -68,7 +68,7 @@ def interpolate_images(
     """Sample images ``(count, N, C, H, W)`` on paths between the codes of N pairs of images.
 
     ``x`` has shape ``(2 N, C, H, W)``: first all starts, then all ends. All images of a path are
-    sampled from the same uniforms, so they differ only because their codes do.
+    sampled with the same uniform random numbers, so they differ only because their codes do.
     """
     with evaluation_context(x.device, model, guide):
         set_seed(seed, x.device)

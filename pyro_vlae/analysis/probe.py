@@ -1,4 +1,4 @@
-"""A linear probe: which labels can be decoded from codes."""
+"""A linear probe: how well labels can be predicted from codes."""
 
 import math
 from typing import NamedTuple

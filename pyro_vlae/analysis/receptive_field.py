@@ -1,4 +1,4 @@
-"""Which of the pixels in its window a PixelCNN uses."""
+"""Measuring which pixels of its window a PixelCNN uses."""
 
 from dataclasses import dataclass
 
@@ -40,7 +40,7 @@ def pixel_influence(
     """Measure how much flips of single pixels change the log-odds of later pixels.
 
     The pixels to flip are chosen with probability proportional to their Bernoulli variance
-    p (1 - p), that is among those that could well have had the other value. Other flips, such as a
+    p (1 - p), that is, among those that could well have had the other value. Other flips, such as a
     dot of ink far from any stroke, result in images unlike any in the training data and would
     dominate the mean.
 
@@ -50,9 +50,9 @@ def pixel_influence(
     Args:
         likelihood: of binary images with one channel, batch shape ``(N,)``, such as
             ``model.likelihood(model.decoder(z))``; or ``()``, a PixelCNN without a context.
-        images: ``(N, 1, H, W)``, 0 and 1, on its device.
+        images: ``(N, 1, H, W)``, 0 and 1, on the likelihood's device.
         flips: pixels to flip in each image.
-        seed: seed of their choice.
+        seed: seed for choosing these pixels.
 
     Raises:
         ValueError: the likelihood is not a PixelCNN of binary images with one channel, the shapes
@@ -99,8 +99,8 @@ def _by_offset(values: Tensor, position: int, reach: tuple[int, int]) -> Tensor:
 def _check(likelihood: PixelCNN, images: Tensor, flips: int) -> None:
     if not isinstance(likelihood, PixelCNN):
         raise ValueError(
-            f"the likelihood is a {type(likelihood).__name__}, expected a PixelCNN: the pixels of "
-            "others do not depend on each other"
+            f"the likelihood is a {type(likelihood).__name__}, expected a PixelCNN: in others, "
+            "pixels do not depend on each other"
         )
     shape = (*(likelihood.batch_shape or images.shape[:1]), *likelihood.event_shape)
     if images.shape != shape or images.shape[1] != 1 or not len(images):
@@ -112,4 +112,4 @@ def _check(likelihood: PixelCNN, images: Tensor, flips: int) -> None:
     if pixel is not constraints.boolean or not ((images == 0) | (images == 1)).all():
         raise ValueError("expected a likelihood of binary images, and images of zeros and ones")
     if not 1 <= flips <= images[0].numel():
-        raise ValueError(f"flips is {flips}, expected 1 to {images[0].numel()}, the pixels of one")
+        raise ValueError(f"flips is {flips}, expected 1 to {images[0].numel()} (pixels per image)")

@@ -1,4 +1,4 @@
-"""Data sets: files found, downloaded, verified and decoded; images split and sampled."""
+"""Data sets: finding, downloading, verifying, and decoding files; splits and batches."""
 
 from pyro_vlae.data.datasets import dataset_names, load_dataset, register_dataset
 from pyro_vlae.data.errors import DatasetCorruptError, DatasetError, DatasetNotFoundError

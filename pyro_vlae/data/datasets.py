@@ -1,4 +1,4 @@
-"""`load_dataset`: a data set by its name, from one table of readers."""
+"""Loading data sets by name, from one table of readers."""
 
 import difflib
 import os
@@ -24,23 +24,23 @@ _READERS: dict[str, tuple[Reader, Values]] = {
 
 
 def register_dataset(name: str, reader: Reader, values: Values) -> None:
-    """Let `load_dataset` load a data set by this name.
+    """Make a data set available to `load_dataset` under this name.
 
     Args:
-        name: Its name.
-        reader: Returns the data set; a `FileStore` finds, downloads and verifies its files.
-        values: The data set's ``values``, by which families find their data sets.
+        name: its name.
+        reader: returns the data set; a `FileStore` finds, downloads, and verifies its files.
+        values: the data set's ``values``, by which recipes select their data sets.
 
     Raises:
         ValueError: the name is taken.
     """
     if name in _READERS:
-        raise ValueError(f"there is a data set {name!r} already; register it by another name")
+        raise ValueError(f"there is already a data set {name!r}; register it under another name")
     _READERS[name] = (reader, values)
 
 
 def dataset_names(values: Values | None = None) -> tuple[str, ...]:
-    """The names that `load_dataset` takes: all, or those whose images have these values."""
+    """The names that `load_dataset` accepts: all, or those whose images have these values."""
     return tuple(name for name, (_, its) in _READERS.items() if values in (None, its))
 
 
@@ -50,23 +50,23 @@ def load_dataset(
     device: torch.device | str = "cpu",
     download: bool = True,
 ) -> ImageDataset:
-    """Load a data set, verified, with the splits the literature uses.
+    """Load and verify a data set, with the splits used in the literature.
 
-    Splits keep their published order, and some are sorted: take a part of a split by
+    Splits keep their published order, and some are sorted: take a part of a split with
     ``split.subset(size, seed=0)``, which shuffles.
 
-    Files are looked for in ``root``, then in ``$PYRO_VLAE_DATA``, then in the user cache, each in
+    Files are searched for in ``root``, then in ``$PYRO_VLAE_DATA``, then in the user cache, each in
     its folder (``mnist/``, ``binarized_mnist/``, ``omniglot/``, ``caltech101_silhouettes/``,
-    ``cifar10/``), plain or compressed by gzip or xz. Files that are in none of them are downloaded
-    into the user cache; nothing is ever written to ``root`` and ``$PYRO_VLAE_DATA``. A warning is
+    ``cifar10/``), plain or compressed with gzip or xz. Files found in none of them are downloaded
+    into the user cache; nothing is ever written to ``root`` or ``$PYRO_VLAE_DATA``. A warning is
     logged if one of these two lacks a file.
 
     Args:
-        name: One of `dataset_names`: ``"static-mnist"``, ``"mnist"``, ``"omniglot"``,
+        name: one of `dataset_names`: ``"static-mnist"``, ``"mnist"``, ``"omniglot"``,
             ``"caltech101"``, ``"digits"``, ``"cifar10"``, or one that was registered.
-        root: Folder to look in first.
-        device: Where to keep the images, as ``uint8``.
-        download: Whether missing files may be downloaded.
+        root: folder to look in first.
+        device: where to keep the images, as ``uint8``.
+        download: whether missing files may be downloaded.
 
     Raises:
         ValueError: there is no data set of this name.

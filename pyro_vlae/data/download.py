@@ -1,4 +1,4 @@
-"""Download a published file from the first of its mirrors that has it."""
+"""Downloading a published file from the first mirror that has it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ import pooch
 import requests
 
 TIMEOUT = (4.0, 7.0)
-"""Seconds that a host may take to accept a connection, and to send the next bytes."""
+"""Timeouts, in seconds, for accepting a connection and for sending the next bytes."""
 
 
 def download(
@@ -16,10 +16,10 @@ def download(
     """Download a file into ``folder``, where it appears only once it is complete and verified.
 
     Args:
-        addresses: Addresses of the file, each ending in its name.
+        addresses: addresses of the file, each ending in its name.
         checksum: ``"algorithm:digest"`` of the file as it is served.
-        folder: Where to put it; created if it does not exist.
-        dead: Mirrors that did not answer, with the reason. They are skipped; new ones are added.
+        folder: where to put it; created if it does not exist.
+        dead: mirrors that did not answer, with the reasons. They are skipped; new ones are added.
 
     Returns:
         The path, or None if all addresses failed, and the failed addresses with their reasons.
@@ -42,7 +42,7 @@ def download(
 
 
 def _reason(error: Exception) -> str:
-    """Say in one line why a download failed."""
+    """Describe in one line why a download failed."""
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"the server answered {error.response.status_code} {error.response.reason}".rstrip()
     if isinstance(error, requests.Timeout):

@@ -1,4 +1,4 @@
-"""What can go wrong with a data set; each message names the file and what to do."""
+"""Errors of data sets; each message names the file and the way out."""
 
 
 class DatasetError(RuntimeError):
@@ -14,4 +14,4 @@ class DatasetNotFoundError(DatasetError):
 
 
 class DatasetCorruptError(DatasetError):
-    """A file, which is left as it is, is not the published one."""
+    """A file is not the published one; it is left unchanged."""

@@ -1,4 +1,4 @@
-"""Find the published files of a data set on disk or download them, and verify them.
+"""Finding the published files of a data set on disk, or downloading them, and verifying them.
 
 Nothing is decoded before its checksum has been verified, and decompression stops at the known size.
 """
@@ -30,11 +30,11 @@ class PublishedFile:
     """A file of a data set: where it can be found, and how it is verified.
 
     Args:
-        folder: Its folder below a data root.
-        name: Its name when not compressed; with ".gz" or ".xz" appended it is accepted too.
-        checksum: ``"algorithm:digest"`` of the content when not compressed.
-        limit: Size of that content in bytes, or an upper bound: reading stops there.
-        mirrors: Addresses of the folders that serve it, each ending in a slash, in the order in
+        folder: its folder below a data root.
+        name: its uncompressed name; the name with ".gz" or ".xz" appended is accepted, too.
+        checksum: ``"algorithm:digest"`` of the uncompressed content.
+        limit: size of that content in bytes, or an upper bound: reading stops there.
+        mirrors: addresses of the folders that serve it, each ending in a slash, in the order in
             which they are tried.
         gz_checksum: ``"algorithm:digest"`` of the ".gz" file that the mirrors serve; None if they
             serve the file itself.
@@ -67,15 +67,15 @@ def user_cache() -> Path:
 
 
 class FileStore:
-    """Finds, downloads and verifies the files of one call of `load_dataset`.
+    """Finds, downloads, and verifies the files for one call of `load_dataset`.
 
-    A file is looked for in ``root``, then in ``$PYRO_VLAE_DATA``, then in the user cache, into
+    A file is searched for in ``root``, then in ``$PYRO_VLAE_DATA``, then in the user cache, into
     which it is downloaded if it is missing. The first two are only read.
 
     Args:
-        dataset: Name of the data set, for messages.
-        root: Folder to look in first.
-        download: Whether missing files may be downloaded.
+        dataset: name of the data set, for messages.
+        root: folder to look in first.
+        download: whether missing files may be downloaded.
 
     Raises:
         DatasetError: ``root`` or ``$PYRO_VLAE_DATA`` is not a folder.
@@ -127,9 +127,9 @@ class FileStore:
         """Find ``file``, or its archive, and return its verified content.
 
         Raises:
-            DatasetNotFoundError: it is neither on disk nor downloadable.
-            DatasetCorruptError: it is not the published file.
-            DatasetError: it cannot be read.
+            DatasetNotFoundError: the file is neither on disk nor downloadable.
+            DatasetCorruptError: the file is not the published one.
+            DatasetError: the file cannot be read.
         """
         if file.archive is None:
             return read_verified(*self.find(file))
@@ -167,7 +167,7 @@ class FileStore:
         return None
 
     def _warn_of_folders_without(self, file: PublishedFile, path: Path) -> None:
-        """Warn, once per folder, of those that were searched before ``path`` was found."""
+        """Warn, once each, about the folders searched before ``path`` was found."""
         for source, root in self._roots.items():
             if root in path.parents:
                 return
@@ -196,17 +196,17 @@ class FileStore:
         target = next(iter(self._roots.values())) / folder
         lines += [
             f"What to do: put {what} into {target},",
-            f"or name the folder that contains {folder}/ by --data-dir, root= or ${ROOT_VARIABLE}.",
+            f"or name the folder above {folder}/ with --data-dir, root= or ${ROOT_VARIABLE}.",
         ]
         return "\n".join(lines)
 
 
 def read_verified(path: Path, file: PublishedFile) -> bytes:
-    """Read, decompress and verify the file at ``path``, which is never changed.
+    """Read, decompress, and verify the file at ``path``, which is never changed.
 
     Raises:
-        DatasetCorruptError: it is truncated, damaged, or not the published file.
-        DatasetError: it cannot be read.
+        DatasetCorruptError: the file is truncated, damaged, or not the published one.
+        DatasetError: the file cannot be read.
     """
     try:
         with open(path, "rb") as stream:
@@ -228,7 +228,7 @@ def read_verified(path: Path, file: PublishedFile) -> bytes:
 
 
 def _decompressed(stream: BinaryIO, file: PublishedFile) -> bytes:
-    """Read at most one byte more than the file may have."""
+    """Read at most one byte more than the file may contain."""
     # By content, not by name: some browsers decompress downloads without renaming them.
     start = stream.read(6) if len(file.suffixes) > 1 else b""
     stream.seek(0)

@@ -1,6 +1,6 @@
-"""Decoders of published file formats: IDX, text (.amat), CIFAR's records and MATLAB (.mat).
+"""Decoders of published file formats: IDX, text (.amat), CIFAR's records, and MATLAB (.mat).
 
-They take the content of verified files, which is therefore not damaged.
+They expect the content of verified files and do not check it for damage.
 """
 
 import io
@@ -19,8 +19,8 @@ Array = npt.NDArray[Any]
 def decode_idx(content: bytes) -> Array:
     """Decode an IDX file of unsigned bytes, the format of MNIST.
 
-    The header: two zero bytes, the type, the number of dimensions, and each dimension as a
-    big-endian 32-bit integer.
+    The header consists of two zero bytes, the type, the number of dimensions, and each dimension as
+    a big-endian 32-bit integer.
     """
     dimensions = content[3]
     shape = np.frombuffer(content, ">u4", dimensions, offset=4)
@@ -28,7 +28,7 @@ def decode_idx(content: bytes) -> Array:
 
 
 def decode_amat(content: bytes, height: int, width: int) -> Array:
-    """Decode static MNIST's text, two bytes per pixel, one image per line: ``(N, H, W)``."""
+    """Decode the text of static MNIST, two bytes per pixel, a line per image: ``(N, H, W)``."""
     pixels = np.frombuffer(content, np.uint8)[::2] - np.uint8(ord("0"))
     return pixels.reshape(-1, height, width)
 

@@ -1,18 +1,18 @@
-"""One reader for each data set: its files, their orientation, and its splits.
+"""One reader for each data set, with its files, image orientation, and splits.
 
 To add a data set, list its files (`PublishedFile`), write a reader that returns an `ImageDataset`,
 and pass it to `register_dataset`.
 
 References:
-    LeCun et al., "The MNIST database of handwritten digits", 1998.
-    Salakhutdinov & Murray, "On the quantitative analysis of deep belief networks", 2008: the
-        static binarization of MNIST.
-    Lake et al., "Human-level concept learning through probabilistic program induction", 2015:
-        OMNIGLOT.
-    Burda et al., "Importance weighted autoencoders", 2016, arXiv:1509.00519: OMNIGLOT at 28x28.
-    Marlin et al., "Inductive principles for restricted Boltzmann machine learning", 2010:
-        Caltech-101 Silhouettes.
-    Krizhevsky, "Learning multiple layers of features from tiny images", 2009: CIFAR-10.
+    LeCun et al., "The MNIST Database of Handwritten Digits", 1998.
+    Salakhutdinov and Murray, "On the Quantitative Analysis of Deep Belief Networks", 2008 (the
+    static binarization of MNIST).
+    Lake et al., "Human-Level Concept Learning through Probabilistic Program Induction", 2015
+    (OMNIGLOT).
+    Burda et al., "Importance Weighted Autoencoders", 2016, arXiv:1509.00519 (OMNIGLOT at 28x28).
+    Marlin et al., "Inductive Principles for Restricted Boltzmann Machine Learning", 2010
+    (Caltech-101 Silhouettes).
+    Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009 (CIFAR-10).
 """
 
 from collections.abc import Sequence
@@ -141,7 +141,7 @@ _CIFAR = [
 
 def _split(images: Array, labels: Array | None = None, values: Values = BINARY) -> ImageSplit:
     """Make a split of images ``(N, H, W)`` or ``(N, C, H, W)``."""
-    # Copied, as decoded images can be read-only or strided views of a file's content.
+    # Copied, since decoded images can be read-only or strided views of a file's content.
     bytes_ = torch.from_numpy(np.array(images, order="C"))
     return ImageSplit(
         bytes_ if bytes_.dim() == 4 else bytes_.unsqueeze(1),
@@ -151,12 +151,12 @@ def _split(images: Array, labels: Array | None = None, values: Values = BINARY) 
 
 
 def _cut(split: ImageSplit, *at: int) -> list[ImageSplit]:
-    """Cut a split at these indices."""
+    """Split the images at these indices."""
     return [split.take(slice(*part)) for part in pairwise((0, *at, None))]
 
 
 def read_static_mnist(store: FileStore) -> ImageDataset:
-    """MNIST as binarized by Salakhutdinov & Murray: 50,000 / 10,000 / 10,000.
+    """MNIST as binarized by Salakhutdinov and Murray: 50,000 / 10,000 / 10,000.
 
     The test images are MNIST's, sorted by digit and otherwise in the published order, so their
     labels 0 to 9 are known if MNIST's file of test labels is on disk, and None otherwise.
@@ -255,7 +255,7 @@ DIGITS_THRESHOLD = 7.2
 
 def _enlarge(levels: Tensor) -> Tensor:
     """Enlarge 8x8 scans ``(N, 1, 8, 8)`` three times, smoothly, into the middle of 28x28."""
-    padded = F.pad(levels, (1, 1, 1, 1))  # paper around the scan
+    padded = F.pad(levels, (1, 1, 1, 1))  # a margin of paper around the scan
     return F.interpolate(padded, scale_factor=3, mode="bicubic")[..., 1:-1, 1:-1]
 
 

@@ -1,4 +1,4 @@
-"""Images held in memory as bytes: one split, and the three splits of a data set."""
+"""Images stored in memory as bytes: a split, and the three splits of a data set."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -19,12 +19,12 @@ class ImageSplit:
     Args:
         images: ``uint8`` of shape ``(N, C, H, W)``.
         labels: ``int64`` of shape ``(N,)``, on the same device, or None.
-        values: What the bytes mean: `BINARY`, `INTENSITIES` or `BYTES`.
-        flip: Whether an image is mirrored left to right with probability 1/2 each time it is
+        values: what the bytes mean: `BINARY`, `INTENSITIES` or `BYTES`.
+        flip: whether an image is mirrored left to right with probability 1/2 each time it is
             sampled.
 
     Raises:
-        ValueError: shapes, types or devices do not fit, or a pixel is too large for ``values``.
+        ValueError: shapes, dtypes, or devices do not match, or a pixel is too large for ``values``.
     """
 
     images: Tensor
@@ -69,7 +69,7 @@ class ImageSplit:
 
         Args:
             index: A slice, or a one-dimensional index (or mask) tensor on any device.
-            generator: Source of this randomness, on this split's device; PyTorch's global
+            generator: source of this randomness, on this split's device; PyTorch's global
                 generator if None.
 
         Returns:
@@ -129,17 +129,17 @@ class ImageSplit:
 
 @dataclass(frozen=True, eq=False)
 class ImageDataset:
-    """The train, validation and test splits of a data set, on one device.
+    """The train, validation, and test splits of a data set, on one device.
 
     Splits keep their published order, and some are sorted: static MNIST's test images by digit,
-    OMNIGLOT's by alphabet. Take a part of a split by `ImageSplit.subset`, which shuffles.
+    OMNIGLOT's by alphabet. Take a part of a split with `ImageSplit.subset`, which shuffles.
 
     Args:
-        name: The name it is loaded by.
-        description: Which version it is, and how its test images were binarized.
-        train: The train images; intensities are binarized each time an image is sampled.
-        validation: The validation images, never random: intensities were binarized once.
-        test: The test images, never random either.
+        name: the name it is loaded by.
+        description: which version it is, and how its test images were binarized.
+        train: the train images; intensities are binarized each time an image is sampled.
+        validation: the validation images, never random: intensities were binarized once.
+        test: the test images, never random either.
     """
 
     name: str
@@ -191,7 +191,7 @@ class ImageDataset:
         )
 
     def with_flips(self) -> "ImageDataset":
-        """Return this data set with train images mirrored at random; the others are left alone."""
+        """Return this data set with train images mirrored at random; the others are unchanged."""
         return replace(self, train=replace(self.train, flip=True))
 
     def to(self, device: torch.device | str) -> "ImageDataset":

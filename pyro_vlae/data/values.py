@@ -1,4 +1,4 @@
-"""What the stored bytes of images mean: the values a model sees, and the unit of its score."""
+"""The meaning of stored bytes: the values that a model sees, and the unit of its score."""
 
 import math
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ class Values:
     """The meaning of the bytes that a split stores: a byte b stands for ``b / scale + offset``.
 
     Args:
-        name: Its name, for messages.
-        unit: Unit of a score: ``"nats"`` per image, or ``"bits/dim"``.
-        largest: The largest byte.
-        scale: Divides the bytes.
-        offset: Is added to the quotient.
-        bernoulli: Whether a byte stands for the probability of a 1. A model then sees a binary
+        name: its name, for messages.
+        unit: unit of a score: ``"nats"`` per image, or ``"bits/dim"``.
+        largest: the largest byte.
+        scale: divides the bytes.
+        offset: added to the quotient.
+        bernoulli: whether a byte stands for the probability of a 1. A model then sees a binary
             sample, a new one each time.
     """
 
@@ -41,7 +41,7 @@ class Values:
 
         Args:
             images: ``uint8`` of any shape.
-            generator: On the device of the images; PyTorch's global generator if None.
+            generator: on the device of the images; PyTorch's global generator if None.
 
         Returns:
             ``float32`` of the same shape, on the same device.
@@ -61,7 +61,7 @@ class Values:
         return (x.cpu() - low) / (high - low)
 
     def score(self, nats_per_image: float, dimensions: int) -> float:
-        """Convert a score or its error from nats per image to `unit`, given its dimensions."""
+        """Convert a score or its error from nats per image to `unit`, given the data dimensions."""
         return nats_per_image / (dimensions * math.log(2) if self.unit == "bits/dim" else 1)
 
     def _decode(self, images: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class Values:
 
 
 BINARY = Values("binary", "nats", largest=1, scale=1)
-"""Bytes 0 and 1 (ink, or the object), which a model sees as they are."""
+"""Bytes 0 and 1 (ink, or the object), which a model sees unchanged."""
 
 INTENSITIES = Values("intensities", "nats", largest=255, scale=255, bernoulli=True)
 """Gray intensities 0 to 255; a model sees Bernoulli samples with mean ``byte / 255``."""

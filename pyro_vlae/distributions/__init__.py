@@ -1,4 +1,4 @@
-"""Likelihoods as Pyro distributions, and how parameters become the distribution of pixels."""
+"""Likelihoods as Pyro distributions, and emissions from parameters to pixel distributions."""
 
 from pyro_vlae.distributions.discretized_logistic import DiscretizedLogisticMixture
 from pyro_vlae.distributions.emissions import (

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn import functional as F
 
-HALF_RANGE = 127.5  # level k of 0..255 stands at k / 127.5 - 1
+HALF_RANGE = 127.5  # level k of 0..255 has the value k / 127.5 - 1
 HALF_LEVEL = 0.5 / HALF_RANGE
-MIN_LOG_SCALE = -7.0  # of PixelCNN++: such a component already holds to one level or two
+MIN_LOG_SCALE = -7.0  # as in PixelCNN++; such a component covers only a level or two
 
 
 class _PixelLevels(constraints.Constraint):
@@ -25,8 +25,8 @@ class _PixelLevels(constraints.Constraint):
     is_discrete = True
     event_dim = 0
     hint = (
-        "color images hold k / 127.5 - 1 for level k of 0..255: scale uint8 images so "
-        "(ImageSplit.batch does), and add no noise"
+        "level k of 0..255 must have the value k / 127.5 - 1; scale uint8 images like this "
+        "(as ImageSplit.batch does), and add no noise"
     )
 
     def check(self, value: Tensor) -> Tensor:
@@ -39,19 +39,19 @@ pixel_levels = _PixelLevels()
 
 
 class DiscretizedLogisticMixture(TorchDistribution):
-    """The channels of a pixel, one after the other, each a mixture of discretized logistics.
+    """The channels of a pixel, each a mixture of discretized logistics given those before it.
 
-    A level's probability is the logistic's mass within half a level of its value; levels 0 and
-    255 take the tails. The means of a channel move linearly with the values of the channels before
-    it, as in PixelCNN++. In contrast to PixelCNN++ each channel chooses its component anew, so that
-    every channel's parameters can come from a network that has seen the channels before it.
+    The probability of a level is the logistic's mass within half a level of its value; levels 0 and
+    255 include the tails. The means of a channel depend linearly on the values of the channels
+    before it, as in PixelCNN++. Unlike in PixelCNN++, each channel has its own mixture component,
+    so the parameters of a channel can come from a network that has seen the channels before it.
 
     Args:
         logits: weights of the K components, ``(*batch, C, K)``.
         means: ``(*batch, C, K)``, before the coupling, in the unit of the values.
-        log_scales: ``(*batch, C, K)``; below -7 they count as -7.
-        coefficients: the coupling, ``(*batch, C (C - 1) / 2, K)``: for channel 1 that on channel
-            0, for channel 2 those on channels 0 and 1, and so forth.
+        log_scales: ``(*batch, C, K)``, clamped to at least -7.
+        coefficients: the coupling, ``(*batch, C (C - 1) / 2, K)``: of channel 1 to channel 0, of
+            channel 2 to channels 0 and 1, and so on.
         validate_args: as in every Pyro distribution.
 
     The event shape is ``(C,)``; values are ``k / 127.5 - 1`` for level k of 0..255.
@@ -139,7 +139,7 @@ class DiscretizedLogisticMixture(TorchDistribution):
         """Sample one channel given those before it.
 
         Args:
-            channel: which one, from 0.
+            channel: index of the channel, from 0.
             value: ``(*shape, C)``, broadcast against the batch shape; only the channels before
                 this one matter.
 
@@ -150,7 +150,7 @@ class DiscretizedLogisticMixture(TorchDistribution):
         logits, log_scales = (
             p[..., channel, :].expand_as(means) for p in (self.logits, self.log_scales)
         )
-        # Components by their Gumbel noise, then a logistic variate, rounded to its level.
+        # Choose the component by Gumbel-max, sample its logistic, and round to a level.
         component = (logits - (-_uniform(logits).log()).log()).argmax(-1, keepdim=True)
         mean = means.gather(-1, component).squeeze(-1)
         scale = log_scales.gather(-1, component).squeeze(-1).clamp(min=MIN_LOG_SCALE).exp()
@@ -175,9 +175,9 @@ def _uniform(like: Tensor) -> Tensor:
 def _log_mass(value: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     """Log of the mass that a logistic puts on the level of each value.
 
-    With a and b the level's ends in units of the scale,
-    ``sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b))``: no difference of nearly
-    equal numbers, hence neither approximations nor limits beyond which they would be needed.
+    If a and b are the ends of the level, standardized by mean and scale, then ``sigmoid(b) -
+    sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b))``. This avoids the difference of nearly
+    equal numbers, so no approximation is needed in any range.
     """
     inverse = (-log_scale).exp()
     low = (value - mean - HALF_LEVEL) * inverse
@@ -191,9 +191,9 @@ def _log_mass(value: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
 
 
 def _log_one_minus_exp(log_x: Tensor) -> Tensor:
-    """``log(1 - exp(-x))`` for x > 0 given by its logarithm, down to x that underflow."""
+    """``log(1 - exp(-x))`` from log x for x > 0, accurate even if x underflows."""
     x = log_x.exp()
     small = x < 1e-3
     series = log_x - x / 2 + x.square() / 24
-    # Each branch gets harmless numbers where the other one counts: gradients pass through both.
+    # Each branch gets harmless inputs where the other is used: gradients pass through both.
     return torch.where(small, series, (-(-x.where(~small, 1.0)).expm1()).log())

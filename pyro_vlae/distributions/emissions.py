@@ -1,4 +1,4 @@
-"""Emissions: how a network's parameters become the distribution of the pixels."""
+"""Emissions: functions from a network's parameters to the distribution of the pixels."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -16,14 +16,14 @@ FIRST_LOG_SCALE = -2.0
 class Emission(Protocol):
     """A function from parameters ``(N, P, H, W)`` to the distribution of pixels.
 
-    Its samples and its log_prob have shapes ``(N, C, H, W)``; or it has batch shape ``(N, H, W)``
-    and event shape ``(C,)``. For a channel-autoregressive network it also has a method
-    ``sample_channel(channel, pixels)``, see `DiscretizedLogisticMixture`.
+    Either its samples and log_prob have shape ``(N, C, H, W)``, or it has batch shape ``(N, H, W)``
+    and event shape ``(C,)``. For a channel-autoregressive network it must also
+    have a method ``sample_channel(channel, pixels)``, as in `DiscretizedLogisticMixture`.
     """
 
     @property
     def support(self) -> Constraint:
-        """The values that a channel of a pixel may have."""
+        """The values that a channel of a pixel can take."""
 
     def __call__(self, parameters: Tensor) -> Distribution:
         """The distribution of the pixels."""
@@ -42,10 +42,10 @@ class BernoulliEmission:
 class DiscretizedLogisticEmission:
     """Pixels of 256 levels: a `DiscretizedLogisticMixture` for each channel.
 
-    The parameters ``(N, P, H, W)`` hold, channel by channel, the K components' logits, means,
-    log-scales, and one coefficient for each channel before; the coefficients pass through tanh.
-    Parameters of zero stand for components that are spread evenly over the levels, not for K times
-    the same one: training starts faster.
+    The parameters ``(N, P, H, W)`` are, channel by channel, the K components' logits, means,
+    log-scales, and one coefficient for each earlier channel, to which tanh is applied. Parameters
+    of zero correspond to components spread evenly over the levels instead of K identical ones,
+    which speeds up the start of training.
 
     Args:
         channels: channels C of the image.
@@ -74,7 +74,7 @@ class DiscretizedLogisticEmission:
 
 
 class _NetworkEmission:
-    """The emission that a network brings along: its methods ``emission`` and ``support``."""
+    """The emission that a network defines: its method ``emission`` and attribute ``support``."""
 
     def __init__(self, network: Any) -> None:
         self.support = getattr(network, "support", constraints.real)
@@ -84,7 +84,7 @@ class _NetworkEmission:
         return self._emission(parameters)
 
 
-# What `PixelNetwork.outputs` may name; each is called with the number of image channels.
+# Possible values of `PixelNetwork.outputs`; called with the number of image channels.
 EMISSIONS: dict[str, Callable[[int], Emission]] = {
     "bernoulli_logits": lambda channels: BernoulliEmission(),
     "discretized_logistic_mixture": DiscretizedLogisticEmission,
@@ -92,17 +92,17 @@ EMISSIONS: dict[str, Callable[[int], Emission]] = {
 
 
 def find_emission(network: nn.Module) -> Emission:
-    """The emission that a network asks for: its own, or the one that its ``outputs`` name.
+    """Return the emission that a network defines, or the one named by its ``outputs``.
 
     Raises:
-        ValueError: the network has no method ``emission``, and its ``outputs`` name no emission.
+        ValueError: the network has no method ``emission``, and ``outputs`` is not a known name.
     """
     if hasattr(network, "emission"):
         return _NetworkEmission(network)
     outputs = getattr(network, "outputs", None)
     if outputs not in EMISSIONS:
         raise ValueError(
-            f"{type(network).__name__} does not say how its parameters are to be read: give it a "
+            f"{type(network).__name__} does not define the meaning of its parameters: give it a "
             f"method emission(parameters) or an attribute outputs, one of {sorted(EMISSIONS)} "
             f"(it is {outputs!r}), or pass emission= to PixelCNN"
         )

@@ -26,8 +26,8 @@ from pyro_vlae.nn.causal import Offset
 from pyro_vlae.nn.wavefront import window_of
 from pyro_vlae.nn.weight_norm import initialization, initialization_allowed
 
-# Values sampled at once (4096 binary images, 1045 CIFAR images): bounds the memory of `sample`,
-# large enough that the cost of each front is not overhead.
+# Values sampled at once (4096 binary images, 1045 CIFAR images): few enough to bound the memory of
+# `sample`, enough to make the overhead of each front negligible.
 SAMPLE_CHUNK = 4096 * 28 * 28
 
 
@@ -38,22 +38,22 @@ class PixelCNN(TorchDistribution):
     parallel pass of the network; sampling is exact.
 
     Args:
-        network: see `pyro_vlae.nn.PixelNetwork`: it maps images ``(N, C, H, W)`` and a context
+        network: see `pyro_vlae.nn.PixelNetwork`; it maps images ``(N, C, H, W)`` and a context
             ``(N, K, H, W)`` (or None) to parameters ``(N, P, H, W)``, which depend on earlier
             pixels only.
-        context: feature maps ``(*batch_shape, K, H, W)``; they fix batch shape and image size.
+        context: feature maps ``(*batch_shape, K, H, W)``, which set batch shape and image size.
         image_shape: ``(C, H, W)``, needed when there is no context, and only then.
-        emission: makes the parameters the distribution of the pixels, see
-            `pyro_vlae.distributions.Emission`. By default the network's own method ``emission``,
-            or what its attribute ``outputs`` names.
+        emission: maps the parameters to the distribution of the pixels, see
+            `pyro_vlae.distributions.Emission`. The default is the network's own method
+            ``emission``, or the emission named by its attribute ``outputs``.
         validate_args: as in every Pyro distribution.
 
     The event shape is ``(C, H, W)``. Values broadcast against the batch shape.
 
     Raises:
         ValueError: context and image_shape are both given or both missing, the context has fewer
-            than three dimensions, its channels are not as many as the network reads, or the network
-            does not say how its parameters are to be read.
+            than three dimensions or another number of channels than the network reads, or the
+            network does not define the meaning of its parameters.
     """
 
     has_rsample = False
@@ -106,14 +106,14 @@ class PixelCNN(TorchDistribution):
 
     @property
     def arg_constraints(self) -> dict[str, constraints.Constraint]:
-        """The context, where there is one, is real."""
+        """The context, if there is one, is real."""
         if self.context is None:
             return {}
         return {"context": constraints.independent(constraints.real, 3)}
 
     @property
     def support(self) -> constraints.Constraint:
-        """Images of pixels in the emission's support."""
+        """Images whose pixels are in the emission's support."""
         return constraints.independent(self.emission.support, 3)
 
     @property
@@ -138,7 +138,7 @@ class PixelCNN(TorchDistribution):
         """The network's parameters given images ``(*shape, C, H, W)``: ``(*shape', P, H, W)``."""
         shape = torch.broadcast_shapes(value.shape[:-3], self.batch_shape)
         flat = value.expand(*shape, *self.event_shape).reshape(-1, *self.event_shape)
-        # Features made without initialization are no data to initialize the network with either.
+        # A context computed with initialization disabled must not initialize the network.
         with nullcontext() if self._may_initialize else initialization(False):
             out = self.network(flat, self._flat_context(shape))
         return out.reshape(*shape, *out.shape[1:])
@@ -153,7 +153,7 @@ class PixelCNN(TorchDistribution):
             ``(*shape', H, W)`` nats, channels summed.
 
         Raises:
-            ValueError: the images have another size or, under validation, values outside the
+            ValueError: the images have the wrong size or, under validation, values outside the
                 support.
         """
         self._check_event_shape(value)
@@ -195,7 +195,7 @@ class PixelCNN(TorchDistribution):
 
         Args:
             value: images ``(*shape, C, H, W)``, broadcast against the batch shape; their unknown
-                pixels do not matter.
+                pixels are ignored.
             known: bool, broadcastable to ``(*shape, H, W)``: the pixels to keep.
 
         Returns:
@@ -203,7 +203,7 @@ class PixelCNN(TorchDistribution):
 
         Raises:
             ValueError: a known pixel has an unknown one in its window, so that the conditional
-                distribution does not factorize along the raster order; the images have another
+                distribution does not factorize along the raster order; the images have the wrong
                 size; or, under validation, a known value is outside the support.
         """
         self._check_event_shape(value)
@@ -234,7 +234,7 @@ class PixelCNN(TorchDistribution):
         return image.reshape(*shape, *self.event_shape)
 
     def _flat_context(self, shape: torch.Size) -> Tensor | None:
-        """The context of a batch of this shape, ``(N, K, H, W)``."""
+        """The context expanded to a batch of this shape and flattened, ``(N, K, H, W)``."""
         if self.context is None:
             return None
         maps = self.context.shape[-3:]
@@ -260,7 +260,7 @@ class PixelCNN(TorchDistribution):
         self._check_support(value)
 
     def _check_support(self, value: Tensor, where: Tensor | None = None) -> None:
-        """Raise a ValueError if any value, or any of those that are named, cannot be."""
+        """Raise a ValueError if any value (where ``where`` is true) is outside the support."""
         pixel = self.emission.support
         valid = pixel.check(value)
         if where is not None:

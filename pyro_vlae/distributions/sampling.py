@@ -1,4 +1,4 @@
-"""Going through images front by front, and sampling them, or the unknown part of them."""
+"""Sampling of images, or of their unknown pixels, wavefront by wavefront."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from pyro_vlae.nn.causal import Offset
 from pyro_vlae.nn.threads import single_threaded
 from pyro_vlae.nn.wavefront import make_evaluator
 
-# Up to so many images times features, the products of a front are too small for more threads.
+# Up to this many images times features, matrix products are too small for several threads.
 SMALL = 4096
 
 
 @dataclass(frozen=True)
 class Front:
-    """Pixels whose values are chosen at once, one channel of them or all.
+    """Pixels whose values are chosen together, in one channel or all.
 
     Attributes:
         rows: ``(P,)``.
         columns: ``(P,)``.
-        channels: ``slice(c, c + 1)`` channel by channel, ``slice(None)`` otherwise.
+        channels: ``slice(c, c + 1)`` if chosen channel by channel, else ``slice(None)``.
     """
 
     rows: Tensor
@@ -44,7 +44,7 @@ Choose = Callable[[Any, Tensor, Front], Tensor]
 def go_through(
     network: nn.Module, emission: Emission, context: Tensor | None, image: Tensor, choose: Choose
 ) -> Tensor:
-    """Choose the values of images in place, front by front, each given those before it.
+    """Choose the values of images in place, each front given the fronts before it.
 
     Args:
         network: see `pyro_vlae.nn.PixelNetwork`.
@@ -71,7 +71,7 @@ def go_through(
 
 
 def sample_front(distribution: Any, pixels: Tensor, front: Front) -> Tensor:
-    """Values of a front, sampled: all channels at once, or one given those before it."""
+    """Sample the values of a front: all channels at once, or one given those before it."""
     if front.channels.start is None:
         values = distribution.sample()
         return values.movedim(-1, 1) if distribution.event_shape else values
@@ -80,7 +80,7 @@ def sample_front(distribution: Any, pixels: Tensor, front: Front) -> Tensor:
 
 
 def keep_known(choose: Choose, image: Tensor, known: Tensor) -> Choose:
-    """Choose values where they are not known already.
+    """Return a function that keeps known values and chooses the others with ``choose``.
 
     Args:
         choose: see `go_through`.
@@ -97,15 +97,15 @@ def keep_known(choose: Choose, image: Tensor, known: Tensor) -> Choose:
 
 
 def emission_layout(distribution: Distribution, pixels: Tensor) -> Tensor:
-    """Pixels ``(N, C, H, W)`` as an emission takes them: last if the channels are its event."""
+    """Pixels ``(N, C, H, W)``, with channels last if they are the distribution's event."""
     return pixels.movedim(1, -1) if distribution.event_shape else pixels
 
 
 def check_completable(window: frozenset[Offset] | None, known: Tensor) -> None:
     """Raise a ValueError unless no known pixel depends on an unknown one.
 
-    Then the conditionals of the unknown pixels multiply to the exact conditional distribution;
-    otherwise what is known would also say something about pixels sampled before it.
+    In that case the exact conditional distribution is the product of the unknown pixels'
+    conditionals; otherwise a known pixel would be evidence about unknown pixels before it.
 
     Args:
         window: offsets of the pixels that a pixel depends on; None for all earlier ones.
@@ -132,6 +132,6 @@ def check_completable(window: frozenset[Offset] | None, known: Tensor) -> None:
         raise ValueError(
             f"pixel ({row}, {column}) is known but depends on unknown pixels before it, so the "
             "exact conditional does not factorize. Known pixels may only have known ones in "
-            "their window: rows from the top are allowed, and so is any beginning of the raster "
-            "order. For other patterns sample many images and resample them by their likelihood"
+            "their window: any number of rows from the top, or any initial part of the raster "
+            "order. For other patterns, sample many images and resample them by their likelihood"
         )

@@ -1,4 +1,4 @@
-"""The family of models for binary images: MNIST, OMNIGLOT, and Caltech-101 Silhouettes.
+"""Recipes for binary images: MNIST, OMNIGLOT, and Caltech-101 Silhouettes.
 
 References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 4.1 and appendix.
@@ -16,7 +16,7 @@ from pyro_vlae.guides import GaussianGuide, IAFGuide
 from pyro_vlae.infer import FreeBitsELBO, JointOptim
 from pyro_vlae.models.binary import binary_vlae, unconditional_pixelcnn
 
-FREE_NATS_PER_DIMENSION = 0.01  # of the paper
+FREE_NATS_PER_DIMENSION = 0.01  # as in the paper
 _GUIDES = {"gaussian": GaussianGuide, "iaf": IAFGuide}
 
 

@@ -1,4 +1,4 @@
-"""The family of models for color images: CIFAR-10.
+"""Recipes for color images: CIFAR-10.
 
 References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 4.3 and appendix.
@@ -42,7 +42,7 @@ class ColorRecipe(Recipe):
     values = BYTES
     presets = {  # noqa: RUF012 (a ClassVar of the base class)
         "quick": {},
-        # The paper does not state the batch size and the number of epochs.
+        # The paper does not state the batch size or the number of epochs.
         "paper": {
             "train_on": "train+validation",
             "epochs": 200,
@@ -111,7 +111,7 @@ class ColorRecipe(Recipe):
 
 
 def color_error(originals: Tensor, reconstructions: Tensor) -> Tensor:
-    """The error of each reconstruction's mean color: ``(N,)``, in levels of 0 to 255.
+    """The error of each reconstruction's mean color, ``(N,)``, on the scale 0 to 255.
 
     It is the absolute difference of an image's and its reconstruction's mean in each color channel,
     averaged over the channels. Images are ``(N, 3, H, W)`` in [-1, 1].

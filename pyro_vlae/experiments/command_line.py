@@ -1,4 +1,4 @@
-"""The command line of the scripts: options from the fields of a recipe, exit statuses."""
+"""Command lines of the scripts: options made from the fields of a recipe, exit statuses."""
 
 import argparse
 import itertools
@@ -125,7 +125,7 @@ def add_recipe_options(
         names: the fields to include; all if None.
     """
     known, base = kind.options(), {f.name for f in fields(Recipe)} - {"dataset"}
-    for f in sorted(fields(kind), key=lambda f: f.name in base):  # the family's own first
+    for f in sorted(fields(kind), key=lambda f: f.name in base):  # the family's own fields first
         metadata = known.get(f.name, {})
         if not metadata.get("help") or (names is not None and f.name not in names):
             continue
@@ -183,7 +183,7 @@ def seed(text: str) -> int:
 
 
 def pick_device(name: str | None) -> torch.device:
-    """The device of that name; the GPU if there is one, else the CPU, if None."""
+    """The device with this name; by default, the GPU if there is one, else the CPU."""
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)

@@ -89,7 +89,7 @@ class Claim:
 
 
 VLAE, AF_VAE = "static-mnist-quick", "static-mnist-af-vae"
-# Pairs of runs that saw similar numbers of images, hence the quick VLAE rather than the longer one.
+# Pairs of runs that saw similar numbers of images, so the quick VLAE rather than the longer one.
 CLAIMS = (
     Claim("PixelCNN vs. factorized decoder, flow prior", VLAE, AF_VAE, 79.30 - 79.03),
     Claim("flow vs. normal prior, factorized decoder", AF_VAE, "static-mnist-vae"),
@@ -148,7 +148,7 @@ def _cells(*cells: str) -> str:
 
 
 def _line(row: Row, results: Mapping[str, Any] | None) -> str:
-    """A line of a table; `results` are those of the row's run, if it was made."""
+    """A line of a table; `results` are those of the row's run, or None if there is none."""
     paper = ["" if value is None else f"{value:.2f}" for value in (row.paper_nll, row.paper_rate)]
     title = f"{row.title} (`{row.name}`)"
     if results is None:
@@ -182,7 +182,7 @@ def _command(row: Row) -> str:
 
 
 def _comparable(claim: Claim, folder: Path) -> bool:
-    """Whether both runs have been made and have scores to pair."""
+    """Whether both runs exist and have scores to pair."""
     runs = [folder / name for name in (claim.better, claim.worse)]
     return all((run / name).exists() for run in runs for name in ("results.json", "scores.npz"))
 

@@ -1,4 +1,4 @@
-"""Loading trained models: those of a run, and those that come with the package."""
+"""Loading trained models: those of runs, and those that come with the package."""
 
 import json
 from importlib.resources import as_file, files
@@ -21,14 +21,14 @@ def load_run(folder: str | Path) -> tuple[nn.Module, nn.Module]:
         folder: the run's ``--out``.
 
     Raises:
-        ConfigError: the folder holds no run, one without a checkpoint, or one of another version.
+        ConfigError: the folder contains no run, or one without a checkpoint or of another version.
         CheckpointError: its checkpoint is damaged.
     """
     folder = Path(folder)
     recipe = read_recipe(folder)
     if not has_checkpoint(folder):
         raise ConfigError(
-            f"{folder} holds no checkpoint, hence no weights: name the folder of a run that has "
+            f"{folder} has no checkpoint and thus no weights: name the folder of a run that has "
             f"one, or weights that come with the package ({', '.join(pretrained_names())})"
         )
     model, guide = recipe.build()
@@ -36,13 +36,13 @@ def load_run(folder: str | Path) -> tuple[nn.Module, nn.Module]:
     scored = folder / "results.json"
     results = json.loads(scored.read_text()) if scored.exists() else None
     if results and results["train_images_seen"] != read_state(folder / "checkpoint")["images_seen"]:
-        results = None  # of earlier weights: a later training was interrupted before scoring
+        results = None  # of earlier weights: training went on but was not followed by scoring
     model.card = {"config": recipe.to_config(), "results": results}  # type: ignore[assignment]
     return model.eval(), guide.eval()
 
 
 def pretrained_names() -> list[str]:
-    """The names that `load_pretrained` takes."""
+    """The names that `load_pretrained` accepts."""
     names = (Path(entry.name) for entry in (files("pyro_vlae.models") / "weights").iterdir())
     return sorted(name.stem for name in names if name.suffix == ".safetensors")
 
@@ -50,8 +50,8 @@ def pretrained_names() -> list[str]:
 def load_pretrained(name: str) -> tuple[nn.Module, nn.Module]:
     """A trained model and its guide, in evaluation mode, on the CPU.
 
-    ``model.card`` is a dict with the run's ``config`` and ``results``; the card beside the weights
-    says the same in words.
+    ``model.card`` is a dict with the run's ``config`` and ``results``; the Markdown card
+    next to the weights summarizes both.
 
     Args:
         name: one of `pretrained_names`, e.g. ``"static-mnist"``.

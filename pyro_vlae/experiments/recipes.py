@@ -16,7 +16,7 @@ from pyro_vlae.infer import JointOptim
 from pyro_vlae.training import DecaySchedule, TrainingSettings
 
 BUDGET = ("epochs", "max_minutes", "max_steps")
-# What may change when a run is resumed: it does not contradict the training so far.
+# Fields that may change when a run is resumed: they do not affect the training so far.
 CHANGEABLE = ("epochs", "max_minutes", "num_samples", "eval_images")
 
 RECIPES: dict[str, type["Recipe"]] = {}
@@ -32,22 +32,22 @@ def option(default: Any, text: str | None = None, **metadata: Any) -> Any:
 
     Args:
         default: its value in the ``quick`` preset.
-        text: help for the option; if None, the field is checked but is no option.
-        **metadata: ``choices`` and ``metavar``, as `argparse` takes them.
+        text: help for the option; if None, the field is validated but is not an option.
+        **metadata: ``choices`` and ``metavar``, as for `argparse`.
     """
     return field(default=default, metadata={"help": text, **metadata})
 
 
 @dataclass(frozen=True)
 class Recipe(ABC):
-    """All settings of a run, as stored in ``config.json``; each family adds its model's.
+    """All settings of a run, as stored in ``config.json``; each family adds those of its model.
 
     A subclass sets the class attributes, gives ``dataset`` a default, and is registered by
     `register`.
 
     Args:
         dataset: name of the data set.
-        preset: name of the preset that gave the fields their defaults.
+        preset: name of the preset that set the defaults of the fields.
         train_on: ``"train"`` (validated on the validation set) or ``"train+validation"``.
         epochs: training budget in passes over the training images, or None.
         max_minutes: training budget in minutes, or None.
@@ -59,14 +59,14 @@ class Recipe(ABC):
         clip_norm: limit of the gradient norm, per image in the batch (the loss is a sum).
         seed: seed of training and samples.
         num_samples: importance samples per test image.
-        eval_images: number of test images to score, chosen at random but always the same; None for
+        eval_images: number of test images to score, from a fixed random permutation; None for
             all.
         precision: ``"bf16"``, ``"fp32"``, or ``"auto"`` to choose by device.
         compile: whether to compile the networks with `torch.compile`.
 
     Attributes:
         family: name in `RECIPES` and in ``config.json``.
-        values: pixel values that the models take; the family applies to all data sets with these.
+        values: pixel values that the models expect; the family covers all data sets with these.
         presets: fields that differ from the defaults, by preset.
         dataset_defaults: fields that differ from the preset's, by data set.
         fallback: data set to use when the default one is not found.
@@ -179,9 +179,9 @@ class Recipe(ABC):
 
     @classmethod
     def from_options(cls, **given: Any) -> Self:
-        """A preset, changed by the given options (None: not given).
+        """Make a recipe from a preset and the given options (None: not given).
 
-        A given budget replaces the preset's.
+        A given budget replaces that of the preset.
         """
         given = _given(given)
         chosen = dict(cls.presets.get(given.get("preset", "quick"), {}))
@@ -193,7 +193,7 @@ class Recipe(ABC):
         """The recipe of the run in a folder, with a new budget or evaluation if given.
 
         Raises:
-            ConfigError: the folder holds no run of this family, or an option contradicts the run.
+            ConfigError: the folder has no run of this family, or an option contradicts the run.
         """
         stored = read_recipe(folder)
         if not isinstance(stored, cls):
@@ -217,7 +217,7 @@ class Recipe(ABC):
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that are not None; if any is a budget, it replaces all budgets."""
+    """The options that are not None; if any is a budget, the other budgets become None."""
     given = {name: value for name, value in options.items() if value is not None}
     return (dict.fromkeys(BUDGET) if given.keys() & set(BUDGET) else {}) | given
 
@@ -233,7 +233,7 @@ def recipe_from_config(config: Mapping[str, Any], source: str | Path) -> Recipe:
 
     Args:
         config: the content of a ``config.json``.
-        source: where it comes from, for error messages.
+        source: its origin, for error messages.
 
     Raises:
         ConfigError: the configuration is of an unregistered family or of another version.
@@ -242,19 +242,19 @@ def recipe_from_config(config: Mapping[str, Any], source: str | Path) -> Recipe:
     family = values.pop("family", None)
     if family is None:
         raise ConfigError(
-            f"the run in {source} was made by an older version (its configuration names no "
+            f"the run in {source} was made by an older version (its configuration has no "
             "family): use the version that made it"
         )
     if family not in RECIPES:
         raise ConfigError(
-            f"the run in {source} is of the family {family!r}, registered are "
+            f"the run in {source} is of the family {family!r}, but registered are only "
             f"{', '.join(RECIPES)}: import the module that defines its recipe first"
         )
     try:
         return RECIPES[family](**values)
     except TypeError as error:
         raise ConfigError(
-            f"the configuration in {source} is not one of this version's ({error}): use the "
+            f"the configuration in {source} is not one of this version ({error}): use the "
             "version that made it"
         ) from error
 
@@ -263,7 +263,7 @@ def read_recipe(folder: Path) -> Recipe:
     """The recipe of the run in a folder.
 
     Raises:
-        ConfigError: the folder holds no run, or `recipe_from_config` refuses it.
+        ConfigError: the folder contains no run, or as for `recipe_from_config`.
     """
     path = folder / "config.json"
     try:

@@ -23,13 +23,13 @@ from pyro_vlae.plots import plot_reconstructions, plot_samples, plot_training, s
 from pyro_vlae.reproducible import write_atomically, write_json
 from pyro_vlae.training import TrainingInterrupted, TrainingResult, fit, has_checkpoint, read_state
 
-# Fixes the test images that are scored and their importance samples, whatever the seed of the run:
-# scores of different runs can be paired.
+# Fixes the scored test images and their importance samples, independently of the run's seed, so
+# that the scores of different runs can be paired.
 EVALUATION_SEED = 0
 
 
 def run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool = False) -> dict[str, Any]:
-    """Train (or continue training), plot, and score; returns the content of ``results.json``.
+    """Train (or continue training), plot, and score; return the content of ``results.json``.
 
     Args:
         recipe: the settings.
@@ -39,7 +39,7 @@ def run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool = False) -> 
         resume: continue from the checkpoint in `out`, if there is one.
 
     Raises:
-        ConfigError: the data do not fit the recipe, or the folder cannot be used.
+        ConfigError: the data set does not fit the recipe, or the folder cannot be used.
     """
     if data.values != recipe.values:
         raise ConfigError(
@@ -72,7 +72,7 @@ def run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool = False) -> 
         write_json(out / "config.json", recipe.to_config())  # keep a new budget
         raise
     if before is not None and result.step == before["step"]:
-        # There was nothing left to train: the record keeps the budget that was used.
+        # There was nothing left to train: record the budget that was used.
         print(f"already trained for {result.step:,} steps, {result.seconds / 60:.1f} minutes")
         recipe = replace(recipe, **{name: before["config"][name] for name in BUDGET})
     write_json(out / "config.json", recipe.to_config())
@@ -140,7 +140,7 @@ def _plot(
     result: TrainingResult,
     out: Path,
 ) -> None:
-    """Write ``samples.png``, ``reconstructions.png`` (of the first 32 x), and ``training.png``."""
+    """Write ``samples.png``, ``reconstructions.png`` (32 images), and ``training.png``."""
     title = f"{recipe.dataset}, {result.images_seen:,} training images seen"
     show = data.values.to_unit_range
     pyro.set_rng_seed(recipe.seed)

@@ -1,4 +1,4 @@
-"""How the decoder's window decides what the code holds: one run per window, with equal budgets.
+"""How the decoder's window determines what the code holds: one run per window, equal budgets.
 
 References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, sections 2.3 and 4.3.
@@ -40,7 +40,7 @@ def window_options(window: str, images: int, free_nats: float) -> dict[str, Any]
     """
     decoder = {"likelihood": "bernoulli"}
     if window != "none":
-        # All columns to the left need more rows above than there are.
+        # A window with all columns must have as many rows as the image.
         everything = f"{2 * _IMAGE_SIZE - 1}x{_IMAGE_SIZE}"
         decoder = {"window": everything if window == "all" else window}
         window_layers(decoder["window"])
@@ -92,7 +92,7 @@ def probe_run(
 
 
 def window_rows(results: Mapping[str, Mapping[str, Any]], out: Path) -> list[dict[str, Any]]:
-    """The rows that `pyro_vlae.plots.plot_window_study` takes.
+    """The rows for `pyro_vlae.plots.plot_window_study`.
 
     Args:
         results: content of ``results.json``, by window.

@@ -1,4 +1,4 @@
-"""Fitting and scoring of models with guides: ELBOs, the optimizer, log-likelihoods."""
+"""Fitting and scoring: ELBOs, the optimizer, initialization, and log-likelihoods."""
 
 from pyro_vlae.infer.decompress import decompress
 from pyro_vlae.infer.elbo import FreeBitsELBO

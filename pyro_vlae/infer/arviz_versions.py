@@ -1,4 +1,4 @@
-"""The differences between ArviZ 0.x and 1.x. ArviZ is imported at its first use."""
+"""Support for both ArviZ 0.x and 1.x. ArviZ is imported when it is first used."""
 
 import importlib
 import warnings
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def import_arviz() -> ModuleType:
-    """Import ArviZ (a second or two) without the announcement of 1.0 in version 0.23."""
+    """Import ArviZ, which takes a second or two, without the warning of 0.23 about 1.0."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return importlib.import_module("arviz")

@@ -40,7 +40,7 @@ class FreeBitsELBO(RateELBO):
         **kwargs: arguments of :class:`~pyro.infer.Trace_ELBO` (``num_particles``, ...).
 
     Raises:
-        ValueError: ``free_nats`` is negative or not finite; when evaluated, as `RateELBO`.
+        ValueError: ``free_nats`` is negative or not finite; when evaluated, as for `RateELBO`.
 
     Example:
         >>> svi = SVI(model, guide, optimizer, loss=FreeBitsELBO(free_nats=7.84))

@@ -26,13 +26,13 @@ def marginal_log_likelihood(
 ) -> MarginalLikelihood:
     r"""Estimate log p(x) of each image by importance sampling with the guide as the proposal.
 
-    The codes of an image are sampled in one call of the guide, with a seed made of ``seed`` and the
-    image's index. They depend neither on the chunk size nor on which other images are scored, so
-    the log-probabilities depend on these only up to rounding. Masks count; scales
-    (``poutine.scale``) are ignored, since they are not part of the density.
+    The codes of an image are sampled in one call of the guide, with a seed derived from ``seed``
+    and the image's index. They depend neither on the chunk size nor on the other images, so these
+    affect the log-probabilities only by rounding. Masks are applied; scales (``poutine.scale``) are
+    ignored, since they are not part of the density.
 
-    Modules are scored in evaluation mode. Random state, validation, training mode, parameter store
-    and layers not yet initialized are left unchanged.
+    Modules are scored in evaluation mode. Random state, validation, training mode, parameter store,
+    and uninitialized layers are left unchanged.
 
     Args:
         model: called as ``model(x)``, observes ``x``; any number of latent sites, all in an image
@@ -45,7 +45,7 @@ def marginal_log_likelihood(
         image_index: index of each image in its data set, ``(N,)``, so that an image of a subset
             gets the same codes as in the whole set; ``0..N-1`` if None.
         max_codes_per_chunk: codes to score in one pass, by default 256 on a CPU and 4096 on a GPU;
-            halved when memory runs out.
+            halved if memory runs out.
         progress: show a progress bar.
 
     Raises:
@@ -83,7 +83,7 @@ def check_arguments(
     image_index: Sequence[int] | Tensor | None,
     max_codes_per_chunk: int | None,
 ) -> list[int]:
-    """Return the image indices as a list, or say which argument is wrong."""
+    """Return the image indices as a list; raise a ValueError if an argument is invalid."""
     if not isinstance(x, Tensor) or x.ndim == 0 or x.numel() == 0:
         what = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
         raise ValueError(f"x has {what}, expected a tensor (N, *event) with at least one image")

@@ -20,7 +20,7 @@ def initialize(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) 
     """Initialize the weight-normalized layers of a model and its guide on a batch.
 
     It runs the guide, then the model on the guide's codes, and scores both. Layers that were
-    already initialized, loaded or trained are left alone, so a second call changes nothing. Random
+    already initialized, loaded, or trained stay as they are, so a second call does nothing. Random
     generators and Pyro's parameter store are left unchanged: training continues exactly as if its
     first step had initialized the layers.
 
@@ -30,7 +30,7 @@ def initialize(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) 
     Args:
         model: Pyro model, called as ``model(x)``.
         guide: its guide, called as ``guide(x)``.
-        x: a batch of images, ``(B, *event)``; a few dozen at least, for the statistics.
+        x: a batch of images, ``(B, *event)``; at least a few dozen, for the statistics.
 
     Example:
         >>> model, guide = binary_vlae(), GaussianGuide(code_dim=64)

@@ -119,11 +119,11 @@ class JointOptim(PyroOptim):
     def register(self, named_parameters: Iterable[tuple[str, Tensor]]) -> None:
         """Fix the names and the order of parameters.
 
-        Unregistered ones join at their first step, under their names in Pyro's parameter store.
+        Others are added at their first step, under their names in Pyro's parameter store.
 
         Args:
-            named_parameters: as ``module.named_parameters()`` gives them. Those that need no
-                gradient are ignored; a known parameter takes the new name.
+            named_parameters: as returned by ``module.named_parameters()``. Those that need no
+                gradient are ignored; a registered parameter takes the new name.
 
         Raises:
             ValueError: two parameters have the same name.
@@ -178,10 +178,10 @@ class JointOptim(PyroOptim):
         }
 
     def set_state(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a copy of a state of :meth:`get_state`.
+        """Restore a copy of a state returned by :meth:`get_state`.
 
         Raises:
-            ValueError: the state is not that of the registered parameters; nothing changes then.
+            ValueError: the state is not that of the registered parameters; nothing is changed.
         """
         theirs = state_dict["shapes"]
         ours = {name: tuple(p.shape) for p, name in self._names.items()}
@@ -204,7 +204,7 @@ class JointOptim(PyroOptim):
             self._averages = {p: averages[name].to(p) for p, name in named if name in averages}
 
     def load(self, filename: str, map_location: Any = None) -> None:
-        """Read a state that ``save`` wrote: tensors and numbers only, no pickled code."""
+        """Restore a state written by ``save``: only tensors and numbers, no pickled code."""
         self.set_state(torch.load(filename, map_location=map_location, weights_only=True))
 
     @torch.no_grad()

@@ -19,7 +19,7 @@ from torch import Tensor
 from pyro_vlae.reproducible import derive_seed, set_seed
 
 PARTICLES = "_importance_particles"
-# On a CPU the activations of more codes exceed its cache; this many keep a GPU busy.
+# Codes per pass: more would exceed the cache of a CPU; this many keep a GPU busy.
 _CPU_CHUNK, _GPU_CHUNK = 256, 4096
 
 Codes = dict[str, Tensor]
@@ -30,9 +30,9 @@ class ImportanceSamples:
     """K codes for each of b consecutive images, on the images' device.
 
     Attributes:
-        images: position of the images among all.
+        images: slice of these images among all images.
         codes: values ``(K, b, *event)`` by latent site.
-        log_q: log q(z | x) in nats, ``(K, b)``, float64, like the following.
+        log_q: log q(z | x) in nats, ``(K, b)``, float64, like the next two.
         log_prior: log p(z).
         log_likelihood: log p(x | z), NaN outside the support.
     """
@@ -66,7 +66,7 @@ def importance_samples(
     """Sample codes of all images and score them, a block of images at a time.
 
     Arguments are those of `marginal_log_likelihood`. Iterate inside `evaluation_context`, without
-    gradients. A guide that samples nothing gives one sample per image, without codes.
+    gradients. If the guide samples nothing, there is one sample per image, without codes.
     """
     codes, _, points = sample_codes(guide, x[:1], num_samples, derive_seed(seed, index[0]))
     if points:
@@ -96,7 +96,7 @@ def sample_codes(
 
     Returns:
         Values by site, log q(z | x) ``(K, b)``, and the names of sites that are point estimates:
-        Delta distributions that are no function of an auxiliary site.
+        Delta distributions that do not depend on an auxiliary site.
     """
     set_seed(seed, images.device)
     trace = poutine.trace(pyro.plate(PARTICLES, num_samples, dim=-2)(guide)).get_trace(images)
@@ -107,7 +107,7 @@ def sample_codes(
     random: list[str] = []
     points: list[str] = []
     for name, site in sample_sites(trace):
-        # From the trace that sampled it: a flow can invert only the value it has just computed.
+        # From the trace that sampled it: some flows can invert only a value just computed.
         log_q = log_q + _site_log_prob(name, site, shape, "guide")
         if site["infer"].get("is_auxiliary"):
             auxiliary.append(name)
@@ -115,11 +115,11 @@ def sample_codes(
         codes[name] = site["value"].expand(shape + site["fn"].event_shape)
         (points if _is_point(site) else random).append(name)
     if auxiliary and random:
-        # Codes that are functions of it are fine (Delta sites, as in Pyro's autoguides).
+        # Codes that are functions of it are allowed (Delta sites, as in Pyro's autoguides).
         raise ValueError(
             f"the guide's site {auxiliary[0]!r} is auxiliary and {random[0]!r} is sampled given "
-            f"it: log q(z | x) would need it integrated out. Sample {auxiliary[0]!r} in the model, "
-            "too (from any density given x and the codes), and leave is_auxiliary out"
+            f"it: log q(z | x) would require integrating it out. Sample {auxiliary[0]!r} in the "
+            "model, too (from any density given x and the codes), and leave is_auxiliary out"
         )
     return codes, log_q, [] if auxiliary else points
 
@@ -133,8 +133,8 @@ def _refuse_point_estimates(
 ) -> None:
     """Raise a ValueError if the guide's code is a Delta where the model's has a density.
 
-    Its log q is 0, so every weight would be log p(x, z) at one point: a wrong log p(x), and all
-    weights equal, so that no diagnostic would show it.
+    Its log q is 0, so every log-weight would be log p(x, z) at one point. The estimate would be
+    wrong and, as all weights are equal, no diagnostic would show it.
     """
     program = poutine.condition(pyro.plate(PARTICLES, num_samples, dim=-2)(model), data=codes)
     for name, site in sample_sites(poutine.trace(program).get_trace(image)):
@@ -218,11 +218,11 @@ class _ChunkedScore:
             except torch.OutOfMemoryError:
                 if count * len(images) == 1:
                     raise
-            # Outside the handler, whose traceback would keep the memory.
+            # Outside the handler, whose traceback would keep the memory allocated.
             self.max_codes = count * len(images) // 2
             if images.is_cuda:
                 torch.cuda.empty_cache()
-        # In even parts, cut by codes, or by images if one code of each is too much.
+        # Score equal parts: split by codes, or by images if one code of each is too much.
         dim = 0 if len(images) <= self.max_codes and count > 1 else 1
         size, other = (count, len(images)) if dim == 0 else (len(images), count)
         parts = math.ceil(size / max(1, self.max_codes // other))

@@ -62,7 +62,7 @@ class RateELBO(Trace_ELBO):
         self.last_distortion = torch.stack(distortions).mean()
 
     def _sites(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any, Any]:
-        """Return the prior, posterior and likelihood sites, or say which is missing."""
+        """Return the prior, posterior, and likelihood sites, or raise a ValueError."""
         sites: list[Any] = []
         for argument, where, trace in (
             ("latent", "model", model_trace),
@@ -99,8 +99,8 @@ def site_weight(site: Any) -> Tensor:
 def scale_kl(prior: Any, posterior: Any, factor: Tensor) -> None:
     """Multiply the KL term by a factor, in place, wherever Trace_ELBO reads it from the traces.
 
-    The factor is a scalar on the device: no synchronization. It acts as ``poutine.scale`` would,
-    so score-function estimators (sites that are not reparameterized) are right too.
+    The factor is a scalar on the device, so no synchronization is needed. It acts like
+    ``poutine.scale``, so score-function estimators (sites without reparameterization) are correct.
     """
     prior["log_prob"] = factor * prior["log_prob"]
     prior["log_prob_sum"] = factor * prior["log_prob_sum"]
@@ -112,7 +112,7 @@ def scale_kl(prior: Any, posterior: Any, factor: Tensor) -> None:
 def _mean(values: Tensor, site: Any) -> Tensor:
     """Mean over the images (and particles) that are not masked, detached."""
     weight = site_weight(site)
-    # A masked image may hold anything, NaN included: select before multiplying.
+    # A masked image may contain anything, even NaN: select before multiplying.
     values = torch.where(weight == 0, 0.0, values.detach())
     return (weight * values).sum() / weight.sum()
 

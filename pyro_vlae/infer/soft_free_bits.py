@@ -11,7 +11,7 @@ from pyro_vlae.infer.rate import RateELBO, scale_kl
 
 _TOLERANCE = 1.05
 _RAISE, _LOWER = 1.1, 0.9
-# The paper says only gamma > 0. At a hundredth of its weight the KL term has little effect; a lower
+# The paper requires gamma > 0. At a hundredth of its weight the KL term has little effect; a lower
 # limit would only delay gamma's return to 1, which takes 48 steps from here.
 MIN_GAMMA = 0.01
 
@@ -48,7 +48,7 @@ class SoftFreeBitsELBO(RateELBO):
         last_gamma: weight of the KL in the most recent evaluation. None before the first.
 
     Raises:
-        ValueError: ``target_nats`` is negative or not finite; when evaluated, as `RateELBO`.
+        ValueError: ``target_nats`` is negative or not finite; when evaluated, as for `RateELBO`.
 
     Example:
         >>> svi = SVI(model, guide, optimizer, loss=SoftFreeBitsELBO(target_nats=100.0))
@@ -72,7 +72,7 @@ class SoftFreeBitsELBO(RateELBO):
         self.last_gamma: Tensor | None = None
 
     def modify_kl(self, prior: Any, posterior: Any, rate: Tensor) -> None:
-        """Weight the KL."""
+        """Multiply the KL by gamma."""
         self.gamma = self.gamma.to(rate.device)
         # A copy, because gamma itself changes in place.
         self.last_gamma = self.gamma.clone()
@@ -97,7 +97,7 @@ class SoftFreeBitsELBO(RateELBO):
         return {"gamma": self.gamma.item()}
 
     def set_state(self, state: dict[str, float]) -> None:
-        """Continue from a state of `get_state`."""
+        """Restore a state returned by `get_state`."""
         self.gamma.fill_(state["gamma"])
 
     def _adapt(self) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_vlae.infer.arviz_versions import pareto_shapes
 
-# PSIS fits the Pareto tail to a fifth of the weights if these are few, and needs five for it.
+# For few weights, PSIS fits the Pareto tail to a fifth of them, and it needs at least five.
 _MIN_PARETO_SAMPLES = 25
 # Log-weights (nats) that differ by no more than rounding errors have no tail to fit.
 _WEIGHT_TOLERANCE = 1e-4
@@ -24,7 +24,7 @@ class MarginalLikelihood:
         log_prob: :math:`\log \frac{1}{K} \sum_k w_k` in nats. For finite K its expectation is a
             lower bound of log p(x), which increases with K (Jensen).
         elbo: :math:`\frac{1}{K} \sum_k \log w_k` in nats.
-        kl: mean of log q(z | x) - log p(z) over the codes, all latent sites, in nats.
+        kl: mean of log q(z | x) - log p(z) over the codes, for all latent sites, in nats.
         effective_sample_size: :math:`(\sum_k w_k)^2 / \sum_k w_k^2`, 1 to K.
         pareto_k: shape of the weights' tail by Pareto-smoothed importance sampling. Above 0.7 the
             estimate is unreliable. NaN for fewer than 25 samples or equal weights.
@@ -67,9 +67,9 @@ class MarginalLikelihood:
         )
 
     def summary(self) -> dict[str, float | None]:
-        """Return the means over the images by name, NLL and KL positive, ready for JSON.
+        """Return means over the images by name, ready for JSON; NLL and KL are positive.
 
-        What cannot be estimated is None, e.g. the standard error of one image.
+        Values that cannot be estimated are None, e.g. the standard error for one image.
         """
         nll, kl = -self.mean_log_prob, self.kl.mean().item()
         fitted = self.pareto_k[self.pareto_k.isfinite()]

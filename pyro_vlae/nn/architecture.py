@@ -17,14 +17,14 @@ Kind = TypeVar("Kind", bound="Architecture")
 class Architecture:
     """The sizes of an encoder and of the decoder that mirrors it.
 
-    It describes and builds nothing: pass the same one to the model's builder and to the guide. Of
-    the two kinds, `ResNetArchitecture` has a vector for a code and `MapArchitecture` feature maps.
+    It is only a description: pass the same object to the model's builder and to the guide. The code
+    of a `ResNetArchitecture` is a vector; that of a `MapArchitecture` consists of feature maps.
 
     Args:
         image_shape: ``(channels, height, width)`` of the images.
 
     Raises:
-        ValueError: a size that is not a positive integer.
+        ValueError: a size is not a positive integer.
     """
 
     image_shape: tuple[int, int, int]
@@ -43,12 +43,12 @@ class Architecture:
 
     @property
     def code_shape(self) -> tuple[int, ...]:
-        """``(code_dim,)`` of a vector, ``(channels, height, width)`` of maps."""
+        """``(code_dim,)`` for a vector, ``(channels, height, width)`` for feature maps."""
         raise NotImplementedError
 
     @property
     def code_dim(self) -> int:
-        """Dimensions of the code as a flat vector."""
+        """Number of dimensions of the code as a flat vector."""
         return prod(self.code_shape)
 
 
@@ -66,7 +66,7 @@ class ResNetArchitecture(Architecture):
         feature_channels: channels of the decoder's output, which the likelihood reads.
 
     Raises:
-        ValueError: a size that is not a positive integer.
+        ValueError: a size is not a positive integer.
     """
 
     image_shape: tuple[int, int, int] = (1, 28, 28)
@@ -98,15 +98,15 @@ class MapArchitecture(Architecture):
 
     Args:
         image_shape: ``(channels, height, width)`` of the images.
-        code_channels: channels of the code, which has the size of the last stage.
-        channels: channels of each stage, from the image's size down; each stage has half the
-            size of the one before.
+        code_channels: channels of the code, which has the height and width of the last stage.
+        channels: channels of each stage, starting at full resolution; each stage has half the
+            height and width of the one before.
         blocks: residual blocks of each stage.
-        dense: each pair of residual blocks (and a single one left over) becomes a `DenseBlock`.
+        dense: replace each pair of residual blocks (and a remaining single one) by a `DenseBlock`.
 
     Raises:
-        ValueError: a size that is not a positive integer, channels and blocks of different
-            lengths, or an image that cannot be halved that often.
+        ValueError: a size is not a positive integer, channels and blocks have different lengths,
+            or the image cannot be halved that often.
     """
 
     image_shape: tuple[int, int, int] = (3, 32, 32)
@@ -119,7 +119,7 @@ class MapArchitecture(Architecture):
         super().__post_init__()
         if len(self.channels) != len(self.blocks):
             raise ValueError(
-                f"channels and blocks must have one number for each stage, got {self.channels} "
+                f"channels and blocks must have one entry for each stage, got {self.channels} "
                 f"and {self.blocks}"
             )
         if any(size % self.downsampling for size in self.image_shape[1:]):
@@ -131,7 +131,7 @@ class MapArchitecture(Architecture):
 
     @property
     def downsampling(self) -> int:
-        """The image's size divided by the code's."""
+        """Ratio of the image's height and width to those of the code."""
         return 2 ** (len(self.channels) - 1)
 
     @property
@@ -142,10 +142,10 @@ class MapArchitecture(Architecture):
 
 
 def complete_architecture(architecture: Kind | None, default: type[Kind], **sizes: object) -> Kind:
-    """The given architecture, or the default kind with the given sizes (None: its defaults).
+    """Return the given architecture, or the default kind with these sizes (None: its defaults).
 
     Raises:
-        ValueError: an architecture is given, and a size that differs from its own.
+        ValueError: a size differs from that of the given architecture.
     """
     given = {name: value for name, value in sizes.items() if value is not None}
     if architecture is None:
@@ -154,7 +154,7 @@ def complete_architecture(architecture: Kind | None, default: type[Kind], **size
         own = getattr(architecture, name, None)
         if value != own:
             raise ValueError(
-                f"{name}={value} contradicts the architecture, which has {name}={own}: give one "
-                "of the two"
+                f"{name}={value} contradicts the architecture, which has {name}={own}: pass only "
+                "one of them"
             )
     return architecture

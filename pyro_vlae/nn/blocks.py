@@ -1,4 +1,4 @@
-"""Building blocks of the networks: residual, dense, pointwise and gated.
+"""Building blocks of the networks: residual, dense, pointwise, and gated.
 
 References:
     Kingma et al., "Improving Variational Inference with Inverse Autoregressive Flow", 2016,
@@ -30,7 +30,7 @@ class ResidualBlock(nn.Module):
         in_channels: channels of the input.
         out_channels: channels of the output.
         resample: ``"down"`` halves the size (stride 2), ``"up"`` doubles it (transposed), ``None``
-            keeps it. Where shapes change, the skip is a convolution of the same stride.
+            keeps it. If the shape changes, the skip connection is a convolution of the same stride.
         output_padding: with ``"up"``, (rows, columns) added to ``2 size - 1``, each 0 or 1.
 
     Shapes: ``(N, in_channels, H, W) -> (N, out_channels, H', W')``.
@@ -65,7 +65,7 @@ class ResidualBlock(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    """Three 3x3 convolutions, each of which reads all channels so far and appends new ones.
+    """Three 3x3 convolutions, each of which reads all previous channels and appends new ones.
 
     Args:
         in_channels: channels of the input.
@@ -90,7 +90,7 @@ class DenseBlock(nn.Module):
 
 
 class PointwiseBlock(nn.Module):
-    """A residual block of two 1x1 convolutions: it mixes channels and sees no other pixel."""
+    """A residual block of two 1x1 convolutions, which mixes channels but not pixels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -107,11 +107,11 @@ class GatedBlock(nn.Module):
     ``h + value * sigmoid(gate)`` with ``(value, gate) = second(elu(first(elu(h)) + link(other)))``.
 
     Args:
-        first: a layer that mixes pixels or channels only and keeps the number of channels.
+        first: a convolution that keeps the number of channels and the size of the image.
         channels: channels of h.
         other_channels: channels of the other features, 0 for none.
 
-    Shapes: ``(N, channels, H, W)`` and others ``(N, *, H, W)`` to ``(N, channels, H, W)``.
+    Shapes: h ``(N, channels, H, W)`` and others ``(N, *, H, W)`` to ``(N, channels, H, W)``.
     """
 
     def __init__(self, first: WeightNormLayer, channels: int, other_channels: int) -> None:

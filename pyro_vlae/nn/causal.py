@@ -1,4 +1,4 @@
-"""One causal convolution: which pixels its kernel reads, and which channels at the pixel itself.
+"""A causal convolution, masked over pixels and, at the output pixel, over channels.
 
 References:
     van den Oord et al., "Pixel Recurrent Neural Networks", 2016, arXiv:1601.06759 (masks A and B).
@@ -16,29 +16,29 @@ Offset = tuple[int, int]  # (row, column) of a pixel that is read, relative to t
 class CausalConv2d(WeightNormLayer):
     """A weight-normalized convolution that reads earlier pixels in raster order only.
 
-    The first ``image_channels`` inputs are hidden at the output pixel itself (mask A: they hold the
-    values being modeled). The others are visible there (mask B): they hold features of earlier
-    pixels or the context.
+    The first ``image_channels`` inputs are hidden at the output pixel itself (mask A), because they
+    are the values being modeled. The others are visible there (mask B): they are features of
+    earlier pixels or the context.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        kernel_size: rows and columns of the kernel; a single number for both.
+        kernel_size: rows and columns of the kernel, or one number for both.
         image_channels: leading input channels that are hidden at the output pixel.
         dilation: distance in pixels between neighboring kernel positions.
         first_offset: (row, column) of the kernel's first position, relative to the output pixel.
-            None centers the kernel and masks the pixels after the output pixel. A kernel placed by
-            hand is read as a whole, and what it reads must hold nothing of the output pixel or
-            later ones, as in the vertical stack of `TwoStackNet`.
-        own_pixel: ``(out_channels, in_channels)`` bool, which input channels each output channel
-            sees at the output pixel; for a centered kernel, in place of ``image_channels``.
+            None centers the kernel and masks the pixels after the output pixel. With an explicit
+            offset nothing is masked, so the features that the kernel reads must not depend on the
+            output pixel or later ones, as in the vertical stack of `TwoStackNet`.
+        own_pixel: ``(out_channels, in_channels)`` bool: the input channels that each output channel
+            sees at the output pixel, instead of ``image_channels``; for centered kernels only.
         init_scale: see `WeightNormLayer`.
 
     Shapes: ``(N, in_channels, H, W) -> (N, out_channels, H, W)``.
 
     Raises:
-        ValueError: a centered kernel has an even size or sees no earlier pixel, or options of a
-            centered kernel are given for another one.
+        ValueError: a centered kernel has an even size or sees no earlier pixel, or
+            ``image_channels`` or ``own_pixel`` is combined with ``first_offset``.
     """
 
     mask: Tensor
@@ -63,8 +63,8 @@ class CausalConv2d(WeightNormLayer):
         if first_offset is None:
             if rows % 2 == 0 or columns % 2 == 0 or rows * columns == 1:
                 raise ValueError(
-                    "kernel_size must be odd (there is a center pixel) and at least 3 (there are "
-                    f"pixels before it), got {kernel_size}"
+                    "kernel_size must be odd (to have a center) and at least 3 (to see earlier "
+                    f"pixels), got {kernel_size}"
                 )
             first_offset = (-dilation * (rows // 2), -dilation * (columns // 2))
             # Earlier positions, then the center.
@@ -77,7 +77,7 @@ class CausalConv2d(WeightNormLayer):
             mask = mask.view(self.direction.shape)
         elif image_channels or own_pixel is not None:
             raise ValueError(
-                f"a kernel with first_offset={first_offset} is read as a whole: leave out "
+                f"a kernel with first_offset={first_offset} is not masked: leave out "
                 "image_channels and own_pixel"
             )
         else:
@@ -88,7 +88,7 @@ class CausalConv2d(WeightNormLayer):
             self.scale.copy_(self._norm(self.effective_direction()))
 
     def effective_direction(self) -> Tensor:
-        """The direction with hidden inputs set to zero; gradients cannot reach them."""
+        """The direction with zeros for hidden inputs, which therefore get no gradient."""
         return self.direction * self.mask
 
     def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -101,9 +101,9 @@ class CausalConv2d(WeightNormLayer):
         return out[..., : x.shape[-2], : x.shape[-1]]
 
     def offsets(self, channels: slice = slice(None)) -> tuple[Offset, ...]:
-        """The offsets at which some output reads these input channels, in raster order.
+        """The offsets at which any output channel reads these input channels, in raster order.
 
-        They are the first positions of the kernel.
+        They are always the first positions of the kernel.
         """
         row, column = self.first_offset
         rows, columns = self.direction.shape[2:]

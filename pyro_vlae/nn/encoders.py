@@ -1,4 +1,4 @@
-"""Encoders and decoders, built from an architecture that both read.
+"""Encoders and decoders, built from a common `Architecture`.
 
 References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, sections 4.1 and 4.3 and
@@ -25,9 +25,9 @@ from pyro_vlae.nn.weight_norm import (
 
 
 class ResNetEncoder(nn.Module):
-    """Image to features: strided residual blocks with a stride-1 block between them, then dense.
+    """Images to features: strided residual blocks with stride-1 blocks between them, then dense.
 
-    With the paper's architecture a 28x28 image becomes maps of size 14, 7 and 4.
+    In the paper's architecture, the feature maps of a 28x28 image have size 14, 7, and 4.
 
     Args:
         architecture: the sizes.
@@ -57,13 +57,13 @@ class ResNetEncoder(nn.Module):
 
 
 class ResNetDecoder(nn.Module):
-    """Code to feature maps of the image's size: the mirror image of `ResNetEncoder`.
+    """Codes to feature maps of the image's size, mirroring `ResNetEncoder`.
 
     Args:
         architecture: the sizes.
 
-    Shapes: ``(*batch, code_dim) -> (*batch, feature_channels, height, width)``. They are no mean
-    image: the likelihood reads them.
+    Shapes: ``(*batch, code_dim) -> (*batch, feature_channels, height, width)``. The output is not a
+    mean image, but features for the likelihood.
     """
 
     def __init__(self, architecture: ResNetArchitecture = ResNetArchitecture()) -> None:  # noqa: B008 (frozen)
@@ -94,16 +94,15 @@ class ResNetDecoder(nn.Module):
 
 
 class MapEncoder(nn.Module):
-    """Image to the moments of a code that is feature maps, each stage half the size of the last.
+    """Images to the means and raw scales of a code that consists of feature maps.
 
-    A 3x3 convolution, the blocks of the first stage, a strided convolution, the blocks of the
-    second, and so on; a 1x1 convolution at the end gives ``2 code_channels`` maps: means, then raw
-    scales.
+    A 3x3 convolution is followed by the stages, with strided convolutions between them that halve
+    the size. A final 1x1 convolution returns ``2 code_channels`` channels: means, then raw scales.
 
     Args:
         architecture: the sizes.
 
-    Shapes: ``(*batch, *image_shape) -> (*batch, 2 * code_dim)``, the maps flattened.
+    Shapes: ``(*batch, *image_shape) -> (*batch, 2 * code_dim)``, flattened feature maps.
     """
 
     def __init__(self, architecture: MapArchitecture = MapArchitecture()) -> None:  # noqa: B008 (frozen)
@@ -128,10 +127,10 @@ class MapEncoder(nn.Module):
 
 
 class MapDecoder(nn.Module):
-    """Code to feature maps of the image's size: the mirror image of `MapEncoder`.
+    """Codes to feature maps of the image's size, mirroring `MapEncoder`.
 
-    It ends with the features of the stage at the image's size, after a last ELU, for the likelihood
-    to read; ``feature_channels`` is their number.
+    Its output, which the likelihood reads, is that of the last stage after an ELU, with
+    ``feature_channels`` channels.
 
     Args:
         architecture: the sizes.
@@ -163,7 +162,7 @@ class Stage(nn.Sequential):
     """Blocks that keep the size of the feature maps.
 
     Args:
-        modules: applied one after the other.
+        modules: the blocks, in order.
         in_channels: channels of the input.
         out_channels: channels of the output.
     """
@@ -180,11 +179,11 @@ def residual_stage(channels: int, blocks: int) -> Stage:
 
 
 def dense_stage(channels: int, blocks: int) -> Stage:
-    """Dense blocks in place of so many residual blocks of so many channels, one for every two.
+    """Dense blocks that replace a residual stage, one for every two residual blocks.
 
-    The paper gives no growth rate, only that a block ends slightly wider than the residual stage.
-    Here it begins with half of the channels, its layers fill up the other half, and each adds one
-    more: 48 channels become 24 + 3 x 9 = 51, 96 become 48 + 3 x 17 = 99.
+    The paper does not state a growth rate, only that a block ends slightly wider than the residual
+    stage. Here a block starts with half of the channels; its three layers add the other half and
+    one more channel each: 48 channels become 24 + 3 x 9 = 51, and 96 become 48 + 3 x 17 = 99.
     """
     start = channels // 2
     growth = ceil((channels - start) / DenseBlock.LAYERS) + 1
@@ -198,29 +197,29 @@ def dense_stage(channels: int, blocks: int) -> Stage:
 
 
 def _stages(architecture: MapArchitecture) -> list[Stage]:
-    """The stages of an encoder or decoder, from the image's size down."""
+    """The stages of an encoder or decoder, starting at full resolution."""
     stage = dense_stage if architecture.dense else residual_stage
     sizes = zip(architecture.channels, architecture.blocks, strict=True)
     return [stage(channels, blocks) for channels, blocks in sizes]
 
 
 def _flat_images(x: Tensor, image_shape: tuple[int, int, int]) -> Tensor:
-    """Images ``(*batch, *image_shape)`` as ``(N, *image_shape)``, checked."""
+    """Check images ``(*batch, *image_shape)`` and flatten them to ``(N, *image_shape)``."""
     if not x.is_floating_point():
         raise ValueError(f"expected floating-point images, got {x.dtype}: convert with x.float()")
     if x.shape[-3:] != image_shape:
         raise ValueError(
             f"expected images of shape (*batch, {', '.join(map(str, image_shape))}), got "
-            f"{tuple(x.shape)}; resize the images, or build model and guide with the images' own "
+            f"{tuple(x.shape)}; resize the images, or build model and guide for this "
             "image_shape"
         )
     return x.reshape(-1, *image_shape)
 
 
 def _flat_codes(z: Tensor, code_shape: tuple[int, ...]) -> Tensor:
-    """Codes ``(*batch, code_dim)`` as ``(N, *code_shape)``, checked."""
+    """Check codes ``(*batch, code_dim)`` and reshape them to ``(N, *code_shape)``."""
     if z.shape[-1] != prod(code_shape):
-        flat = "" if len(code_shape) == 1 else f" (feature maps {code_shape} as a flat vector)"
+        flat = "" if len(code_shape) == 1 else f" (flattened feature maps {code_shape})"
         raise ValueError(
             f"the decoder expects codes of {prod(code_shape)} dimensions in the last axis{flat}, "
             f"got a tensor of shape {tuple(z.shape)}; build prior, guide and decoder for the same "

@@ -1,4 +1,4 @@
-"""The fronts of an image, and features kept for the latest of them."""
+"""The wavefronts of an image (`pyro_vlae.nn.wavefront`), and a cache of their features."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Front = tuple[Tensor, Tensor]  # rows and columns of pixels that can be sampled 
 
 
 def wavefront_slope(offsets: Iterable[Offset]) -> int:
-    """The smallest slope for which the pixels at these offsets lie in earlier fronts."""
+    """The smallest slope for which the pixels at all of these offsets lie in earlier fronts."""
     return max([1, *(column // -row + 1 for row, column in offsets if row < 0)])
 
 
@@ -42,27 +42,27 @@ def _rows(height: int, width: int, slope: int, front: int) -> range:
 def wavefronts(
     height: int, width: int, slope: int, device: torch.device | None = None
 ) -> tuple[Front, ...]:
-    """The pixels of an image as ``(rows, columns)`` per front, in the order of sampling.
+    """The pixels of an image as ``(rows, columns)`` of each front, in the order of sampling.
 
-    The tensors are kept for later calls, since each copy from the host synchronizes it with a GPU:
-    nobody may write to them.
+    The tensors are cached, because each copy to a GPU would synchronize the host with it: do not
+    write to them.
 
     Args:
         height: rows of the image.
-        width: its columns.
-        slope: pixels with equal ``column + slope * row`` make a front.
-        device: where the indices are wanted; None for the CPU.
+        width: columns of the image.
+        slope: pixels with equal ``column + slope * row`` form a front.
+        device: device of the indices; None for the CPU.
     """
     return tuple(_wavefronts(height, width, slope, device).values())
 
 
 @dataclass(frozen=True)
 class Fronts:
-    """The pixels of images by front; the front of pixel (i, j) is ``j + slope * i``.
+    """The pixels of images by front; pixel (i, j) belongs to front ``j + slope * i``.
 
     Args:
         height: rows of the images.
-        width: their columns.
+        width: columns of the images.
         slope: see `wavefront_slope`.
     """
 
@@ -71,7 +71,7 @@ class Fronts:
     slope: int
 
     def indices(self, device: torch.device) -> dict[int, Front]:
-        """Rows and columns of each front that has pixels, in order."""
+        """Rows and columns of the pixels of each nonempty front, in order."""
         return _wavefronts(self.height, self.width, self.slope, device)
 
     def rows(self, front: int) -> range:
@@ -79,9 +79,9 @@ class Fronts:
         return _rows(self.height, self.width, self.slope, front)
 
     def pixels(self, maps: Tensor, front: int) -> Tensor:
-        """A front's P pixels of maps ``(height * width, N, C)``: ``(P * N, C)``.
+        """Select a front's P pixels from features ``(height * width, N, C)``: ``(P * N, C)``.
 
-        A strided slice: the next pixel is a row down and ``slope`` columns to the left.
+        It is a strided slice: the next pixel is one row down and ``slope`` columns to the left.
         """
         rows = self.rows(front)
         first = rows.start * self.width + front - self.slope * rows.start
@@ -90,22 +90,22 @@ class Fronts:
 
 
 def by_pixel(maps: Tensor) -> Tensor:
-    """Maps ``(N, C, H, W)`` as ``(H * W, N, C)``."""
+    """Feature maps ``(N, C, H, W)`` as ``(H * W, N, C)``."""
     return maps.permute(2, 3, 0, 1).flatten(0, 1).contiguous()
 
 
 class FrontCache:
-    """Features of the latest fronts, all that later pixels can still read.
+    """A cache of the features that later pixels can still read: those of the most recent fronts.
 
-    Every front is stored by image row, so that what all its pixels read at an offset is a slice of
-    an earlier front: reading gathers nothing, and the working set stays small.
+    Each front is stored by image row, so that the features its pixels read at one offset are a
+    slice of an earlier front: reading needs no gather, and the working set stays small.
 
     Args:
-        like: a tensor of the wanted dtype and device.
+        like: a tensor with the dtype and device to use.
         size: number of images N.
         channels: features per pixel.
         fronts: the fronts of the images.
-        offsets: the offsets that are read.
+        offsets: all offsets at which the features are read.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class FrontCache:
         self.nothing = torch.zeros_like(self.slots[0])
 
     def read(self, front: int, offsets: Iterable[Offset]) -> Tensor:
-        """What a front's P pixels read: ``(P * N, offsets * channels)``."""
+        """The features that a front's P pixels read: ``(P * N, offsets * channels)``."""
         rows, parts = self.fronts.rows(front), []
         for i, j in offsets:
             read = front + j + self.fronts.slope * i

@@ -1,7 +1,7 @@
-"""A masked ConvNet on feature maps: each value's parameter depends on earlier values only.
+"""A masked ConvNet on feature maps: the parameter of each value depends only on earlier values.
 
-The order of the values of feature maps ``(C, H, W)`` is raster order over positions and, within a
-position, the order of the channels: (row, column, channel).
+The values of feature maps ``(C, H, W)`` are in raster order over positions and, at each position,
+in the order of the channels: (row, column, channel).
 
 References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 4.3 (the layers of
@@ -23,13 +23,13 @@ from pyro_vlae.nn.weight_norm import BRANCH_INIT_SCALE, image_layout
 class MaskedMapNet(nn.Module):
     """A PixelCNN on feature maps, autoregressive over positions *and* the channels at a position.
 
-    Ordering the channels too costs nothing where all values are known, and lets a value depend on
-    those at its own position, which are the most closely related ones. With n layers in all a
-    value sees n rows up; r rows up, stacked 3x3 masks see no further right than column +r. The
-    rest is seen by transforms in the reversed order.
+    Ordering the channels as well costs nothing when all values are known, and lets a value depend
+    on those at its own position, which are the most closely related to it. With n layers a value
+    sees n rows up; in the row r above, stacked 3x3 masks reach r columns to the right and no
+    further. Transforms in the reversed order see the rest.
 
     Args:
-        maps: number C of channels.
+        maps: number of channels C.
         hidden_maps: channels of each hidden layer; the degrees 0..C-1 are assigned evenly.
 
     Shapes: ``(N, maps, H, W) -> (N, maps, H, W)``, any H and W.
@@ -39,8 +39,8 @@ class MaskedMapNet(nn.Module):
         super().__init__()
         self.maps = maps
         hidden = [torch.arange(size) * maps // size for size in hidden_maps]
-        # Value k (from 0) is known to units of degree k + 1 and more; its own parameter has degree
-        # k, so it sees the k values before it.
+        # Units of degree k + 1 and above see value k (from 0); its own parameter has degree k, so
+        # it depends on the k values before it.
         degrees = [torch.arange(maps) + 1, *hidden, torch.arange(maps)]
         last = len(hidden)
         self.layers = nn.ModuleList(
@@ -52,7 +52,7 @@ class MaskedMapNet(nn.Module):
             )
             for k in range(last + 1)
         )
-        # Units of each degree, stored one degree after the other: (layers, C) counts.
+        # Number of units of each degree, (layers, C); units are stored in order of degree.
         self.units = [d.bincount(minlength=maps).tolist() for d in degrees[1:]]
 
     def forward(self, x: Tensor) -> Tensor:

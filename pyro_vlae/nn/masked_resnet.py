@@ -18,9 +18,9 @@ class MaskedResNet(PixelNetwork):
     """A PixelCNN network for binary images: Bernoulli logits from a window of earlier pixels.
 
     The first masked convolution reads the image (hidden at the current pixel) and the context
-    (visible there); each further one adds to the features. Pointwise residual blocks stand between
-    them. With n masked 3x3 layers, pixel (i, j) sees columns ``j-n..j-1`` of
-    its own row and columns ``j-n..j+r`` of the row r above, r = 1..n.
+    (visible there); each of the others adds to the features. Pointwise residual blocks lie between
+    them. With n masked 3x3 layers, pixel (i, j) sees columns ``j-n..j-1`` of its own row and
+    columns ``j-n..j+r`` of the row r above, r = 1..n.
 
     Args:
         image_channels: channels of the image.
@@ -30,8 +30,8 @@ class MaskedResNet(PixelNetwork):
         pointwise_blocks: residual blocks of 1x1 convolutions, one after each of the first masked
             layers; at most ``masked_layers``.
         kernel_size: odd size of the masked kernels.
-        tied: all masked convolutions after the first share one set of weights (the paper's remedy
-            against overfitting on static MNIST).
+        tied: share one set of weights among all masked convolutions after the first, as the paper
+            does against overfitting on static MNIST.
 
     Shapes: image ``(N, image_channels, H, W)`` and context ``(N, context_channels, H, W)`` to
     logits ``(N, image_channels, H, W)``, any H and W.

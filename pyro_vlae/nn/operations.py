@@ -1,4 +1,4 @@
-"""The operations of a causal network on the features of single pixels, and the pixels they read."""
+"""The operations of a causal network on features of single pixels, and the pixels they read."""
 
 import operator
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from pyro_vlae.nn.weight_norm import WeightNormConv2d, WeightNormLayer, image_la
 OWN: Offset = (0, 0)
 ALL = slice(None)
 
-# Names of functions and methods that act on each value by itself, out of place.
+# Names of elementwise functions and methods, out of place.
 _NAMES = {
     *("abs", "add", "addcmul", "celu", "clamp", "cos", "div", "elu", "erf", "exp", "expm1"),
     *("gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "lerp", "log", "log1p"),
@@ -43,7 +43,7 @@ class UntraceableNetwork(Exception):
 
 @dataclass(frozen=True)
 class Read:
-    """What an operation reads of one node: the pixels at these offsets, for these input channels.
+    """The pixels of one node that an operation reads, and the input channels that they fill.
 
     The offsets are those of a kernel's first positions.
     """
@@ -59,9 +59,9 @@ class Convolution:
 
     Attributes:
         node: its node in the graph.
-        reads: what it reads of nodes that depend on the image.
+        reads: its reads of nodes that depend on the image.
         layer: the layer's name in the network.
-        static: the nodes that do not depend on the image, and the input channels that each fills.
+        static: its inputs that do not depend on the image, and the input channels that each fills.
     """
 
     node: fx.Node
@@ -77,11 +77,11 @@ class Convolution:
 
 @dataclass(frozen=True)
 class PixelFunction:
-    """A function of features ``(pixels, channels)``, of each pixel by itself.
+    """A function of features ``(pixels, channels)`` that acts on each pixel separately.
 
     Attributes:
         node: its node in the graph.
-        reads: what it reads of nodes that depend on the image.
+        reads: its reads of nodes that depend on the image.
         function: the function.
         arguments: nodes, lists of nodes, and constants.
         keywords: constants.
@@ -103,7 +103,7 @@ Operation = Convolution | PixelFunction
 
 
 class OperationReader:
-    """Turns nodes into operations, one after the other."""
+    """Converts nodes to operations, in the order of the graph."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class OperationReader:
         self.degrees: dict[fx.Node, Any] = {image: degrees.cumsum(1) if in_turn else degrees}
 
     def add(self, node: fx.Node) -> Operation:
-        """The operation of a node; its degrees are stored."""
+        """Return the operation of a node and store the degrees of its channels."""
         module = self.modules[str(node.target)] if node.op == "call_module" else None
         if isinstance(module, CausalConv2d) or _is_1x1(module):
             return self._convolution(node, module)
@@ -140,10 +140,10 @@ class OperationReader:
 
     def _convolution(self, node: fx.Node, layer: Any) -> Operation:
         if len(node.args) != 1 or node.kwargs:
-            raise UntraceableNetwork(f"{node.target} is not called with one tensor")
+            raise UntraceableNetwork(f"{node.target} is not called with exactly one tensor")
         source: Any = node.args[0]
         masked = isinstance(layer, CausalConv2d)
-        # Joined inputs are read part by part: they may be visible at different pixels.
+        # Concatenated inputs are read part by part: they may be visible at different pixels.
         parts = self._joined(source) if masked else [source]
         reads, static, start = [], [], 0
         weight = layer.direction if isinstance(layer, WeightNormLayer) else layer.weight
@@ -168,7 +168,7 @@ class OperationReader:
         return Convolution(node, tuple(reads), str(node.target), tuple(static))
 
     def _joined(self, source: fx.Node) -> list[fx.Node]:
-        """The nodes whose channels stand side by side in this one."""
+        """The nodes whose channels are concatenated in this one."""
         module = self.modules.get(str(source.target)) if source.op == "call_module" else None
         convolution = isinstance(module, CausalConv2d) or _is_1x1(module)
         if source in self.dynamic and source.op.startswith("call") and not convolution:
@@ -205,7 +205,7 @@ def _is_1x1(module: nn.Module | None) -> bool:
 def _canonical(
     node: fx.Node, module: nn.Module | None
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """A node as a function of features ``(pixels, channels)``, its arguments and keywords."""
+    """A node as a function of features ``(pixels, channels)``, its arguments, and keywords."""
     target: Any = node.target
     name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
     arguments = tuple(list(a) if isinstance(a, tuple | list) else a for a in node.args)
@@ -230,8 +230,8 @@ def _canonical(
     in_place = keywords.get("inplace") or any(a is True for a in arguments)
     if function is None or in_place or any(isinstance(v, fx.Node) for v in keywords.values()):
         raise UntraceableNetwork(
-            f"{name} is neither a CausalConv2d nor a 1x1 convolution, nor called as a known "
-            "function of single pixels out of place"
+            f"{name} is neither a CausalConv2d nor a 1x1 convolution, nor an out-of-place call of "
+            "a known function of single pixels"
         )
     return function, arguments, keywords
 
@@ -258,14 +258,14 @@ def _take(features: Any, index: Any) -> Any:
         index = index if isinstance(index, tuple) else (index,)
         kept = all(part == ALL for part in (*index[:1], *index[2:]))
         if not kept or len(index) < 2 or not isinstance(index[1], slice):
-            raise UntraceableNetwork(f"[{index}] takes something else than a slice of channels")
+            raise UntraceableNetwork(f"[{index}] selects something other than a slice of channels")
         index = index[:2]
     return features[index]
 
 
 def _channel_dim(dim: int) -> int:
     if dim not in (1, -3):
-        raise UntraceableNetwork(f"tensors are joined or cut along dimension {dim}, not channels")
+        raise UntraceableNetwork(f"tensors are concatenated or split along dimension {dim}, not 1")
     return 1
 
 

@@ -1,4 +1,4 @@
-"""What a network must offer to stand in a `pyro_vlae.distributions.PixelCNN`."""
+"""The interface of networks for `pyro_vlae.distributions.PixelCNN`."""
 
 import torch
 from torch import nn
@@ -10,21 +10,21 @@ from pyro_vlae.nn.tracing import UntraceableNetwork, plan
 class PixelNetwork(nn.Module):
     """Base class of networks that turn images into parameters of each pixel's distribution.
 
-    ``forward(x, context)`` is the only definition. It maps images ``(N, image_channels, H, W)`` and
-    a context ``(N, context_channels, H, W)``, or None, to parameters ``(N, P, H, W)``; those at a
-    pixel depend on earlier pixels in raster order only. A network that is built from
-    `CausalConv2d`, 1x1 convolutions and functions of single pixels is sampled fast, each feature
-    being computed once; others are sampled by full passes. Any other module with these attributes
-    will do as well, and those with a default may be missing.
+    Subclasses define only ``forward(x, context)``. It maps images ``(N, image_channels, H, W)`` and
+    a context ``(N, context_channels, H, W)``, or None, to parameters ``(N, P, H, W)``, which must
+    depend only on earlier pixels in raster order. Networks built from `CausalConv2d`, 1x1
+    convolutions, and functions of single pixels are sampled fast, computing each feature once;
+    others are sampled with full passes. Any other module with these attributes works as well; those
+    with a default are optional.
 
     Attributes:
         image_channels: channels of the image.
         context_channels: channels of the context, 0 for a network without one.
         channel_autoregressive: whether the parameters of an image channel also depend on the
-            pixel's own channels before it. Then pixels are sampled channel by channel.
-        outputs: how the parameters are to be read, a key of
-            `pyro_vlae.distributions.EMISSIONS`. Instead a network may have a method
-            ``emission(parameters)`` that returns the pixels' distribution, and their ``support``.
+            pixel's previous channels, so that pixels are sampled channel by channel.
+        outputs: the meaning of the parameters, a key of `pyro_vlae.distributions.EMISSIONS`.
+            Alternatively, a network may have a method ``emission(parameters)``, which returns the
+            distribution of the pixels, and an attribute ``support``.
     """
 
     image_channels: int
@@ -35,8 +35,8 @@ class PixelNetwork(nn.Module):
     def window(self) -> frozenset[Offset] | None:
         """The offsets (row, column) of the other pixels that a pixel's parameters depend on.
 
-        Derived from the forward pass. None if that cannot be traced: a network for which it cannot
-        may state its window here, which makes sampling it by full passes faster.
+        Derived from the forward pass; None if that cannot be traced. A network that cannot be
+        traced may override this method, since a known window makes full-pass sampling faster.
         """
         context = None
         if self.context_channels:

@@ -1,10 +1,10 @@
-"""A wide, shallow PixelCNN++ for color images: chosen windows, and one channel after the other.
+"""A wide, shallow PixelCNN++ for color images, with a choice of windows.
 
 References:
     Salimans et al., "PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture
     Likelihood and Other Modifications", 2017, arXiv:1701.05517 (gated residual blocks, likelihood).
     van den Oord et al., "Pixel Recurrent Neural Networks", 2016, arXiv:1601.06759, section 2
-    (feature groups for red, green and blue).
+    (feature groups for red, green, and blue).
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 4.3 and appendix.
 """
 
@@ -31,34 +31,33 @@ GRAY = (0.299, 0.587, 0.114)
 class PixelCNNPlusPlusNet(PixelNetwork):
     """A PixelCNN++ network for color images whose window is exactly A x B.
 
-    Features come in a vertical stack, which sees the rows above, and three groups. The red group
-    is the horizontal stack: it sees the pixels to the left and, block by block, the vertical
-    features. The green group also sees the pixel's own red value, the blue group its red and green,
-    and each, block by block, the vertical features and those of the groups before it. Only vertical
-    and red features are ever read by other pixels: they hold nothing of the pixel they stand at,
-    which keeps the window exact and, in the gray variant, other pixels' colors out.
+    There is a vertical stack of features, which sees the rows above, and three groups. The red
+    group is the horizontal stack: it sees the pixels to the left. The green group sees the pixel's
+    own red value, the blue group its red and green values. Each block of a group also reads the
+    vertical features and those of the groups before it. Only vertical and red features are read at
+    other pixels. They do not depend on the pixel at their own position, which keeps the window
+    exact and, in the gray variant, hides the colors of other pixels.
 
-    The paper counts 4 blocks and at most 3 horizontal layers. Here a group has 4 gated residual
-    blocks; the first of the red group follows the shifted convolution that is horizontal layer 1,
-    the next ones hold the 1x2 convolutions of layers 2 and 3, and the others, as all in the green
-    and blue groups, are 1x1. A block adds to the sum of the blocks before it, and so is
-    conditioned on all of them. The context enters every block.
+    The paper describes 4 blocks and at most 3 horizontal layers. Here each group has 4 gated
+    residual blocks. In the red group, horizontal layer 1 is the shifted convolution before the
+    first block, and layers 2 and 3 are the 1x2 convolutions in the next two; all other blocks are
+    1x1. Every block reads the context, and through the residual sum all blocks before it.
 
     Args:
         context_channels: channels of the context, 0 for an unconditional network.
         hidden_channels: channels of the vertical stack and of each group.
         window: ``"AxB"``, see `pyro_vlae.nn.two_stack.window_layers`; the paper has 4x2, 5x3 and
-            7x4. With ``"-gray"`` at its end, as in ``"7x4-gray"``, of other pixels only the gray
-            value ``0.299 R + 0.587 G + 0.114 B`` is seen; a pixel's own red and green values stay
-            visible to its green and blue ones.
-        mixtures: logistics per channel, 10 as in PixelCNN++ (the paper does not say).
-        blocks: gated blocks of each group, at least the horizontal layers of the window.
+            7x4. With the suffix ``"-gray"``, as in ``"7x4-gray"``, only the gray value
+            ``0.299 R + 0.587 G + 0.114 B`` of other pixels is visible; a pixel's green and blue
+            values still depend on its own earlier channels.
+        mixtures: logistics per channel; 10 as in PixelCNN++, since the paper does not state it.
+        blocks: gated blocks of each group, at least as many as the window has horizontal layers.
 
     Shapes: image ``(N, 3, H, W)`` with values ``k / 127.5 - 1`` and context
     ``(N, context_channels, H, W)`` to parameters ``(N, 12 mixtures, H, W)``, any H and W.
 
     Raises:
-        ValueError: a window that the two stacks cannot have, or too few blocks for it.
+        ValueError: the two stacks cannot have this window, or there are too few blocks for it.
     """
 
     image_channels = CHANNELS
@@ -81,8 +80,8 @@ class PixelCNNPlusPlusNet(PixelNetwork):
             raise ValueError(message) from None
         if blocks < horizontal:
             raise ValueError(
-                f"a window of {window} takes {horizontal} horizontal layers, each in a block of "
-                f"its own; got blocks={blocks}"
+                f"a window of {window} needs {horizontal} horizontal layers, each in its own "
+                f"block; got blocks={blocks}"
             )
         self.context_channels = context_channels
         self.gray = window.endswith("-gray")
@@ -126,12 +125,12 @@ class PixelCNNPlusPlusNet(PixelNetwork):
         )
 
     def seen(self, x: Tensor) -> Tensor:
-        """What other pixels see of pixels ``(N, 3, H, W)``: color or gray, and a channel of ones.
+        """What others see of pixels ``(N, 3, H, W)``: color or gray, and a channel of ones.
 
-        The ones tell the image from the zeros around it, as in PixelCNN++.
+        The ones distinguish the image from the zero padding, as in PixelCNN++.
         """
         if self.gray:
-            # Numbers, not a tensor, which would have to be copied to the device in every pass.
+            # Python floats: a tensor would have to be copied to the device in every pass.
             red, green, blue = x.split(1, 1)
             x = GRAY[0] * red + GRAY[1] * green + GRAY[2] * blue
         return _with_ones(x)

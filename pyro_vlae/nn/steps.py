@@ -1,4 +1,4 @@
-"""The operations of a network with its present weights, as steps that compute one front each."""
+"""The operations of a network with its current weights, one front at a time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ Compute = Callable[[list[Any], int], Any]
 
 @dataclass(frozen=True)
 class Step:
-    """Computes features ``(P * N, channels)`` of the pixels of a front.
+    """The computation of features ``(P * N, channels)`` for the pixels of a front.
 
     Attributes:
-        compute: computes them.
-        slot: the place of the result among the values.
-        lead: how many fronts it runs ahead.
-        after: the numbers of writes after which it is computed.
-        cache: where its result is kept as well.
+        compute: the function that computes them.
+        slot: index of the result among the values.
+        lead: how many fronts it runs ahead of the pixels being sampled.
+        after: the numbers of writes to these pixels after which it runs.
+        cache: where its result is also stored, if other fronts read it.
     """
 
     compute: Compute
@@ -37,7 +37,7 @@ class Step:
 
 
 class StepBuilder:
-    """Turns the operations of a plan into steps, with the network's present weights."""
+    """Converts the operations of a plan to steps, with the network's current weights."""
 
     def __init__(
         self,
@@ -59,19 +59,19 @@ class StepBuilder:
         self.blanks: dict[int, int] = {}  # channels of slots
 
     def slot(self, node: fx.Node, lead: int | None = None) -> int:
-        """The place of a node's values at the fronts of this lead, by default its own."""
+        """The index of a node's values at fronts with this lead, by default the node's lead."""
         key = (node, self.plan.leads[node] if lead is None else lead)
         return self.slots.setdefault(key, len(self.slots))
 
     def add(self, operation: Operation) -> None:
-        """Add the step of an operation, after those that it needs."""
+        """Add the step of an operation, after the steps that it depends on."""
         node, trace = operation.node, self.plan.trace
         lead = self.plan.leads[node]
         if isinstance(operation, Convolution):
             compute = self._convolution(operation, lead)
         else:
             compute = self._function(operation, lead)
-        # Ahead of the pixels being sampled nothing has to wait; behind them all is known.
+        # Steps ahead of the pixels being sampled or behind them need not wait for a write.
         after = trace.degrees[node] if lead == 0 else (0,)
         self.steps.append(Step(compute, self.slot(node), lead, after, self.caches.get(node)))
         self.first[node] = after[0]
@@ -80,7 +80,7 @@ class StepBuilder:
                 self.blanks[self.slot(read.source)] = trace.channels[read.source]
 
     def _own_pixel(self, node: fx.Node, lead: int) -> int:
-        """The slot of a node's values at the pixel itself, fetched if they are elsewhere."""
+        """The slot of a node's values at the pixel itself; adds a step to fetch them if needed."""
         known = (node, lead) in self.slots
         slot = self.slot(node, lead)
         if not known:
@@ -102,7 +102,7 @@ class StepBuilder:
         return lambda values, front: function(*[get(values) for get in getters], **keywords)
 
     def _getter(self, argument: Any, lead: int) -> Callable[[list[Any]], Any]:
-        """A function that takes an argument from the values so far."""
+        """A function that looks up an argument among the values so far."""
         if isinstance(argument, list):
             getters = [self._getter(part, lead) for part in argument]
             return lambda values: [get(values) for get in getters]
@@ -125,7 +125,7 @@ class StepBuilder:
         matrix, bias, fronts = torch.cat(matrices), layer.bias, self.fronts
         known = None
         if operation.static:
-            # What the rest of the input contributes is known beforehand, bias included.
+            # The contribution of the static inputs, bias included, is computed in advance.
             parts = [
                 layer.apply_weight(self._maps(node), weight[:, channels], None)
                 for node, channels in operation.static

@@ -1,4 +1,4 @@
-"""How many threads a computation takes."""
+"""The number of threads that a computation uses."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +10,8 @@ import torch
 def single_threaded(when: bool = True) -> Iterator[None]:
     """Run a block's CPU operations on one thread.
 
-    Long chains of small matrix products gain nothing from threads: each product waits for the
-    slowest of them, on a busy machine for milliseconds instead of microseconds.
+    Long chains of small matrix products do not benefit from threads: each product waits for the
+    slowest thread, which on a busy machine takes milliseconds instead of microseconds.
 
     Args:
         when: False leaves the number of threads as it is.

@@ -1,7 +1,7 @@
-"""How to evaluate a causal network front by front, read from its forward pass.
+"""Plans to evaluate causal networks front by front, derived from their forward pass.
 
 `torch.fx` traces the network with its convolutions as leaves. The pixels that each operation reads
-decide the slope of the fronts, how many fronts an operation must run ahead of the pixels being
+determine the slope of the fronts, how many fronts an operation must run ahead of the pixels being
 sampled, and how long its results are needed.
 """
 
@@ -33,12 +33,12 @@ class Trace:
         image: node of the image.
         context: node of the context, None if there is none.
         output: node of the parameters.
-        operations: what depends on the image, in order.
+        operations: the operations that depend on the image, in order.
         static: nodes that do not depend on the image, in order.
-        degrees: for each node that depends on the image, how many writes to the pixel itself its
-            channels must wait for: the different numbers, in ascending order. A write makes all
-            channels of the image known, or the next one.
-        channels: for each of them with a single result, the number of channels.
+        degrees: for each node that depends on the image, the numbers of writes to the pixel itself
+            that its channels must wait for, distinct and ascending. A write sets all channels of
+            the image or, for a channel-autoregressive network, the next one.
+        channels: number of channels of each such node that has a single result.
     """
 
     image: fx.Node
@@ -83,7 +83,7 @@ def trace(network: nn.Module, context: Tensor | None) -> Trace:
             dynamic.add(node)
     output = end.args[0]
     if not isinstance(output, fx.Node) or output not in dynamic:
-        raise UntraceableNetwork("forward does not return one tensor made from the image")
+        raise UntraceableNetwork("forward does not return one tensor computed from the image")
     alive = _ancestors({output}, nodes)
     static = [node for node in nodes if node in alive and node not in dynamic]
     reader = OperationReader(
@@ -98,8 +98,8 @@ def trace(network: nn.Module, context: Tensor | None) -> Trace:
     }
     channels = {n: d.shape[1] for n, d in reader.degrees.items() if isinstance(d, Tensor)}
     if degrees[output][-1] >= degrees[image][-1]:
-        raise UntraceableNetwork("a pixel's parameters depend on the values they are meant for")
-    # A convolution reads joined channels part by part: then nothing needs the joint itself.
+        raise UntraceableNetwork("a pixel's parameters depend on its own values")
+    # A convolution reads concatenated channels part by part: some concatenations are unused.
     needed = {output}
     for operation in reversed(operations):
         if operation.node in needed:
@@ -117,9 +117,9 @@ def run_static(
     context_node: fx.Node | None,
     context: Tensor | None,
 ) -> dict[fx.Node, Any]:
-    """Values of the nodes that do not depend on the image, by one ordinary pass.
+    """Compute the nodes that do not depend on the image in one ordinary pass.
 
-    Tensors get four dimensions, ``(N or 1, channels, H or 1, W or 1)``.
+    Tensors are reshaped to four dimensions, ``(N or 1, channels, H or 1, W or 1)``.
     """
     if not nodes:
         return {}
@@ -136,7 +136,7 @@ def run_static(
 
 
 def _ancestors(nodes: set[fx.Node], order: Sequence[fx.Node]) -> set[fx.Node]:
-    """These nodes and all that they are computed from."""
+    """These nodes and all nodes that they depend on."""
     found = set(nodes)
     for node in reversed(order):
         if node in found:
@@ -152,8 +152,10 @@ class _Tracer(fx.Tracer):
         if isinstance(a, Tensor) and not any(
             a is own for own in (*self.root.parameters(), *self.root.buffers())
         ):
-            # It would be kept as it is now, and stay behind when the network is moved.
-            raise UntraceableNetwork("forward uses a tensor that is no parameter and no buffer")
+            # The graph would keep its current value, even when the network is moved.
+            raise UntraceableNetwork(
+                "forward uses a tensor that is neither a parameter nor a buffer"
+            )
         return super().create_arg(a)
 
 
@@ -163,17 +165,17 @@ def _graph(network: nn.Module, with_context: bool) -> fx.Graph:
     try:
         return _Tracer(autowrap_functions=(image_layout,)).trace(network, fixed)
     except (TraceError, TypeError, NotImplementedError, RuntimeError) as error:
-        # What tracing cannot do. A mistake in forward itself comes up again when it is called.
+        # Unsupported by tracing. An error in forward itself will recur when it is called.
         raise UntraceableNetwork(f"torch.fx cannot trace it: {error}") from None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to evaluate a network front by front, whatever the size of the images.
+    """How to evaluate a network front by front, for images of any size.
 
     Attributes:
-        trace: what it computes.
-        slope: of its fronts.
+        trace: the network's computation.
+        slope: slope of the fronts.
         leads: for each node, how many fronts it runs ahead of the pixels being sampled.
         kept: for each node that is read at other fronts, the offsets from its own front.
     """
@@ -184,15 +186,15 @@ class Plan:
     kept: dict[fx.Node, list[Offset]]
 
 
-# Tracing takes as long as sampling a few images. A plan holds no weights.
+# Cached: tracing takes as long as sampling a few images. A plan contains no weights.
 _plans: WeakKeyDictionary[nn.Module, dict[Any, Plan | str]] = WeakKeyDictionary()
 
 
 def plan(network: nn.Module, context: Tensor | None = None) -> Plan:
-    """How to evaluate a network front by front; kept for later calls.
+    """Plan how to evaluate a network front by front; plans are cached.
 
-    Changes of its modules are noticed, those of other attributes that steer its forward pass are
-    not.
+    The cache notices replaced modules and changes of mode (``train()``, ``eval()``), but no changes
+    of other attributes that affect the forward pass.
 
     Args:
         network: see `pyro_vlae.nn.PixelNetwork`.
@@ -217,14 +219,14 @@ def plan(network: nn.Module, context: Tensor | None = None) -> Plan:
 
 
 def _make_plan(traced: Trace) -> Plan:
-    """Find the smallest slope that works, and what follows from it."""
+    """Find the smallest slope that works, and derive the plan from it."""
     reach = [max(j for _, j in r.offsets) for o in traced.operations for r in o.reads]
     for slope in range(1, 2 + sum(j for j in reach if j > 0) + max(0, *reach)):
         leads = _leads(traced, slope)
         if leads is not None:
             break
     else:
-        raise UntraceableNetwork("it reads pixels that are not known by then")
+        raise UntraceableNetwork("it reads pixels before they are known")
     kept: dict[fx.Node, list[Offset]] = {traced.image: [OWN]}
     for operation in traced.operations:
         for read in operation.reads:
@@ -235,13 +237,13 @@ def _make_plan(traced: Trace) -> Plan:
 
 
 def _leads(traced: Trace, slope: int) -> dict[fx.Node, int] | None:
-    """How far each node must run ahead, None if the slope is too small for that."""
+    """How many fronts each node must run ahead; None if the slope is too small."""
     leads = {traced.output: 0}
     for operation in reversed(traced.operations):
         lead = leads[operation.node]
         for read in operation.reads:
             fronts = {(i, j): lead + j + slope * i for i, j in read.offsets}
-            # What holds a pixel's own values is complete only when the next front begins.
+            # Features of a pixel's own values are complete only when the next front begins.
             late = traced.degrees[read.source][-1] > 0
             if late and any(front > (-1 if at != OWN else 0) for at, front in fronts.items()):
                 return None

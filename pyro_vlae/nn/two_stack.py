@@ -19,38 +19,38 @@ from pyro_vlae.nn.weight_norm import BRANCH_INIT_SCALE, WeightNormConv2d, image_
 
 
 def first_vertical_conv(in_channels: int, out_channels: int) -> CausalConv2d:
-    """Reads the image in the two rows above, a column to either side."""
+    """A convolution over the image: the two rows above, up to one column to either side."""
     return CausalConv2d(in_channels, out_channels, (2, 3), first_offset=(-2, -1))
 
 
 def vertical_conv(in_channels: int, out_channels: int, init_scale: float = 1.0) -> CausalConv2d:
-    """Reads vertical features, which know the rows above only, in their own row and above."""
+    """A convolution over vertical features, which see only rows above: this row and the last."""
     return CausalConv2d(
         in_channels, out_channels, (2, 3), first_offset=(-1, -1), init_scale=init_scale
     )
 
 
 def first_horizontal_conv(in_channels: int, out_channels: int) -> CausalConv2d:
-    """Reads the image at the pixel to the left."""
+    """A convolution over the image: the pixel to the left."""
     return CausalConv2d(in_channels, out_channels, 1, first_offset=(0, -1))
 
 
 def horizontal_conv(in_channels: int, out_channels: int, init_scale: float = 1.0) -> CausalConv2d:
-    """Reads horizontal features, which know earlier pixels only, at the pixel and to its left."""
+    """A convolution over horizontal features, which see only earlier pixels: here and left."""
     return CausalConv2d(
         in_channels, out_channels, (1, 2), first_offset=(0, -1), init_scale=init_scale
     )
 
 
 def window_layers(window: str) -> tuple[int, int]:
-    """Vertical and horizontal layers for a window ``"AxB"``: A columns wide, B rows above.
+    """Numbers of vertical and horizontal layers for a window ``"AxB"``: A columns, B rows above.
 
-    The block directly above the pixel is A wide and B high; of the pixel's own row the window
-    holds the ``ceil((A - 1) / 2)`` pixels to the left. B - 1 vertical layers see B rows and
-    ``2 B - 1`` columns; each horizontal layer beyond them adds a column on the left.
+    The block directly above the pixel is A wide and B high; in the pixel's own row the window
+    contains the ``ceil((A - 1) / 2)`` pixels to the left. B - 1 vertical layers see B rows and
+    ``2 B - 1`` columns; each additional horizontal layer adds a column on the left.
 
     Raises:
-        ValueError: not of this form, or a shape that the two stacks cannot have.
+        ValueError: the window is not of this form, or the two stacks cannot have this shape.
     """
     match = re.fullmatch(r"(\d+)x(\d+)", window)
     if match:
@@ -67,9 +67,9 @@ def window_layers(window: str) -> tuple[int, int]:
 class TwoStackNet(PixelNetwork):
     """A PixelCNN network for binary images whose window is exactly A x B, without a blind spot.
 
-    The vertical stack sees rows above the pixel only; the horizontal stack sees the pixels to its
-    left and, layer by layer, the vertical features. In contrast to `MaskedResNet`, whose stacked
-    3x3 masks never look far to the upper right, the block above is a full rectangle.
+    The vertical stack sees only rows above the pixel; the horizontal stack sees the pixels to its
+    left and, layer by layer, the vertical features. Unlike in `MaskedResNet`, whose stacked 3x3
+    masks see little of the upper right, the block above is a full rectangle.
 
     Args:
         image_channels: channels of the image.
@@ -81,7 +81,7 @@ class TwoStackNet(PixelNetwork):
     logits ``(N, image_channels, H, W)``, any H and W.
 
     Raises:
-        ValueError: a window that the two stacks cannot have.
+        ValueError: the two stacks cannot have this window.
     """
 
     outputs = "bernoulli_logits"
@@ -99,7 +99,7 @@ class TwoStackNet(PixelNetwork):
         vertical, horizontal = window_layers(window)
         self.first_vertical = first_vertical_conv(image_channels, hidden_channels)
         self.first_horizontal = first_horizontal_conv(image_channels, hidden_channels)
-        # The context holds no pixel values, so nothing of it is masked.
+        # The context does not depend on the pixels, so it is not masked.
         self.context = (
             WeightNormConv2d(context_channels, 2 * hidden_channels) if context_channels else None
         )

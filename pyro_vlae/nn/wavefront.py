@@ -1,13 +1,13 @@
-"""Evaluating a causal network front by front, each of its layers computing each pixel once.
+"""Evaluation of a causal network wavefront by wavefront, computing every feature only once.
 
-If a pixel needs, of the rows above, no more than ``slope - 1`` columns to its right per row, then
-all pixels with equal ``column + slope * row``, a front, can be sampled together: everything they
-read belongs to earlier fronts. For 3x3 kernels the slope is 2, so a 28x28 image takes 82 fronts,
-not 784 pixels.
+All pixels with equal ``column + slope * row`` form a wavefront, or front for short. If a pixel
+depends on at most ``slope - 1`` columns to its right per row above it, then everything that a front
+depends on belongs to earlier fronts, and its pixels can be sampled together. For 3x3 kernels the
+slope is 2, so a 28x28 image takes 82 fronts instead of 784 pixels.
 
-The network's forward pass is its only definition: `pyro_vlae.nn.tracing` reads from it which
-pixels each operation reads. An operation whose result is read to the right of a pixel runs ahead by
-some fronts (its lead); results that are read at other fronts are kept for as many fronts as needed.
+`pyro_vlae.nn.tracing` derives from the network's forward pass which pixels each operation reads. An
+operation whose result is read to the right of a pixel runs ahead by some fronts (its lead); results
+that are read at other fronts are kept for as many fronts as needed.
 
 References:
     Ramachandran et al., "Fast Generation for Convolutional Autoregressive Models", 2017,
@@ -28,22 +28,21 @@ from pyro_vlae.nn.tracing import plan
 
 
 class WavefrontEvaluator:
-    """One run of a network over a batch of images whose pixels become known front by front.
+    """Evaluates a network once over a batch of images whose pixels become known front by front.
 
-    Every feature is computed once. Layers are not called, only their weights are read, so nothing
-    is initialized::
+    Layers are not called; only their weights are read, so nothing is initialized. To use it::
 
         for rows, columns in evaluator:
             evaluator.write(choose(evaluator.parameters()))
 
-    For a channel-autoregressive network there are one `parameters` and one `write` per channel.
+    For a channel-autoregressive network, call `parameters` and `write` once per channel.
 
     Args:
         network: see `pyro_vlae.nn.PixelNetwork`.
         context: ``(N, K, H, W)`` or None.
         size: number of images N.
         height: rows of the images.
-        width: their columns.
+        width: columns of the images.
 
     Raises:
         UntraceableNetwork: the network cannot be evaluated front by front.
@@ -68,19 +67,19 @@ class WavefrontEvaluator:
         for operation in traced.operations:
             builder.add(operation)
         self._slots = len(builder.slots)
-        # After how many writes to the front each step is due.
+        # The steps to run after each number of writes to the front.
         self._due = [
             [step for step in builder.steps if written in step.after]
             for written in range(self._writes + 1)
         ]
         self._blanks = builder.blanks
         self._output, self._own = builder.slot(traced.output), builder.slot(traced.image)
-        # Of the front at hand: its number, the writes so far, and what has been computed.
+        # The current front, the number of writes to it, and the values computed so far.
         self._front, self._written = 0, 0
         self._values: list[Any] = []
 
     def __iter__(self) -> Iterator[Front]:
-        """Go from front to front: the rows and columns of its pixels."""
+        """Iterate over the fronts, each as the rows and columns of its pixels."""
         indices = self._fronts.indices(self._like.device)
         ahead = max(step.lead for step in self._due[0])
         for front in range(-max(0, ahead), max(indices) + 1):
@@ -98,7 +97,7 @@ class WavefrontEvaluator:
     def parameters(self) -> Tensor:
         """Parameters of the front's P pixels, ``(N, channels, 1, P)``.
 
-        Channel by channel, only those of the channel to come are right.
+        For a channel-autoregressive network, only those of the next channel are valid.
         """
         values = self._values[self._output]
         return (
@@ -107,7 +106,7 @@ class WavefrontEvaluator:
 
     @torch.no_grad()
     def write(self, pixels: Tensor) -> None:
-        """Make the values ``(N, C, 1, P)`` of the front's pixels known, or the next channel's."""
+        """Set the values ``(N, C, 1, P)`` of the front's pixels, or those of the next channel."""
         values = pixels.squeeze(2).permute(2, 0, 1).flatten(0, 1)
         if self._writes == 1:
             self._values[self._own] = values
@@ -119,7 +118,7 @@ class WavefrontEvaluator:
 
     @torch.no_grad()
     def _compute(self) -> None:
-        """All that had to wait for the latest write."""
+        """Run all steps that had to wait for the latest write."""
         values = self._values
         for step in self._due[self._written]:
             front = self._front + step.lead
@@ -132,7 +131,8 @@ class WavefrontEvaluator:
 class FullPasses:
     """The slow way, for a network that cannot be traced: a full pass per front (and channel).
 
-    Used as `WavefrontEvaluator`. Without a known window fronts are single pixels in raster order.
+    Its methods are those of `WavefrontEvaluator`. If the window is unknown, every front is a single
+    pixel, in raster order.
     """
 
     channels = None
@@ -142,7 +142,7 @@ class FullPasses:
     ) -> None:
         self.network, self.context = network, context
         like = next(network.parameters()) if context is None else context
-        # Unknown pixels are zero: no later value may stand where it might be read.
+        # Unknown pixels are zero, so that no pixel can depend on later ones.
         channels = int(network.image_channels)  # type: ignore[arg-type]
         self.image = like.new_zeros(size, channels, height, width)
         self.in_turn = getattr(network, "channel_autoregressive", False)
@@ -174,8 +174,8 @@ class FullPasses:
 def window_of(network: nn.Module, context: Tensor | None) -> frozenset[Offset] | None:
     """The offsets (row, column) of the other pixels that a pixel's parameters depend on.
 
-    What the network's ``window()`` says, if it has one; else what its forward pass tells, None if
-    that cannot be traced.
+    The result of the network's method ``window()``, if it has one; otherwise derived from its
+    forward pass, or None if that cannot be traced.
     """
     if hasattr(network, "window"):
         seen = network.window()  # type: ignore[operator]

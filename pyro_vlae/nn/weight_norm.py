@@ -4,12 +4,12 @@ A layer computes ``y = scale * <direction / |direction|, x> + bias`` per output 
 initialization sets ``scale`` and ``bias`` so that, on one batch, every output channel has mean 0
 and standard deviation ``init_scale``.
 
-`pyro_vlae.infer.initialize` runs it; if nobody did, the first training pass does (training mode,
-gradients enabled). Only layers that are still as they were constructed are initialized. The
-parameters themselves tell: the bias is zero and the scale is the norm of the direction. So
-copies, running averages, broadcasts, and saved weights of an initialized layer are not initialized
-again, and no flag has to travel with them. Weights that you set by hand with a zero bias and this
-very scale (those of a plain layer without a bias) look fresh: set them after `initialize`.
+`pyro_vlae.infer.initialize` runs it; otherwise the first training pass does (training mode,
+gradients enabled). Only layers whose parameters are as constructed are initialized: the bias is
+zero and the scale is the norm of the direction. Copies, running averages, broadcasts, and saved
+weights of an initialized layer are therefore never initialized again, and no flag has to be stored
+with them. Weights that you set by hand with a zero bias and exactly this scale look as constructed:
+set them after `initialize`.
 
 References:
     Salimans and Kingma, "Weight Normalization", 2016, arXiv:1602.07868, section 3.
@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# True or False: initialize, or do not, whatever the mode. None: in training passes.
+# True or False: always or never initialize. None: initialize in training passes.
 _initialize: ContextVar[bool | None] = ContextVar("initialize", default=None)
 
-# Below this variance a channel is constant (a one-image batch in a linear layer, an empty border):
-# there is no scale to normalize, so the plain weights are kept.
+# Below this variance a channel counts as constant (a one-image batch in a linear layer, an empty
+# border): there is no scale to normalize, so the plain weights are kept.
 VARIANCE_FLOOR = 1e-6
 
 # Residual branches start small, so that a deep network starts near the identity.
@@ -36,7 +36,7 @@ BRANCH_INIT_SCALE = 0.1
 
 @contextmanager
 def initialization(enabled: bool) -> Iterator[None]:
-    """Initialize the layers that run in this context and are as constructed, or leave them so."""
+    """Enable or disable the initialization of the layers that run in a ``with`` block."""
     token = _initialize.set(enabled)
     try:
         yield
@@ -45,7 +45,7 @@ def initialization(enabled: bool) -> Iterator[None]:
 
 
 def initialization_allowed() -> bool:
-    """Whether no surrounding `initialization` rules it out."""
+    """Whether initialization is not disabled by a surrounding `initialization`."""
     return _initialize.get() is not False
 
 
@@ -54,9 +54,9 @@ class WeightNormLayer(nn.Module):
 
     Args:
         weight_shape: shape of the direction.
-        channel_dim: the dimension of ``weight_shape`` that counts output channels.
+        channel_dim: the dimension of ``weight_shape`` for the output channels.
         init_scale: standard deviation of every output channel after initialization.
-        fan_in: number of inputs of one output, for the spread of the random directions.
+        fan_in: number of inputs of one output, for the scale of the random directions.
     """
 
     def __init__(
@@ -70,20 +70,20 @@ class WeightNormLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(weight_shape[channel_dim]))
         with torch.no_grad():
             self.scale.copy_(self._norm(self.direction))  # so that the plain weight is `direction`
-        # Saves training passes from looking at the parameters, which would stall a GPU.
+        # Saves training passes from reading the parameters, which would stall a GPU.
         self._checked = False
 
     @property
     def initialized(self) -> bool:
-        """Whether the parameters are no longer those of construction."""
+        """Whether the parameters have changed since construction."""
         if self._checked:
             return True
         norm = self._norm(self.effective_direction())
-        # The tolerance is for changes of precision, down to bfloat16.
+        # The tolerance allows for conversions to lower precision, down to bfloat16.
         return bool(self.bias.any()) or not torch.allclose(self.scale, norm, rtol=0.02, atol=0)
 
     def effective_direction(self) -> Tensor:
-        """The direction with whatever mask the layer has."""
+        """The direction, masked if the layer has a mask."""
         return self.direction
 
     def weight(self) -> Tensor:
@@ -114,8 +114,8 @@ class WeightNormLayer(nn.Module):
         out = self.apply_weight(x, unit, None)
         dims = [d for d in range(out.dim()) if d != 1]
         variance, mean = torch.var_mean(out, dims, correction=0)
-        # Among many channels some vary little by mere chance if the images are few, and must not be
-        # amplified for it: n images support deviations down to 1 / sqrt(n) of the layer's typical.
+        # With few images, some of many channels vary little by chance and must not be amplified: n
+        # images support standard deviations down to 1 / sqrt(n) of the layer's typical one.
         trusted = torch.maximum(variance, variance.mean() / len(out))
         scale = self.init_scale / trusted.clamp(min=VARIANCE_FLOOR).sqrt()
         self.scale.copy_(torch.where(variance < VARIANCE_FLOOR, self.scale, scale))
@@ -142,7 +142,7 @@ class WeightNormLinear(WeightNormLayer):
 
 
 class WeightNormConv2d(WeightNormLayer):
-    """A weight-normalized convolution, zero-padded by half its (odd) kernel.
+    """A weight-normalized convolution, zero-padded by half its (odd) kernel size.
 
     Shapes: ``(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))``.
     """
@@ -182,7 +182,7 @@ class WeightNormConvTranspose2d(WeightNormLayer):
         output_padding: tuple[int, int] = (1, 1),
         init_scale: float = 1.0,
     ) -> None:
-        # With stride 2 an output pixel is reached by 9/4 weights of a 3x3 kernel on average.
+        # With stride 2, on average 9/4 weights of a 3x3 kernel contribute to an output pixel.
         super().__init__((in_channels, out_channels, 3, 3), 1, init_scale, in_channels * 9 // 4)
         self.output_padding = output_padding
 
@@ -193,7 +193,7 @@ class WeightNormConvTranspose2d(WeightNormLayer):
 def image_layout(x: Tensor) -> Tensor:
     """Feature maps ``(N, C, H, W)`` in the memory layout in which convolutions are fastest.
 
-    Channels-last on a CPU, where it makes a training step about a quarter shorter; unchanged on
+    Channels-last on a CPU, where a training step then takes about a quarter less time; unchanged on
     other devices. Weights are never converted: Pyro's parameter store would train a copy of them.
     """
     return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x

@@ -1,7 +1,7 @@
 """Figures: each function returns a matplotlib figure, and `save_figure` writes it.
 
 Functions with an argument ``ax`` plot into these axes, or into a new figure if it is None; their
-``title`` is that of the axes. No window system is used. All plots can be read in black and white.
+``title`` is that of the axes. No display is needed. All plots are readable in black and white.
 Images are ``(N, C, H, W)`` in [0, 1].
 """
 

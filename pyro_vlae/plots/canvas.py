@@ -1,4 +1,4 @@
-"""Axes, colors and legends, and a function that saves figures."""
+"""Axes, colors, legends, and a function that saves figures."""
 
 import io
 import os

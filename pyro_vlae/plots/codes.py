@@ -1,4 +1,4 @@
-"""What a code contains and controls: its dimensions, a map of codes, paths, and swapped codes."""
+"""Plots of codes and their effect: dimensions, a map of codes, paths, and swapped codes."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ def plot_code_dimensions(
 def plot_code_map(
     codes: Tensor, labels: Tensor, ax: Axes | None = None, title: str | None = None
 ) -> Figure:
-    """Plot the codes of images on their first two principal components, each as its label.
+    """Plot the codes of images on their first two principal components, each shown as its label.
 
     The codes are ``(N, code_dim)``, at least two images and two dimensions: posterior means, or
     samples if the guide has no means in closed form. The labels are integers ``(N,)``.
@@ -93,15 +93,15 @@ def plot_interpolations(x: Tensor, path: Tensor, title: str | None = None) -> Fi
         place(axes, pictures, ((left, row) for row in range(rows)))
     column_title(axes, 0.5, "from")
     column_title(axes, right + 0.5, "to")
-    text = "samples given codes along the path, all from the same uniforms"
+    text = "samples given codes along the path, all from the same random numbers"
     column_title(axes, 1 + gap + len(path) / 2, text)
     return figure
 
 
 def plot_code_swap(swap: CodeSwap, title: str | None = None) -> Figure:
-    """Plot the result of `swap_codes`, a column per image.
+    """Plot the result of `swap_codes`, with one column per image.
 
-    The images must be in [0, 1]: convert them by `CodeSwap.map`.
+    The images must be in [0, 1]: convert them with `CodeSwap.map`.
     """
     ratio = swap.log_ratio.detach().cpu().double().numpy()
     # White where the two codes explain a pixel equally well; outliers do not set the scale.

@@ -1,4 +1,4 @@
-"""Diagnostics: the Pareto k of importance weights, and which pixels a likelihood uses."""
+"""Diagnostic plots: the Pareto k of importance weights, and the pixels a likelihood uses."""
 
 import math
 

@@ -1,6 +1,6 @@
 """Contracts for testing priors, guides, likelihoods, and networks, including your own.
 
-A contract is a class of tests. Derive from it, define `make`, and run it with pytest::
+A contract is a class of tests. Subclass it, define `make`, and run it with pytest::
 
     from pyro_vlae.testing import PriorContract
 
@@ -9,7 +9,7 @@ A contract is a class of tests. Derive from it, define `make`, and run it with p
             return MyPrior(8)
 
 Every test seeds the generators and makes its own instance. Keep it small: a few dimensions, images
-of a few pixels. Class attributes adapt a contract; its docstring lists them.
+of a few pixels. To adapt a contract, set the class attributes listed in its docstring.
 """
 
 from pyro_vlae.testing.guide import GuideContract

@@ -19,8 +19,8 @@ class LikelihoodContract(PartContract):
 
     Attributes:
         feature_shape: shape of the features of one image.
-        values: the values of a pixel, ascending, or None if there are many. With few values, all
-            images are enumerated if they are few, too.
+        values: the values of a pixel, ascending, or None if there are many. If the number of
+            possible images is small, they are enumerated.
     """
 
     feature_shape: tuple[int, ...] = (4, 2, 3)
@@ -104,7 +104,7 @@ class LikelihoodContract(PartContract):
             assert ((matches.mean(0) - probability).abs() < 5 * deviation + 2 / count).all()
 
     def all_images(self) -> Tensor | None:
-        """All possible images, or None if they are many."""
+        """All possible images, or None if there are too many."""
         shape = self.build().double()(self.features()).event_shape
         if self.values is None or len(self.values) ** shape.numel() > ENUMERABLE:
             return None

@@ -1,4 +1,4 @@
-"""The base of all contracts: a part trains, copies, and saves like any torch module."""
+"""The base of all contracts: a part must train, copy, and save like any torch module."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -55,7 +55,7 @@ class PartContract(ABC):
         return part.eval()
 
     def test_every_parameter_moves_under_stock_svi(self) -> None:
-        # The second instance finds the parameter store as the first one left it.
+        # The second instance starts with the parameter store that the first one left behind.
         for seed in range(2):
             pyro.set_rng_seed(seed)
             part = self.build()
@@ -100,7 +100,7 @@ def check_samples(samples: Tensor, log_prob: Tensor) -> None:
     """Fail unless samples ``(N, D)`` follow a density that integrates to one.
 
     For samples of p and any density q, the weights ``q / p`` have mean 1 and estimate the moments
-    of q. Here q is a normal distribution, somewhat narrower than the samples.
+    of q. Here q is a normal distribution that is somewhat narrower than the samples.
     """
     mean = samples.mean(0)
     covariance = 0.7 * torch.cov(samples.T).reshape(len(mean), len(mean))

@@ -1,4 +1,4 @@
-"""Training: seeded, logged, checkpointed, and resumed exactly where it stopped."""
+"""Training: seeded, logged, checkpointed, and exactly resumable."""
 
 from pyro_vlae.training.acceleration import HalfPrecision, compiled, resolve_precision
 from pyro_vlae.training.checkpoint import (

@@ -1,8 +1,8 @@
 """Half precision and compilation of the networks in a model and its guide.
 
-A module class names the sub-modules that `fit` may run in bfloat16 and compile in the attribute
-``networks``, e.g. ``networks = ("encoder",)``, and those that need full precision and may only be
-compiled in ``float32_networks``. Everything else (heads, log-probabilities) is left unchanged.
+The class attribute ``networks`` of a module, e.g. ``networks = ("encoder",)``, names the submodules
+that `fit` may compile and run in bfloat16; ``float32_networks`` names those that it may compile but
+that need full precision. Everything else (heads, log-probabilities) is left unchanged.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +19,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     """Return ``"bf16"`` or ``"fp32"``; ``"auto"`` is bf16 on devices with instructions for it.
 
     Raises:
-        ValueError: an unknown precision.
+        ValueError: the precision is unknown.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
@@ -35,7 +35,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def declared_networks(modules: Iterable[nn.Module], *attributes: str) -> list[nn.Module]:
-    """The sub-modules that modules name in class attributes such as ``networks``, each once."""
+    """The submodules named in class attributes such as ``networks``, each once."""
     found = [
         getattr(owner, name)
         for module in modules
@@ -49,9 +49,8 @@ def declared_networks(modules: Iterable[nn.Module], *attributes: str) -> list[nn
 class HalfPrecision:
     """A reusable context in which the declared networks of modules run under bfloat16 autocast.
 
-    Their outputs are cast back to float32; names, parameters and the modules' other code are
-    unchanged. Copy modules outside the context only: a copy made inside would keep calling the
-    networks it was copied from.
+    Their outputs are cast back to float32; names, parameters, and all other code are unchanged. Copy
+    modules outside the context only: a copy made inside would keep calling the original networks.
 
     Args:
         modules: model and guide; they declare networks as described above.
@@ -81,7 +80,7 @@ def compiled(modules: Iterable[nn.Module], **options: Any) -> Iterator[None]:
 
     Args:
         modules: model and guide.
-        **options: of ``torch.compile``.
+        **options: arguments of ``torch.compile``.
     """
     networks = declared_networks(modules, "networks", "float32_networks")
     networks = [network for network in networks if network._compiled_call_impl is None]

@@ -1,8 +1,8 @@
-"""Training checkpoints: one file, replaced in one move, so that a kill at any moment is harmless.
+"""Training checkpoints: one file, replaced atomically, so that a run may be killed at any time.
 
-The file is a zip archive of `torch.save`: weights, their averages, the optimizer's and the random
-generators' states, and the training state as JSON. Loading it checks the archive's checksums and
-executes no code.
+The file is a zip archive written by `torch.save`: weights, their averages, the states of optimizer
+and random generators, and the training state as JSON. Loading it checks the archive's checksums
+and executes no code.
 """
 
 import io
@@ -49,8 +49,8 @@ def save_checkpoint(
         generator: the generator of the data; the global generators are saved, too.
 
     Raises:
-        CheckpointError: weights, averages or optimizer state are not finite, a trained parameter
-            belongs to no module, or the folder cannot be written. An earlier checkpoint stays.
+        CheckpointError: weights, averages, or optimizer state are not finite, a trained parameter
+            belongs to no module, or the folder cannot be written. An earlier checkpoint is kept.
     """
     saved = optimizer.get_state()
     outside = saved["shapes"].keys() - named_parameters(modules).keys()
@@ -85,8 +85,8 @@ def load_checkpoint(
     """Copy a checkpoint into modules, optimizer and random generators, in place.
 
     Args:
-        folder: of :func:`save_checkpoint`, as are the other arguments.
-        modules: parameters keep their identity.
+        folder: the folder given to :func:`save_checkpoint`.
+        modules: parameters are copied in place.
         optimizer: the parameters are registered with it.
         generator: the generator of the data.
 
@@ -94,8 +94,8 @@ def load_checkpoint(
         The training state that was given to :func:`save_checkpoint`.
 
     Raises:
-        CheckpointError: a missing, truncated or altered file, or another architecture. Nothing is
-            loaded then.
+        CheckpointError: the file is missing, truncated, altered, or of another architecture;
+            nothing is loaded.
     """
     content = _read(folder)
     check_fit(folder, content["weights"], modules, same_dtype=True)
@@ -130,7 +130,7 @@ def read_state(folder: str | Path) -> dict[str, Any]:
     """Read the training state of a checkpoint folder, e.g. to rebuild a model from its ``config``.
 
     Raises:
-        CheckpointError: no checkpoint there, or it is truncated or altered.
+        CheckpointError: the checkpoint is missing, truncated, or altered.
     """
     return _read(folder)["state"]
 
@@ -160,7 +160,7 @@ def restore_random_state(state: dict[str, Any], data: torch.Generator) -> None:
 
 
 def _read(folder: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint, known to be as it was written."""
+    """Read the content of a checkpoint, and verify that it is undamaged."""
     path = Path(folder) / CHECKPOINT_FILE
     if not path.exists():
         raise CheckpointError(
@@ -180,7 +180,7 @@ def _read(folder: str | Path) -> dict[str, Any]:
         version = content["format"]
         if version == _FORMAT:
             content["state"] = json.loads(content["state"])
-    except Exception as error:  # whatever the readers make of a damaged file
+    except Exception as error:  # of many kinds, if the file is damaged
         raise damaged(path) from error
     if version != _FORMAT:
         raise CheckpointError(

@@ -37,9 +37,9 @@ def fit(
 
     This is ``SVI(model, guide, optimizer, elbo)`` with one ``step`` for each batch. Without
     ``max_minutes`` the result depends on the seed alone: on the CPU, a run that was killed and
-    resumed ends with the same bits as one that was not. The global random generators are seeded.
-    `pyro_vlae.infer.initialize` is called with the first batch. The first step runs under the
-    caller's Pyro validation, the others without.
+    resumed gives bitwise the same result as one that was not. The global random generators are
+    seeded. `pyro_vlae.infer.initialize` is called with the first batch. The first step uses the
+    caller's Pyro validation setting; the others run without validation.
 
     Args:
         model: Pyro model, called with a batch of images ``(B, C, H, W)``. With ``out``, all
@@ -49,7 +49,7 @@ def fit(
         elbo: any Pyro ELBO. If it has scalar tensors ``last_rate`` and ``last_distortion`` (batch
             means, nats per image), the logged ``elbo`` is minus their sum, else minus the loss per
             image. A scalar tensor ``last_gamma`` is logged, too. An attribute ``progress`` is set
-            to the used fraction of the budget before each step. If there are ``get_state()`` and
+            to the used fraction of the budget before each step. If it has ``get_state()`` and
             ``set_state()``, its state is part of the checkpoint.
         optimizer: the schedule scales its learning rate.
         settings: budget, batch size, seed, intervals.
@@ -60,17 +60,17 @@ def fit(
         config: stored in the checkpoint, e.g. the options needed to rebuild the model.
         progress: show a progress bar.
         precision: of the networks that model and guide declare (see
-            `pyro_vlae.training.acceleration`): ``"bf16"``, ``"fp32"``, or ``"auto"``, which is the
-            precision so far when resuming, else bf16 where the device has instructions for it.
-        compile: compile these networks by ``torch.compile``.
+            `pyro_vlae.training.acceleration`): ``"bf16"``, ``"fp32"``, or ``"auto"``, which keeps
+            the precision of a resumed run and else is bf16 if the device has instructions for it.
+        compile: compile these networks with ``torch.compile``.
 
     Raises:
         TrainingInterrupted: Ctrl-C or SIGTERM, after a checkpoint was saved.
-        TrainingDivergedError: NaN or infinite loss; the last checkpoint is untouched.
+        TrainingDivergedError: the loss is NaN or infinite; the last checkpoint is untouched.
         CheckpointError: ``out`` cannot be written or already holds a checkpoint; with ``resume``,
             it holds none, or one that does not fit.
-        ValueError: no images, an unknown precision, or ``resume`` without ``out``.
-        RuntimeError: a trainable parameter that Pyro does not train.
+        ValueError: there are no images, the precision is unknown, or ``resume`` lacks ``out``.
+        RuntimeError: Pyro does not train one of the trainable parameters.
     """
     if len(train) == 0 or (validation is not None and len(validation) == 0):
         raise ValueError("the training or validation set has no images")

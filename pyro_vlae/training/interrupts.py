@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a flag that a loop checks between its steps."""
+"""A flag for Ctrl-C and SIGTERM, which the training loop checks between steps."""
 
 import signal
 import threading

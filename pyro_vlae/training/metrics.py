@@ -55,7 +55,7 @@ class MetricsLog:
             self._file.flush()
 
     def synced_length(self) -> int:
-        """Length of the file in bytes, after all of them have been written to the disk."""
+        """Sync the file to disk, and return its length in bytes."""
         if self._file is None:
             return 0
         os.fsync(self._file.fileno())
@@ -70,7 +70,7 @@ class MetricsLog:
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
     """Read the records of a ``metrics.jsonl``, one JSON object per line.
 
-    A last line that a killed run left unfinished is skipped.
+    An incomplete last line, left by a killed run, is skipped.
 
     Raises:
         ValueError: any other line is not a JSON object; the message names it.

@@ -1,4 +1,4 @@
-"""Settings, results and errors of a training run."""
+"""Settings, results, and errors of a training run."""
 
 import math
 import signal
@@ -8,7 +8,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-# Least values of numeric settings.
+# Smallest allowed values of numeric settings.
 _LEAST = dict.fromkeys(
     ("epochs", "max_steps", "validate_every", "batch_size", "log_every", "validation_images"), 1
 ) | dict.fromkeys(("seed", "checkpoint_minutes", "max_minutes"), 0)
@@ -44,7 +44,7 @@ class DecaySchedule:
         floor: factor at the end, in [0, 1].
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: a number is out of range.
 
     Example:
         >>> DecaySchedule(start=0.5)(0.25)
@@ -62,7 +62,7 @@ class DecaySchedule:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
 
     def __call__(self, progress: float) -> float:
-        """Return the factor on the learning rate when a fraction ``progress`` is trained."""
+        """Return the factor on the learning rate at this training progress, in [0, 1]."""
         if progress <= self.start or self.start == 1:
             return 1.0
         fraction = min(1.0, (progress - self.start) / (1 - self.start))
@@ -71,7 +71,7 @@ class DecaySchedule:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Budget, batch size, seed and intervals of a run. The first budget to run out ends it.
+    """Budget, batch size, seed, and intervals of a run. The first budget to run out ends it.
 
     Args:
         batch_size: images per step; the last, incomplete batch of an epoch is dropped, unless
@@ -79,17 +79,17 @@ class TrainingSettings:
         epochs: budget in passes over the images.
         max_steps: budget in steps.
         max_minutes: budget in minutes, including the time before a resumption.
-        seed: determines noise, batch order and the binarization of images.
+        seed: determines noise, batch order, and the binarization of images.
         schedule: factor on the optimizer's learning rate as a function of training progress, the
             used fraction of the budget.
         checkpoint_minutes: time between checkpoints.
         log_every: steps between logged lines.
-        validate_every: steps between validations, None for one after each epoch. The last step is
-            always validated.
-        validation_images: upper limit of the number of validation images.
+        validate_every: steps between validations; None for one after each epoch. The last step is
+            always followed by one.
+        validation_images: maximum number of validation images.
 
     Raises:
-        ValueError: no budget, or a number out of range or of the wrong kind.
+        ValueError: there is no budget, or a number is out of range or of the wrong type.
     """
 
     batch_size: int = 64
@@ -127,10 +127,10 @@ class TrainingResult:
         step: optimizer steps taken.
         epoch: number of the last epoch, from 1; it may be incomplete.
         images_seen: images trained on, counting repetitions.
-        seconds: training time, including that before resumptions.
+        seconds: training time, including the time before resumptions.
         history: all logged lines, as in ``metrics.jsonl``.
         checkpoint: folder of the checkpoint, if there is one.
-        precision: of the networks, ``"bf16"`` or ``"fp32"``.
+        precision: precision of the networks, ``"bf16"`` or ``"fp32"``.
     """
 
     step: int

@@ -32,13 +32,13 @@ from pyro_vlae.training.validation import ImageSource, validate
 from pyro_vlae.training.weights import CheckpointError, NonFiniteError, named_parameters
 
 _NOISE, _DATA, _ORDER, _VALIDATION = range(4)  # what a derived seed is for
-# Metrics that an ELBO may offer, and its attributes that hold them.
+# Metrics that an ELBO may provide, and the names of its attributes.
 _ELBO_METRICS = dict(kl_nats="last_rate", distortion_nats="last_distortion", gamma="last_gamma")
 
 
 @dataclass(eq=False)
 class Trainer:
-    """A training run; arguments as `fit`. ``step``, the number of steps taken, is its position."""
+    """A training run, with the arguments of `fit`; ``step`` is the number of steps taken."""
 
     model: Callable[..., Any]
     guide: Callable[..., Any]
@@ -58,7 +58,7 @@ class Trainer:
         parameters = named_parameters(self.modules)
         stored = dict(pyro.get_param_store().named_parameters())
         for parameter in (*parameters.values(), *stored.values()):
-            parameter.grad = None  # of an interrupted step
+            parameter.grad = None  # left over from an interrupted step
         self.dtype = next((p.dtype for p in parameters.values()), torch.get_default_dtype())
         self.optimizer.register(parameters.items())
         self.learning_rate = self.optimizer.learning_rate
@@ -79,7 +79,7 @@ class Trainer:
         self.saved_step: int | None = None
         self.checkpoint = None if self.out is None else self.out / "checkpoint"
         self.generator = torch.Generator(device=device)
-        self.order: tuple[int, Tensor] = (-1, torch.empty(0))  # an epoch and its order of images
+        self.order: tuple[int, Tensor] = (-1, torch.empty(0))  # epoch, its order of images
         # Values of each metric since the last logged line. Scalar tensors stay on their device:
         # adding them needs no host-device synchronization.
         self.recent: dict[str, list[Any]] = {}
@@ -92,7 +92,7 @@ class Trainer:
 
     @property
     def seconds(self) -> float:
-        """Training time, before resumptions included."""
+        """Training time, including the time before resumptions."""
         return monotonic() - self.started
 
     @property
@@ -126,7 +126,7 @@ class Trainer:
             if state.get(name, now) != now:
                 raise CheckpointError(
                     f"{self.checkpoint} was made with {name} {state[name]}, now it is {now}: "
-                    "resume with the same, or train into another folder"
+                    "resume with the same value, or train in another folder"
                 )
         self.generator.manual_seed(self._seed(_DATA, state["step"]))
         load_checkpoint(self.checkpoint, self.modules, self.optimizer, self.generator)
@@ -135,7 +135,7 @@ class Trainer:
         self.started -= state["seconds"]
         self.saved_at = self.seconds
         self.recent = state["recent_metrics"]
-        # Pyro would guess it again, which consumes random numbers.
+        # Otherwise Pyro would guess it again, which consumes random numbers.
         if math.isinf(self.elbo.max_plate_nesting) and state["max_plate_nesting"] is not None:
             self.elbo.max_plate_nesting = state["max_plate_nesting"]
         if state["elbo"]:
@@ -147,7 +147,7 @@ class Trainer:
         options: dict[str, Any] = dict(unit="step", mininterval=interval, disable=not show_progress)
         bar = tqdm(total=self.total, initial=self.step, **options)
         with InterruptFlag() as interrupt, warnings.catch_warnings(), bar:
-            # The loop reports it itself, with the step.
+            # The loop reports NaN itself, with the step.
             warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)
             # From torch.compile, about tensors that it inspects.
             warnings.filterwarnings("ignore", "The .grad attribute of a Tensor", UserWarning)
@@ -158,7 +158,7 @@ class Trainer:
                 self._log_step(done)
                 if bar.update():  # the bar was redrawn
                     bar.set_postfix_str(self._summary(bar.format_dict["rate"]), refresh=False)
-                # The first one soon, so that an unusable folder is noticed at once.
+                # The first checkpoint comes early, so that an unusable folder is noticed at once.
                 due = self.seconds - self.saved_at >= 60 * self.settings.checkpoint_minutes
                 if (first or due) and not done and interrupt.signal is None:
                     self._save()
@@ -202,7 +202,7 @@ class Trainer:
                 f"{len(names)} trainable parameters are not trained, {names[0]!r} first: Pyro's "
                 "parameter store holds another tensor in their place, or none. Call "
                 "pyro.clear_param_store() before building a new model, register modules under "
-                "distinct names, or requires_grad_(False) what is to stay fixed"
+                "distinct names, or call requires_grad_(False) on what should stay fixed"
             )
         metrics: dict[str, Any] = {"elbo": -loss / self.batch_size}
         offered = {n: getattr(self.elbo, where, None) for n, where in _ELBO_METRICS.items()}
@@ -276,7 +276,7 @@ class Trainer:
         self.saved_step = self.step
 
     def _identity(self) -> dict[str, Any]:
-        """What a resumed run must not change."""
+        """The settings that a resumed run must not change."""
         return {
             "batch_size": self.batch_size,
             "seed": self.settings.seed,

@@ -38,25 +38,25 @@ def validate(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, float]:
-    """Mean ELBO, rate and distortion over shuffled images, one code each, in nats per image.
+    """Mean ELBO, rate, and distortion of shuffled images, one code each, in nats per image.
 
     Images and noise depend on the seed alone, so that the values of one run are comparable. The
-    global random generators, gradients and the modules' modes are left unchanged.
+    global random generators, gradients, and the modules' modes are left unchanged.
 
     Args:
         model: as for `pyro_vlae.infer.marginal_log_likelihood`.
         guide: its guide.
         images: the held-out set.
-        num_images: upper limit of the number of images.
-        batch_size: images at a time.
+        num_images: maximum number of images.
+        batch_size: images per pass.
         seed: determines the choice of images and the noise.
-        dtype: that of model and guide.
+        dtype: dtype of model and guide.
 
     Returns:
         ``elbo``, ``kl_nats`` (log q(z|x) - log p(z)) and ``distortion_nats`` (-log p(x|z)).
 
     Raises:
-        ValueError: no images, or a site without image plate.
+        ValueError: there are no images, or a site lacks the image plate.
     """
     if len(images) == 0:
         raise ValueError("the validation set has no images")

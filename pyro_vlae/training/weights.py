@@ -1,4 +1,4 @@
-"""Files of weights: parameters and buffers of modules in the safetensors format."""
+"""Weight files: parameters and buffers of modules in the safetensors format."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,7 +37,7 @@ def save_weights(
 
 
 def load_weights(path: str | Path, modules: Mapping[str, nn.Module]) -> dict[str, str]:
-    """Copy a file of :func:`save_weights` into modules, in place.
+    """Copy a file written by :func:`save_weights` into modules, in place.
 
     Floating-point tensors are converted to the precision of the modules.
 
@@ -45,8 +45,8 @@ def load_weights(path: str | Path, modules: Mapping[str, nn.Module]) -> dict[str
         The metadata saved with it.
 
     Raises:
-        CheckpointError: a missing, truncated or altered file, or another architecture; the modules
-            are not changed then.
+        CheckpointError: the file is missing, truncated, altered, or of another architecture; the
+            modules are not changed.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -62,7 +62,7 @@ def load_weights(path: str | Path, modules: Mapping[str, nn.Module]) -> dict[str
 
 
 def named_parameters(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Trainable parameters, each once, named as in files of weights."""
+    """Trainable parameters, each once, named as in weight files."""
     named = nn.ModuleDict(dict(modules)).named_parameters()
     return {name: parameter for name, parameter in named if parameter.requires_grad}
 
@@ -70,7 +70,7 @@ def named_parameters(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 def finite_weights(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     """Copies of parameters and buffers on the CPU, tied ones once; parameters must be finite."""
     check_finite(named_parameters(modules))
-    # Copies, because safetensors refuses views of one storage.
+    # Copies, because safetensors refuses tensors that share storage.
     weights = _tensors(modules).items()
     return {name: w.detach().to("cpu", copy=True).contiguous() for name, w in weights}
 
@@ -81,7 +81,7 @@ def check_fit(
     modules: Mapping[str, nn.Module],
     same_dtype: bool = False,
 ) -> None:
-    """Raise :class:`CheckpointError` unless weights fit the modules by name, shape and type."""
+    """Raise :class:`CheckpointError` unless weights fit the modules by name, shape, and dtype."""
     expected = _tensors(modules)
     problems = [f"lacks {name!r}" for name in expected if name not in weights]
     problems += [f"has {n!r}, which the modules lack" for n in weights if n not in expected]
@@ -102,7 +102,7 @@ def check_fit(
 
 
 def copy_weights(weights: Mapping[str, Tensor], modules: Mapping[str, nn.Module]) -> None:
-    """Copy weights that fit into modules, in place."""
+    """Copy weights into modules that they fit, in place."""
     nn.ModuleDict(dict(modules)).load_state_dict(weights, strict=False)  # tied names are absent
 
 
@@ -130,7 +130,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def damaged(path: str | Path) -> CheckpointError:
-    """The error about a damaged file."""
+    """Return the error for a damaged file."""
     return CheckpointError(
         f"{path} is truncated or altered: restore it from a copy, download it or train again"
     )

@@ -1,4 +1,4 @@
-"""What Pyro's autoregressive transforms lack: mean-only and on feature maps, fast inverses."""
+"""Autoregressive transforms: mean-only layers, layers on feature maps, and fast inverses."""
 
 from pyro_vlae.transforms.affine import IncrementalAffineAutoregressive
 from pyro_vlae.transforms.cache import clear_cache

@@ -16,15 +16,15 @@ from pyro_vlae.transforms.incremental import invert_autoregressive
 class IncrementalAffineAutoregressive(AffineAutoregressive):
     """Pyro's `AffineAutoregressive` with an inverse that costs about one dense pass.
 
-    Same arguments, same weights, same values; x -> y is unchanged. Use it wherever y -> x is
-    needed: sampling a `FlowPrior`, scoring arbitrary codes under an inverse autoregressive flow.
+    Arguments, weights, and values are the same, and x -> y is unchanged. Use it wherever y -> x is
+    needed: to sample a `FlowPrior` or score arbitrary codes under an inverse autoregressive flow.
 
     Args:
         autoregressive_nn: Pyro's `AutoRegressiveNN` with its default ``param_dims=[1, 1]``.
         kwargs: as for `AffineAutoregressive`.
     """
 
-    float32_networks = ("arn",)  # that may be compiled
+    float32_networks = ("arn",)  # may be compiled
 
     def _inverse(self, y: Tensor) -> Tensor:
         def solve(y_k: Tensor, parameters: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The last call that Pyro's transforms keep."""
+"""Clearing the caches of Pyro's transforms."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,10 +8,10 @@ from torch.distributions import Transform
 
 
 def clear_cache(parts: Iterable[Any]) -> None:
-    """Drop the last input, output and log-determinant of all transforms among these objects.
+    """Drop the cached input, output, and log-determinant of all transforms among these objects.
 
-    After an optimizer step they are stale. Their graph cannot be copied, and keeps alive what
-    autograd has attached to parameters.
+    They are stale after an optimizer step. Their autograd graph cannot be copied, and keeps alive
+    what autograd has attached to parameters.
     """
     for part in parts:
         if isinstance(part, Transform):

@@ -1,10 +1,10 @@
-"""Inverting an autoregressive network's transform at about the cost of one dense pass.
+"""Inversion of autoregressive transforms at about the cost of one dense pass.
 
-The parameters of dimension k depend on earlier dimensions only, so the inverse finds one dimension
-after the other. Running the whole network for each costs D passes. But a hidden unit whose inputs
-are all known never changes again: as soon as it is complete it is passed on, once, to all units
-that read it, so that every weight is used once: within a block of dimensions at once, to later
-blocks in one matrix product for all of a block.
+The parameters of dimension k depend only on earlier dimensions, so the inverse finds one dimension
+after the other. Running the whole network for each would cost D passes. But a hidden unit whose
+inputs are all known never changes again. As soon as it is complete, its contribution is added to
+all units that read it, so that every weight is used once: immediately for units in the same block
+of dimensions, and in one matrix product per block for all later ones.
 """
 
 from collections.abc import Callable
@@ -17,34 +17,34 @@ from torch import Tensor
 
 from pyro_vlae.nn.threads import single_threaded
 
-# Up to so many rows the matrix products are too small for several threads.
+# Up to this many rows, the matrix products are too small to benefit from several threads.
 SMALL_BATCH = 256
-# Dimensions found before what they add to later units is passed on, in one matrix product.
+# Dimensions per block; one matrix product adds a block's contribution to later blocks.
 BLOCK = 8
 
 
 class _Stages:
-    """Units sorted by the stage at which they are complete; stage k knows k dimensions."""
+    """Units sorted by the stage at which they are complete; at stage k, k dimensions are known."""
 
     def __init__(self, stage: Tensor, dims: int) -> None:
         self.stage = stage
-        # Pyro's hidden units are sorted already: their weights need not be copied.
+        # Pyro's hidden units are already sorted, so their weights need not be copied.
         in_order = bool((stage.diff() >= 0).all())
         self.order = None if in_order else stage.argsort(stable=True)
         counts = stage.bincount(minlength=dims + 1)
         self.ends = [0, *counts.cumsum(0).tolist()]
 
     def reading(self, mask: Tensor, dims: int) -> "_Stages":
-        """The stages of units that read this layer through a mask ``(units, inputs)``."""
+        """The stages of the units that read this layer through a mask ``(units, inputs)``."""
         return _Stages((mask * self.stage.to(mask.dtype)).amax(1).long(), dims)
 
     def units(self, first: int, last: int) -> slice:
-        """The places of units complete at stages ``first..last - 1``."""
+        """The positions of the units that are completed at stages ``first..last - 1``."""
         return slice(self.ends[first], self.ends[last])
 
 
 class _Schedule:
-    """The order in which a network's units are computed: all that follows from its masks."""
+    """The order in which a network's units are computed, derived from its masks."""
 
     def __init__(self, network: AutoRegressiveNN) -> None:
         dims, self.order = network.input_dim, network.permutation
@@ -63,16 +63,16 @@ class _Schedule:
         return [(t, -1 if t.is_inference() else t._version) for t in (network.permutation, *masks)]
 
     def fits(self, network: AutoRegressiveNN) -> bool:
-        """Whether the network still has the masks that this was made from.
+        """Whether the network still has the masks from which the schedule was made.
 
-        Edits through ``.data``, which bypass PyTorch's record of edits, are not noticed.
+        Edits through ``.data`` bypass PyTorch's version counter and are not noticed.
         """
         now = self._sources(network)
         same = (a is b and u == v for (a, u), (b, v) in zip(now, self._made_from, strict=False))
         return len(now) == len(self._made_from) and all(same)
 
 
-# Made once for each network: on a GPU the host would wait for every number it reads of the masks.
+# Made once for each network, because reading the masks synchronizes the host with a GPU.
 _schedules: WeakKeyDictionary[AutoRegressiveNN, _Schedule] = WeakKeyDictionary()
 
 
@@ -91,12 +91,12 @@ def invert_autoregressive(
 
     Args:
         network: Pyro's `AutoRegressiveNN`, its ``param_dims`` all 1, its nonlinearity elementwise.
-        solve: gives x_k ``(N, 1)`` from y_k ``(N, 1)`` and the P parameters of dimension k,
+        solve: computes x_k ``(N, 1)`` from y_k ``(N, 1)`` and the P parameters of dimension k,
             ``(N, P)``.
         y: ``(*batch, D)``.
 
     Returns:
-        x ``(*batch, D)`` and the network's parameters there, ``(*batch, P, D)``. Gradients pass.
+        x ``(*batch, D)`` and the network's parameters at x, ``(*batch, P, D)``; differentiable.
     """
     flat = y.reshape(-1, network.input_dim)
     with single_threaded(len(flat) <= SMALL_BATCH and not y.is_cuda):
@@ -107,9 +107,9 @@ def invert_autoregressive(
 class _Inversion:
     """One inversion; layers, units and dimensions are in the order in which they are completed.
 
-    Layer l reads x for l = 0, else the units of hidden layer l - 1; the last gives the parameters.
-    ``known[l]`` holds what is complete of its inputs, ``sums[l]`` what these add to those of its
-    outputs that are completed in the present block, ``places[l]``.
+    Layer l reads x if l = 0, else the units of hidden layer l - 1; the last layer returns the
+    parameters. ``known[l]`` are its completed inputs, ``places[l]`` is the slice of the outputs
+    completed in the current block, and ``sums[l]`` are these outputs so far.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class _Inversion:
         if network.skip_layer is not None:
             skip = network.skip_layer.weight * network.skip_layer.mask
             self.skip = skip[schedule.outputs][:, schedule.order].T
-        # In place is cheaper, but would disturb what autograd has saved.
+        # In place is cheaper, but would overwrite tensors that autograd has saved.
         grad = torch.is_grad_enabled() and (
             y.requires_grad or any(p.requires_grad for p in network.parameters())
         )
@@ -146,7 +146,7 @@ class _Inversion:
         self.places: list[slice] = []
 
     def run(self) -> tuple[Tensor, Tensor]:
-        """X ``(N, D)`` and the parameters there, ``(N, P, D)``."""
+        """Return x ``(N, D)`` and the parameters at x, ``(N, P, D)``."""
         parameters = []
         for start in range(0, self.dims, BLOCK):
             stop = min(start + BLOCK, self.dims)
@@ -154,14 +154,14 @@ class _Inversion:
             for k in range(start, stop):
                 self._complete_units(k)
                 self._complete_dimension(k, start)
-            # Complete by now in place, too: later additions to a dimension's outputs are zero.
+            # Complete even if added to in place: later additions to a dimension's outputs are zero.
             parameters.append(self.sums[-1])
         rank = self.schedule.rank
         out = torch.cat(parameters, 1).view(self.size, self.dims, self.groups)
         return torch.cat(self.known[0], 1)[:, rank], out[:, rank].transpose(1, 2).contiguous()
 
     def _begin_block(self, start: int, stop: int) -> None:
-        """Add up what all blocks before contribute to this one, in one product per layer."""
+        """Add up the contributions of all earlier blocks, with one product per layer."""
         self.places = [stage.units(start, stop) for stage in self.schedule.stages[1:]]
         self.places.append(slice(start * self.groups, stop * self.groups))
         self.sums = []
@@ -178,7 +178,7 @@ class _Inversion:
             self.sums[-1] = self.sums[-1] + self.known[0][0] @ self.skip[:start, self.places[-1]]
 
     def _complete_units(self, k: int) -> None:
-        """Compute the hidden units that know k dimensions, and pass them on."""
+        """Compute the hidden units that depend on k dimensions, and add their contributions."""
         for level, stage in enumerate(self.schedule.stages[1:]):
             own, first = stage.units(k, k + 1), self.places[level].start
             if own.start < own.stop:
@@ -187,7 +187,7 @@ class _Inversion:
                 self._pass_on(level + 1, units, self.weights[level + 1][own])
 
     def _complete_dimension(self, k: int, start: int) -> None:
-        """Find x_k from its parameters, and pass it on."""
+        """Find x_k from its parameters, and add its contribution."""
         first = (k - start) * self.groups
         x_k = self.solve(self.y[k], self.sums[-1][:, first : first + self.groups])
         self.known[0].append(x_k)
@@ -196,5 +196,5 @@ class _Inversion:
             self._pass_on(-1, x_k, self.skip[k : k + 1])
 
     def _pass_on(self, level: int, features: Tensor, weight: Tensor) -> None:
-        """Add what these features contribute to the outputs of a layer in this block."""
+        """Add the contribution of these features to a layer's outputs in this block."""
         self.sums[level] = self.add(self.sums[level], features, weight[:, self.places[level]])

@@ -1,4 +1,4 @@
-"""Autoregressive transforms that shift and do not scale.
+"""Autoregressive transforms that shift but do not scale.
 
 References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 3.2 and appendix.
@@ -17,10 +17,10 @@ from pyro_vlae.transforms.incremental import invert_autoregressive
 
 
 class MeanOnlyAutoregressive(AffineAutoregressive):
-    """The volume-preserving transform ``y = x + mean(x)``, mean_i a function of earlier x only.
+    """The volume-preserving ``y = x + mean(x)``, where ``mean_i`` depends only on earlier x.
 
-    Its log-determinant is 0, so density and gradients stay stable however deep the flow. x -> y is
-    one parallel pass; y -> x goes through the dimensions one by one, at about the cost of a pass.
+    Its log-determinant is 0, so density and gradients stay stable in deep flows. x -> y is one
+    parallel pass; y -> x finds the dimensions one by one, at about the cost of one pass.
 
     Args:
         autoregressive_nn: a network with one output per input (``param_dims=[1]``) and a
@@ -30,7 +30,7 @@ class MeanOnlyAutoregressive(AffineAutoregressive):
         ValueError: the network has more than one output per input.
     """
 
-    float32_networks = ("arn",)  # that may be compiled
+    float32_networks = ("arn",)  # may be compiled
 
     def __init__(self, autoregressive_nn: AutoRegressiveNN) -> None:
         if autoregressive_nn.output_multiplier != 1:
@@ -55,12 +55,12 @@ class MeanOnlyAutoregressive(AffineAutoregressive):
 def mean_only_autoregressive(
     input_dim: int, hidden_dims: Sequence[int] = (640, 640), reverse: bool = False
 ) -> MeanOnlyAutoregressive:
-    """A mean-only transform with a ReLU MADE of fixed order.
+    """A mean-only transform whose network is a ReLU MADE with a fixed order.
 
     Args:
         input_dim: number of dimensions D.
         hidden_dims: sizes of the hidden layers, each at least D.
-        reverse: the order is D-1..0 instead of 0..D-1.
+        reverse: use the order D-1..0 instead of 0..D-1.
     """
     order = torch.arange(input_dim).flip(0) if reverse else torch.arange(input_dim)
     network = AutoRegressiveNN(
@@ -71,6 +71,6 @@ def mean_only_autoregressive(
         nonlinearity=nn.ReLU(),
     )
     for layer in network.layers:
-        # The order fixes the masks: they follow the module, but would double its saved weights.
+        # The order determines the masks; saving them would double the size of weight files.
         layer.register_buffer("mask", cast(Tensor, layer.mask), persistent=False)
     return MeanOnlyAutoregressive(network)

@@ -21,25 +21,25 @@ from pyro_vlae.nn.masked_maps import MaskedMapNet
 
 
 class SpatialMeanOnlyAutoregressive(TransformModule):
-    """``y = x + mean(x)`` on feature maps, mean a masked ConvNet of earlier x.
+    """``y = x + mean(x)`` on feature maps, where the mean is a masked ConvNet of earlier x.
 
-    Codes are flat vectors ``(*batch, C * H * W)`` of maps ``(C, H, W)``. The order is raster order
-    over positions, then over the channels of a position; ``reverse`` reverses all of it. x -> y is
-    one parallel pass. y -> x is exact and computes every feature once: front by front over
-    positions, value by value within.
+    Codes are feature maps ``(C, H, W)`` flattened to ``(*batch, C * H * W)``. Values are in raster
+    order over positions, then ordered by channel; ``reverse`` reverses the whole order. x -> y is
+    one parallel pass. y -> x is exact and computes every feature once: wavefront by wavefront
+    (`pyro_vlae.nn.wavefront`) over positions, channel by channel at each.
 
-    The transform shifts and does not scale, like those of the paper's binary models: it preserves
+    The transform shifts but does not scale, like those of the paper's binary models. It preserves
     volume (the log-determinant is 0), so six of them over a thousand dimensions neither overflow
-    nor let the density grow without bound, and the inverse divides by nothing. Encoder and decoder
-    set the code's scale themselves.
+    nor let the density grow without bound, and the inverse needs no division. Encoder and decoder
+    can set the scale of the code.
 
     Args:
         code_shape: ``(C, H, W)`` of the code.
         hidden_maps: channels of the hidden layers.
-        reverse: the last value comes first.
+        reverse: use the reversed order.
     """
 
-    float32_networks = ("network",)  # that may be compiled
+    float32_networks = ("network",)  # may be compiled
 
     domain = constraints.real_vector
     codomain = constraints.real_vector
@@ -68,13 +68,13 @@ class SpatialMeanOnlyAutoregressive(TransformModule):
         return x.new_zeros(x.shape[:-1])
 
     def _maps(self, x: Tensor) -> Tensor:
-        """Flat codes as maps ``(N, C, H, W)`` in the network's order."""
+        """Flat codes as feature maps ``(N, C, H, W)`` in the network's order."""
         if x.shape[-1] != prod(self.code_shape):
             raise ValueError(
-                f"expected codes of {prod(self.code_shape)} dimensions, the flat form of maps "
+                f"expected codes of {prod(self.code_shape)} dimensions, flattened feature maps "
                 f"{self.code_shape}, got a tensor of shape {tuple(x.shape)}"
             )
-        # Reversing the flat code reverses rows, columns and channels at once.
+        # Reversing the flat code reverses rows, columns, and channels at once.
         return (x.flip(-1) if self.reverse else x).reshape(-1, *self.code_shape)
 
     def _flat(self, maps: Tensor, like: Tensor) -> Tensor:
@@ -82,25 +82,25 @@ class SpatialMeanOnlyAutoregressive(TransformModule):
         return flat.flip(-1) if self.reverse else flat
 
 
-# What all but the own position's weights read: the first positions of a 3x3 kernel.
+# The earlier positions that a masked 3x3 kernel reads: its first four.
 EARLIER: list[Offset] = [(-1, -1), (-1, 0), (-1, 1), (0, -1)]
 
 
 def invert_mean_only(network: MaskedMapNet, y: Tensor) -> Tensor:
-    """Find x with ``x + network(x) = y``, each feature of the network computed once.
+    """Find x such that ``x + network(x) = y``, computing each feature of the network once.
 
-    Not by the evaluator of `pyro_vlae.nn.wavefront`, which would compute all hidden units anew for
-    each of a position's values. Layers are not called, so nothing is initialized.
+    The evaluator of `pyro_vlae.nn.wavefront` would recompute all hidden units of a position for
+    each of its channels. Layers are not called, so nothing is initialized.
 
     Args:
         network: the masked ConvNet.
-        y: maps ``(N, C, H, W)``.
+        y: feature maps ``(N, C, H, W)``.
 
     Returns:
-        x, of y's shape. Gradients pass.
+        x, in the shape of y; differentiable.
     """
     size, channels, height, width = y.shape
-    # In place is cheaper, but would disturb what autograd has saved.
+    # In place is cheaper, but would overwrite tensors that autograd has saved.
     grad = torch.is_grad_enabled() and (
         y.requires_grad or any(p.requires_grad for p in network.parameters())
     )
@@ -109,7 +109,7 @@ def invert_mean_only(network: MaskedMapNet, y: Tensor) -> Tensor:
     kernels = [layer.weight().flatten(2).permute(2, 1, 0) for layer in layers]
     biases = [layer.bias for layer in layers]
     earlier = [kernel[: len(EARLIER)].flatten(0, 1) for kernel in kernels]
-    # The own position's weights, cut by the degree of what is read: C values, then hidden units.
+    # Weights at the position itself, split by the degree of their inputs: values or hidden units.
     degrees = [[1] * channels, *network.units]
     own = [kernel[len(EARLIER)].split(n) for kernel, n in zip(kernels, degrees, strict=False)]
     fronts = Fronts(height, width, wavefront_slope(EARLIER))
@@ -117,7 +117,7 @@ def invert_mean_only(network: MaskedMapNet, y: Tensor) -> Tensor:
     targets, solved = by_pixel(y), []
     indices = fronts.indices(y.device)
     for front in indices:
-        # What earlier positions add to all units of this front; then value by value within.
+        # The contribution of earlier positions to this front; then one channel after the other.
         sums = [
             torch.addmm(bias, cache.read(front, EARLIER), weight)
             for bias, cache, weight in zip(biases, caches, earlier, strict=True)
@@ -138,7 +138,7 @@ def invert_mean_only(network: MaskedMapNet, y: Tensor) -> Tensor:
         for cache, known in zip(caches, features, strict=True):
             cache.write(front, known)
         solved.append(features[0])
-    # From the order of the fronts back to that of the pixels.
+    # Back from the order of the fronts to raster order.
     order = torch.cat([rows * width + columns for rows, columns in indices.values()]).argsort()
     x = torch.cat(solved).view(height * width, size, channels)[order]
     return x.view(height, width, size, channels).permute(2, 3, 0, 1)

@@ -137,7 +137,7 @@ def test_runs_that_cannot_be_compared_are_named(tmp_path):
         compare_models({"a": a, "c": c})
     with pytest.raises(ValueError, match="each image once"):
         compare_models({"a": a, "d": d})
-    with pytest.raises(ValueError, match=r"\['list'\] do not say which images"):
+    with pytest.raises(ValueError, match=r"\['list'\] have no image indices"):
         compare_models({"a": a, "list": np.array([-1.0, -2, -3])})
     with pytest.raises(ValueError, match=r"reference is 'z', expected one of \['a', 'c'\]"):
         compare_models({"a": a, "c": c}, reference="z")

@@ -330,7 +330,7 @@ def test_a_new_family_registers_its_sets(monkeypatch):
     data = load_dataset("toy")
     assert data.values is values and dataset_names(values) == ("toy",)
     assert data.train.batch(slice(None)).unique().tolist() == [1.0]
-    with pytest.raises(ValueError, match="a data set 'digits' already"):
+    with pytest.raises(ValueError, match="already a data set 'digits'"):
         register_dataset("digits", read, values)
 
 

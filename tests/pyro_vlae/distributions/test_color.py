@@ -220,7 +220,10 @@ def test_works_as_a_pyro_sample_site():
     ("x", "message"),
     [
         (torch.rand(2, 3, 5, 5), r"outside the support PixelLevels\(\).*k / 127.5 - 1.*batch does"),
-        (torch.full((2, 3, 5, 5), 255.0), "the first one 255: color images hold k / 127.5 - 1"),
+        (
+            torch.full((2, 3, 5, 5), 255.0),
+            "the first one 255: level k of 0..255 must have the value k / 127.5 - 1",
+        ),
         (torch.full((2, 3, 5, 5), torch.nan), "images hold NaN"),
         (torch.zeros(2, 1, 5, 5), r"expected images of shape .*3, 5, 5.*got \(2, 1, 5, 5\)"),
     ],

@@ -171,7 +171,7 @@ def test_a_network_that_does_not_say_how_to_read_its_parameters_is_refused():
     class Mute(nn.Module):
         image_channels, outputs = 1, "logits"
 
-    with pytest.raises(ValueError, match=r"Mute does not say .* 'logits'\), or pass emission="):
+    with pytest.raises(ValueError, match=r"Mute does not define .* 'logits'\), or pass emission="):
         PixelCNN(Mute(), None, (1, 2, 2))
     named = PixelCNN(Mute(), None, (1, 2, 2), emission=BernoulliEmission())
     assert named.support.base_constraint is constraints.boolean

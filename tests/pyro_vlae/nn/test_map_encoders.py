@@ -93,7 +93,7 @@ def test_a_code_position_sees_and_makes_its_own_corner():
 def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match=r"divisible by 4.*\(3, 30, 32\)"):
         MapArchitecture((3, 30, 32))
-    with pytest.raises(ValueError, match=r"one number for each stage.*\(4, 4\)"):
+    with pytest.raises(ValueError, match=r"one entry for each stage.*\(4, 4\)"):
         MapArchitecture(channels=(4, 4))
     a = MapArchitecture(**SMALL)
     with pytest.raises(ValueError, match=r"batch, 3, 8, 12\).*\(2, 3, 8, 8\)"):

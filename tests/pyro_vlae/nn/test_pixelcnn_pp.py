@@ -186,7 +186,7 @@ def test_impossible_windows_are_refused(window):
 
 
 def test_too_few_blocks_are_refused():
-    with pytest.raises(ValueError, match=r"7x4 takes 3 horizontal layers.*got blocks=2"):
+    with pytest.raises(ValueError, match=r"7x4 needs 3 horizontal layers.*got blocks=2"):
         PixelCNNPlusPlusNet(4, window="7x4", blocks=2)
     assert len(PixelCNNPlusPlusNet(4, window="4x2", blocks=2).groups[0]) == 2
 

@@ -237,7 +237,7 @@ class Wide(Dilated):
     [
         (Decides, "control flow"),
         (Shifts, "pad is neither"),
-        (InPlace, "out of place"),
+        (InPlace, "out-of-place"),
         (Wide, "mean is neither"),
     ],
 )
@@ -259,7 +259,7 @@ def test_networks_that_see_the_value_itself_are_noticed():
         def forward(self, image, features=None):
             return super().forward(image) + image
 
-    with pytest.raises(UntraceableNetwork, match="depend on the values they are meant for"):
+    with pytest.raises(UntraceableNetwork, match="depend on its own values"):
         plan(Cheats())
 
 

@@ -60,7 +60,7 @@ def test_a_causal_convolution_reads_its_offsets_and_nothing_else(layer, seen):
 
 
 def test_a_causal_convolution_placed_by_hand_takes_no_mask():
-    with pytest.raises(ValueError, match=r"first_offset=\(0, -1\) is read as a whole"):
+    with pytest.raises(ValueError, match=r"first_offset=\(0, -1\) is not masked"):
         CausalConv2d(1, 1, (1, 2), 1, first_offset=(0, -1))
 
 

@@ -49,8 +49,8 @@ def declared_networks(modules: Iterable[nn.Module], *attributes: str) -> list[nn
 class HalfPrecision:
     """A reusable context in which the declared networks of modules run under bfloat16 autocast.
 
-    Their outputs are cast back to float32; names, parameters, and all other code are unchanged. Copy
-    modules outside the context only: a copy made inside would keep calling the original networks.
+    Their outputs are cast back to float32; names, parameters, and all other code are unchanged.
+    Copy modules only outside the context: a copy made inside would keep calling the originals.
 
     Args:
         modules: model and guide; they declare networks as described above.

@@ -74,7 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = data.test.take(torch.randperm(len(data.test), generator=generator)[:MANY])
     many = chosen.batch(slice(None))
     pairs, x = many[: 2 * PAIRS], many[2 * PAIRS : 2 * PAIRS + COLUMNS]
-    title, show = f"{options.model}, {data.name}", data.values.to_unit_range
+    title = ", ".join(dict.fromkeys([options.model, data.name]))  # weights are named by data set
+    show = data.values.to_unit_range
 
     def interpolations() -> Figure:
         path = interpolate_images(model, guide, pairs, seed=options.seed)

@@ -121,9 +121,11 @@ def _network(
         layers = 6 if masked_layers is None else masked_layers
         size = 3 if kernel_size is None else kernel_size
         return MaskedResNet(*channels, layers, min(4, layers), kernel_size=size, tied=tied)
-    if masked_layers is not None or kernel_size is not None:
+    given = {"masked_layers": masked_layers, "kernel_size": kernel_size}
+    excluded = [f"{name}={value}" for name, value in given.items() if value is not None]
+    if excluded:
         raise ValueError(
             f"window={window!r} alone determines what a two-stack network sees: leave out "
-            f"masked_layers={masked_layers} and kernel_size={kernel_size}, or the window"
+            f"{' and '.join(excluded)}, or the window"
         )
     return TwoStackNet(*channels, window)

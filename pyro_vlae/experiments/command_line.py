@@ -32,7 +32,9 @@ def train(kind: type[Recipe], description: str | None, arguments: list[str] | No
     add_place_options(parser)
     text = "default: runs/DATASET-PRESET, numbered"
     parser.add_argument("--out", type=folder, metavar="DIR", help=text)
-    parser.add_argument("--resume", action="store_true", help="continue the run in DIR")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the run that --out DIR names"
+    )
     options = parser.parse_args(arguments)
     given = recipe_options(options, kind)
     device = pick_device(options.device)

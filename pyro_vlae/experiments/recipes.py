@@ -272,6 +272,6 @@ def read_recipe(folder: Path) -> Recipe:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigError(
             f"there is no run in {folder}: {path.name} is missing or unreadable ({error}); name "
-            "the folder of a run, or start one without --resume"
+            "the folder of a run"
         ) from error
     return recipe_from_config(config, folder)

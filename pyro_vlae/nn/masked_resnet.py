@@ -50,6 +50,8 @@ class MaskedResNet(PixelNetwork):
         tied: bool = True,
     ) -> None:
         super().__init__()
+        if masked_layers < 1:
+            raise ValueError(f"masked_layers must be at least 1, got {masked_layers}")
         if not 0 <= pointwise_blocks <= masked_layers:
             raise ValueError(
                 f"pointwise_blocks must lie between 0 and masked_layers = {masked_layers}, "

@@ -52,7 +52,7 @@ def window_layers(window: str) -> tuple[int, int]:
     Raises:
         ValueError: the window is not of this form, or the two stacks cannot have this shape.
     """
-    match = re.fullmatch(r"(\d+)x(\d+)", window)
+    match = re.fullmatch(r"(\d+)x(\d+)", window) if isinstance(window, str) else None
     if match:
         width, height = int(match[1]), int(match[2])
         vertical, horizontal = height - 1, width // 2

@@ -365,8 +365,12 @@ def test_wrong_choices_are_refused_readably():
         binary_vlae(prior="flwo")
     with pytest.raises(ValueError, match=r"bernoulli.*got 'gauss'"):
         binary_vlae(likelihood="gauss")
-    with pytest.raises(ValueError, match="leave out masked_layers=6 and kernel_size=None, or the"):
+    with pytest.raises(ValueError, match="leave out masked_layers=6, or the"):
         binary_vlae(window="7x4", masked_layers=6)
+    with pytest.raises(ValueError, match=r'must be "AxB".*got \(7, 4\)'):
+        binary_vlae(window=(7, 4))
+    with pytest.raises(ValueError, match="masked_layers must be at least 1, got -1"):
+        binary_vlae(masked_layers=-1)
 
     class NoEvent(nn.Module):
         def forward(self):

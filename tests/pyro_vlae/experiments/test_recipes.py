@@ -121,7 +121,7 @@ def test_a_configuration_of_another_version_is_refused(tmp_path):
         read_recipe(tmp_path)
     del config["family"]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match=r"older version .*names no family"):
+    with pytest.raises(ConfigError, match=r"older version .*has no family"):
         read_recipe(tmp_path)
 
 

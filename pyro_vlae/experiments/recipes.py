@@ -247,8 +247,8 @@ def recipe_from_config(config: Mapping[str, Any], source: str | Path) -> Recipe:
         )
     if family not in RECIPES:
         raise ConfigError(
-            f"the run in {source} is of the family {family!r}, but registered are only "
-            f"{', '.join(RECIPES)}: import the module that defines its recipe first"
+            f"the run in {source} is of the family {family!r}, but only these are registered: "
+            f"{', '.join(RECIPES)}; import the module that defines its recipe first"
         )
     try:
         return RECIPES[family](**values)

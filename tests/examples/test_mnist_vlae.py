@@ -149,9 +149,9 @@ def test_a_smaller_budget_trains_nothing_and_leaves_the_record(example, tmp_path
 def test_runs_of_another_family_or_an_older_version_are_refused(example, tmp_path):
     config = {"dataset": "cifar10", "encoder": "resnet"}
     for family, message in (
-        ({}, "older version .its configuration names no family.: use the version that made it"),
+        ({}, "older version .its configuration has no family.: use the version that made it"),
         ({"family": "color"}, "is of the family 'color', not 'binary': resume it with the script"),
-        ({"family": "sounds"}, "is of the family 'sounds', registered are binary, color"),
+        ({"family": "sounds"}, "is of the family 'sounds', but only these are registered: binary"),
     ):
         (tmp_path / "config.json").write_text(json.dumps({**family, **config}))
         with pytest.raises(ConfigError, match=message):

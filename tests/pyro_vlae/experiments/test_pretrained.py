@@ -71,7 +71,7 @@ def test_results_of_earlier_weights_do_not_count(load_example, tmp_path, monkeyp
     with pytest.raises(ConfigError, match="no results of its latest weights"):
         export.main()
     state.unlink()
-    with pytest.raises(ConfigError, match=r"holds no checkpoint.*static-mnist"):
+    with pytest.raises(ConfigError, match=r"has no checkpoint.*static-mnist"):
         load_run(run)
     with pytest.raises(ConfigError, match="there is no run in"):
         load_run(tmp_path / "nowhere")

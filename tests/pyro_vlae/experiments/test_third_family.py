@@ -142,5 +142,7 @@ def test_the_seed_decides_a_run(tmp_path):
 def test_a_run_of_a_family_that_is_not_registered_is_refused(tmp_path, monkeypatch):
     assert start("--epochs", "1", "--out", str(tmp_path)) == 0
     monkeypatch.delitem(RECIPES, "signals")
-    with pytest.raises(ConfigError, match=r"family 'signals', registered are .*import the module"):
+    with pytest.raises(
+        ConfigError, match=r"family 'signals', .*are registered: .*import the module"
+    ):
         load_run(tmp_path)

@@ -141,7 +141,7 @@ def _refuse_point_estimates(
         if name in points and not _is_point(site):
             raise ValueError(
                 f"the guide's site {name!r} is a point estimate (a Delta distribution), so log "
-                "p(x) cannot be estimated with it: every importance weight would be log p(x, z) at "
+                "p(x) cannot be estimated with it: every log-weight would be log p(x, z) at "
                 "that point. Score with a guide that has a density, such as GaussianGuide"
             )
 

@@ -8,15 +8,18 @@ from typing import Any
 
 from pyro_vlae._version import __version__
 
-_ROOMS = {
+_SUBPACKAGES = {
     "data": ("load_dataset",),
     "distributions": ("PixelCNN",),
     "guides": ("GaussianGuide", "IAFGuide"),
-    "infer": ("FreeBitsELBO", "JointOptim", "marginal_log_likelihood"),
-    "models": ("VLAE", "FlowPrior", "StandardNormalPrior", "binary_vlae", "load_pretrained"),
+    "infer": ("FreeBitsELBO", "JointOptim", "decompress", "marginal_log_likelihood"),
+    "models": (
+        *("VLAE", "FlowPrior", "StandardNormalPrior", "binary_vlae"),
+        *("load_pretrained", "load_run"),
+    ),
     "training": ("TrainingSettings", "fit"),
 }
-_HOMES = {name: f"pyro_vlae.{room}" for room, names in _ROOMS.items() for name in names}
+_HOMES = {name: f"pyro_vlae.{package}" for package, names in _SUBPACKAGES.items() for name in names}
 
 __all__ = ["__version__", *sorted(_HOMES)]
 

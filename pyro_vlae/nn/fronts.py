@@ -137,4 +137,6 @@ class FrontCache:
         if self.held[k] != front:
             slot.zero_()  # pixels outside the image read as zero
             self.held[k] = front
-        slot[rows.start + self.above : rows.stop + self.above] = features.view(-1, *slot.shape[1:])
+        slot[rows.start + self.above : rows.stop + self.above] = features.view(
+            len(rows), *slot.shape[1:]
+        )

@@ -3,6 +3,7 @@
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from pyro_vlae.nn.causal import CausalConv2d, Offset
+from pyro_vlae.nn.graph import UntraceableNetwork, node_name
 from pyro_vlae.nn.weight_norm import WeightNormConv2d, WeightNormLayer, image_layout
 
 OWN: Offset = (0, 0)
@@ -35,10 +37,14 @@ POINTWISE_MODULES = {
     *(nn.LogSigmoid, nn.Mish, nn.ReLU, nn.ReLU6, nn.SELU, nn.SiLU, nn.Sigmoid, nn.Softplus),
     *(nn.Softsign, nn.Tanh),
 }
-
-
-class UntraceableNetwork(Exception):
-    """A network cannot be evaluated front by front; the message says why."""
+DROPOUT = {nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout}
+BLANKS = (torch.ones_like, torch.zeros_like)
+# Calls whose results may be left unused: they change nothing.
+PURE = {
+    *_NAMES,
+    *("_assert", "cat", "chunk", "clone", "concat", "contiguous", "detach", "dim", "getattr"),
+    *("getitem", "image_layout", "ones_like", "size", "split", "zeros_like"),
+}
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,7 @@ class OperationReader:
     ) -> None:
         self.modules = dict(network.named_modules())
         self.dynamic, self.values = dynamic, values
+        self.cuts: dict[fx.Node, Any] = {}  # what is cut by chunk and split
         degrees = torch.ones(1, int(network.image_channels), dtype=torch.long)  # type: ignore[arg-type]
         in_turn = getattr(network, "channel_autoregressive", False)
         self.degrees: dict[fx.Node, Any] = {image: degrees.cumsum(1) if in_turn else degrees}
@@ -121,9 +128,16 @@ class OperationReader:
     def add(self, node: fx.Node) -> Operation:
         """Return the operation of a node and store the degrees of its channels."""
         module = self.modules[str(node.target)] if node.op == "call_module" else None
-        if isinstance(module, CausalConv2d) or _is_1x1(module):
+        if _is_causal(module) or _is_1x1(module):
             return self._convolution(node, module)
         function, arguments, keywords = _canonical(node, module)
+        if function in (_chunk, _split):
+            self.cuts[node] = arguments[0]
+        if function is _take and arguments[0] in self.cuts and isinstance(arguments[1], int):
+            # Parts may be needed at different fronts, so each is taken by itself.
+            source, k = arguments
+            ends = list(accumulate(part.shape[1] for part in self.degrees[source]))
+            arguments = (self.cuts[source], (ALL, slice([0, *ends[:-1]][k], ends[k])))
         degrees = [
             [self._degree(part) for part in a] if isinstance(a, list) else self._degree(a)
             for a in arguments
@@ -132,7 +146,7 @@ class OperationReader:
             self.degrees[node] = function(*degrees, **keywords)
         else:
             found = torch.broadcast_tensors(*[d for d in degrees if isinstance(d, Tensor)])
-            self.degrees[node] = torch.stack(found).amax(0)
+            self.degrees[node] = torch.stack(found).amax(0) * (function not in BLANKS)
         reads = tuple(
             Read(source, (OWN,), ALL) for source in _nodes(arguments) if source in self.dynamic
         )
@@ -142,7 +156,7 @@ class OperationReader:
         if len(node.args) != 1 or node.kwargs:
             raise UntraceableNetwork(f"{node.target} is not called with exactly one tensor")
         source: Any = node.args[0]
-        masked = isinstance(layer, CausalConv2d)
+        masked = _is_causal(layer)
         # Concatenated inputs are read part by part: they may be visible at different pixels.
         parts = self._joined(source) if masked else [source]
         reads, static, start = [], [], 0
@@ -170,7 +184,7 @@ class OperationReader:
     def _joined(self, source: fx.Node) -> list[fx.Node]:
         """The nodes whose channels are concatenated in this one."""
         module = self.modules.get(str(source.target)) if source.op == "call_module" else None
-        convolution = isinstance(module, CausalConv2d) or _is_1x1(module)
+        convolution = _is_causal(module) or _is_1x1(module)
         if source in self.dynamic and source.op.startswith("call") and not convolution:
             function, arguments, _ = _canonical(source, module)
             if function is _same:
@@ -191,7 +205,21 @@ class OperationReader:
         return torch.zeros(1, value.shape[1], dtype=torch.long)
 
 
+def _is_causal(module: nn.Module | None) -> bool:
+    """Whether this is a causal convolution that does what `CausalConv2d` does."""
+    names = ("forward", "apply_weight", "weight", "effective_direction", "offsets")
+    return isinstance(module, CausalConv2d) and all(
+        getattr(type(module), name) is getattr(CausalConv2d, name) and name not in vars(module)
+        for name in names
+    )
+
+
 def _is_1x1(module: nn.Module | None) -> bool:
+    if (
+        module is not None
+        and {"weight", "apply_weight", "effective_direction"} & vars(module).keys()
+    ):
+        return False
     if type(module) is WeightNormConv2d:
         return module.direction.shape[2:] == (1, 1) and module.stride == 1
     return (
@@ -206,14 +234,13 @@ def _canonical(
     node: fx.Node, module: nn.Module | None
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """A node as a function of features ``(pixels, channels)``, its arguments, and keywords."""
-    target: Any = node.target
-    name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
+    target, name = node.target, node_name(node)
     arguments = tuple(list(a) if isinstance(a, tuple | list) else a for a in node.args)
     keywords = dict(node.kwargs)
     function: Callable[..., Any] | None = None
     if module is not None:
         name = f"{target} ({type(module).__name__})"
-        if type(module) is nn.Identity:
+        if type(module) is nn.Identity or (type(module) in DROPOUT and not module.training):
             function = _same
         elif type(module) in POINTWISE_MODULES and not getattr(module, "inplace", False):
             function = module.forward
@@ -223,12 +250,12 @@ def _canonical(
         function, arguments = _take, node.args
     elif name in _JOINS_AND_CUTS:
         function = _JOINS_AND_CUTS[name]
-    elif target in POINTWISE or target in (torch.ones_like, torch.zeros_like):
+    elif target in POINTWISE or target in BLANKS:
         function = target
     elif node.op == "call_method" and target in POINTWISE_METHODS:
         function = getattr(Tensor, name)
     in_place = keywords.get("inplace") or any(a is True for a in arguments)
-    if function is None or in_place or any(isinstance(v, fx.Node) for v in keywords.values()):
+    if function is None or in_place or set(_nodes(arguments)) != set(node.all_input_nodes):
         raise UntraceableNetwork(
             f"{name} is neither a CausalConv2d nor a 1x1 convolution, nor an out-of-place call of "
             "a known function of single pixels"

@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from pyro_vlae.nn.causal import Offset
-from pyro_vlae.nn.tracing import UntraceableNetwork, plan
+from pyro_vlae.nn.graph import UntraceableNetwork
+from pyro_vlae.nn.tracing import plan
 
 
 class PixelNetwork(nn.Module):
@@ -41,7 +42,7 @@ class PixelNetwork(nn.Module):
         context = None
         if self.context_channels:
             like = next(self.parameters())
-            context = like.new_zeros(1, self.context_channels, 4, 4)
+            context = like.new_zeros(1, self.context_channels, 32, 32)
         try:
             with torch.no_grad():
                 return plan(self, context).trace.window()

@@ -55,7 +55,7 @@ class StepBuilder:
         self.steps: list[Step] = []
         self.slots: dict[tuple[fx.Node, int], int] = {}
         self.slot(traced.image)
-        self.first = {traced.image: 0}
+        self.first = {traced.image: 1}
         self.blanks: dict[int, int] = {}  # channels of slots
 
     def slot(self, node: fx.Node, lead: int | None = None) -> int:

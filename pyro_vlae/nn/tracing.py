@@ -5,7 +5,6 @@ determine the slope of the fronts, how many fronts an operation must run ahead o
 sampled, and how long its results are needed.
 """
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,16 +12,16 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.proxy import TraceError
 
 from pyro_vlae.nn.causal import Offset
-from pyro_vlae.nn.operations import (
-    OWN,
-    Operation,
-    OperationReader,
+from pyro_vlae.nn.graph import (
+    NotCausal,
     UntraceableNetwork,
+    fingerprint,
+    make_graph,
+    node_name,
 )
-from pyro_vlae.nn.weight_norm import WeightNormLayer, image_layout
+from pyro_vlae.nn.operations import BLANKS, OWN, PURE, Operation, OperationReader, PixelFunction
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,13 @@ class Trace:
         """The offsets of all other pixels that a pixel's parameters depend on."""
         seen = {self.image: {OWN}}
         for operation in self.operations:
+            blank = isinstance(operation, PixelFunction) and operation.function in BLANKS
             seen[operation.node] = {
                 (row + i, column + j)
                 for read in operation.reads
                 for row, column in seen[read.source]
                 for i, j in read.offsets
+                if not blank
             }
         return frozenset(seen[self.output] - {OWN})
 
@@ -72,11 +73,10 @@ def trace(network: nn.Module, context: Tensor | None) -> Trace:
     Raises:
         UntraceableNetwork: the forward pass depends on values or shapes of tensors, or does
             something other than causal and 1x1 convolutions and functions of single pixels.
+        NotCausal: a pixel's parameters depend on the pixel itself or on later ones.
     """
-    graph = _graph(network, context is not None)
+    graph, image, context_node = make_graph(network, context is not None)
     *nodes, end = graph.nodes
-    inputs = [node for node in nodes if node.op == "placeholder"]
-    image, context_node = inputs[0], None if context is None else inputs[1]
     dynamic = {image}
     for node in nodes:
         if any(source in dynamic for source in node.all_input_nodes):
@@ -85,6 +85,10 @@ def trace(network: nn.Module, context: Tensor | None) -> Trace:
     if not isinstance(output, fx.Node) or output not in dynamic:
         raise UntraceableNetwork("forward does not return one tensor computed from the image")
     alive = _ancestors({output}, nodes)
+    for node in nodes:
+        if node not in alive and node.op in ("call_function", "call_method"):
+            if node_name(node) not in PURE:
+                raise UntraceableNetwork(f"the result of {node_name(node)} is not used")
     static = [node for node in nodes if node in alive and node not in dynamic]
     reader = OperationReader(
         network, image, dynamic, run_static(network, static, context_node, context)
@@ -97,8 +101,8 @@ def trace(network: nn.Module, context: Tensor | None) -> Trace:
         for node, d in reader.degrees.items()
     }
     channels = {n: d.shape[1] for n, d in reader.degrees.items() if isinstance(d, Tensor)}
-    if degrees[output][-1] >= degrees[image][-1]:
-        raise UntraceableNetwork("a pixel's parameters depend on its own values")
+    if degrees[output][0] > 0 or degrees[output][-1] >= degrees[image][-1]:
+        raise NotCausal("a pixel's parameters depend on its own values")
     # A convolution reads concatenated channels part by part: some concatenations are unused.
     needed = {output}
     for operation in reversed(operations):
@@ -107,7 +111,10 @@ def trace(network: nn.Module, context: Tensor | None) -> Trace:
     operations = [operation for operation in operations if operation.node in needed]
     alive = _ancestors(needed - dynamic, static)
     static = [node for node in static if node in alive]
-    return Trace(image, context_node, output, tuple(operations), tuple(static), degrees, channels)
+    traced = Trace(image, context_node, output, tuple(operations), tuple(static), degrees, channels)
+    if any(offset > OWN for offset in traced.window()):
+        raise NotCausal("a pixel's parameters depend on later pixels")
+    return traced
 
 
 @torch.no_grad()
@@ -144,31 +151,6 @@ def _ancestors(nodes: set[fx.Node], order: Sequence[fx.Node]) -> set[fx.Node]:
     return found
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, WeightNormLayer) or super().is_leaf_module(m, module_qualified_name)
-
-    def create_arg(self, a: Any) -> Any:
-        if isinstance(a, Tensor) and not any(
-            a is own for own in (*self.root.parameters(), *self.root.buffers())
-        ):
-            # The graph would keep its current value, even when the network is moved.
-            raise UntraceableNetwork(
-                "forward uses a tensor that is neither a parameter nor a buffer"
-            )
-        return super().create_arg(a)
-
-
-def _graph(network: nn.Module, with_context: bool) -> fx.Graph:
-    names = list(inspect.signature(network.forward).parameters)
-    fixed = None if with_context else dict.fromkeys(names[1:2])
-    try:
-        return _Tracer(autowrap_functions=(image_layout,)).trace(network, fixed)
-    except (TraceError, TypeError, NotImplementedError, RuntimeError) as error:
-        # Unsupported by tracing. An error in forward itself will recur when it is called.
-        raise UntraceableNetwork(f"torch.fx cannot trace it: {error}") from None
-
-
 @dataclass(frozen=True)
 class Plan:
     """How to evaluate a network front by front, for images of any size.
@@ -187,14 +169,15 @@ class Plan:
 
 
 # Cached: tracing takes as long as sampling a few images. A plan contains no weights.
-_plans: WeakKeyDictionary[nn.Module, dict[Any, Plan | str]] = WeakKeyDictionary()
+_plans: WeakKeyDictionary[nn.Module, dict[Any, Plan | tuple[type[UntraceableNetwork], str]]] = (
+    WeakKeyDictionary()
+)
 
 
 def plan(network: nn.Module, context: Tensor | None = None) -> Plan:
     """Plan how to evaluate a network front by front; plans are cached.
 
-    The cache notices replaced modules and changes of mode (``train()``, ``eval()``), but no changes
-    of other attributes that affect the forward pass.
+    The cache notices hooks, replaced modules, and changes of their attributes.
 
     Args:
         network: see `pyro_vlae.nn.PixelNetwork`.
@@ -203,18 +186,21 @@ def plan(network: nn.Module, context: Tensor | None = None) -> Plan:
     Raises:
         UntraceableNetwork: the network cannot be evaluated front by front; the message says why.
     """
-    modules = tuple((id(module), module.training) for module in network.modules())
-    key = (modules, None if context is None else context.shape[1])
+    key = (fingerprint(network), None if context is None else context.shape[1])
     plans = _plans.setdefault(network, {})
     if key not in plans:
         plans.clear()
         try:
             plans[key] = _make_plan(trace(network, None if context is None else context[:1]))
         except UntraceableNetwork as error:
-            plans[key] = str(error)
+            plans[key] = (type(error), str(error))
+        except Exception as error:
+            # Operations called in ways that are not foreseen here: full passes can do without.
+            plans[key] = (UntraceableNetwork, f"{type(error).__name__}: {error}")
     found = plans[key]
-    if isinstance(found, str):
-        raise UntraceableNetwork(found)
+    if isinstance(found, tuple):
+        kind, reason = found
+        raise kind(reason)
     return found
 
 
@@ -233,6 +219,8 @@ def _make_plan(traced: Trace) -> Plan:
             ahead = leads[read.source] - leads[operation.node]
             if ahead or read.offsets != (OWN,):
                 kept.setdefault(read.source, [OWN]).extend((i, j - ahead) for i, j in read.offsets)
+    if not kept.keys() <= traced.channels.keys():
+        raise UntraceableNetwork("other pixels are read of several tensors at once")
     return Plan(traced, slope, leads, kept)
 
 

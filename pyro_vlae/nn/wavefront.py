@@ -14,6 +14,7 @@ References:
     arXiv:1704.06001 (the cache).
 """
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 
 from pyro_vlae.nn.causal import Offset
 from pyro_vlae.nn.fronts import Front, FrontCache, Fronts, wavefront_slope
-from pyro_vlae.nn.operations import UntraceableNetwork
+from pyro_vlae.nn.graph import NotCausal, UntraceableNetwork
+from pyro_vlae.nn.pixel_network import PixelNetwork
 from pyro_vlae.nn.steps import StepBuilder
 from pyro_vlae.nn.tracing import plan
 
@@ -72,10 +74,12 @@ class WavefrontEvaluator:
             [step for step in builder.steps if written in step.after]
             for written in range(self._writes + 1)
         ]
-        self._blanks = builder.blanks
         self._output, self._own = builder.slot(traced.output), builder.slot(traced.image)
-        # The current front, the number of writes to it, and the values computed so far.
-        self._front, self._written = 0, 0
+        self._blanks = builder.blanks
+        if self._writes > 1:
+            self._blanks[self._own] = self._writes
+        # The current front, its pixels, the number of writes to it, and the values so far.
+        self._front, self._count, self._written = 0, 0, 0
         self._values: list[Any] = []
 
     def __iter__(self) -> Iterator[Front]:
@@ -85,9 +89,8 @@ class WavefrontEvaluator:
         for front in range(-max(0, ahead), max(indices) + 1):
             self._front, self._written = front, 0
             self._values = [None] * self._slots
-            count = self._size * len(self._fronts.rows(front)) if front in indices else 0
-            if self._writes > 1:
-                self._values[self._own] = self._like.new_zeros(count, self._writes)
+            self._count = len(self._fronts.rows(front)) if front in indices else 0
+            count = self._count * self._size
             for slot, channels in self._blanks.items():
                 self._values[slot] = self._like.new_zeros(count, channels)
             self._compute()
@@ -99,10 +102,8 @@ class WavefrontEvaluator:
 
         For a channel-autoregressive network, only those of the next channel are valid.
         """
-        values = self._values[self._output]
-        return (
-            values.view(-1, self._size, values.shape[-1]).permute(1, 2, 0).unsqueeze(2).contiguous()
-        )
+        values = self._values[self._output].unflatten(0, (self._count, self._size))
+        return values.permute(1, 2, 0).unsqueeze(2).contiguous()
 
     @torch.no_grad()
     def write(self, pixels: Tensor) -> None:
@@ -174,12 +175,14 @@ class FullPasses:
 def window_of(network: nn.Module, context: Tensor | None) -> frozenset[Offset] | None:
     """The offsets (row, column) of the other pixels that a pixel's parameters depend on.
 
-    The result of the network's method ``window()``, if it has one; otherwise derived from its
+    The result of the network's own method ``window()``, if it has one; otherwise derived from its
     forward pass, or None if that cannot be traced.
     """
-    if hasattr(network, "window"):
-        seen = network.window()  # type: ignore[operator]
-        return None if seen is None else frozenset(seen)
+    if getattr(type(network), "window", None) is not PixelNetwork.window:
+        stated = getattr(network, "window", None)
+        if stated is not None:
+            seen = stated()
+            return None if seen is None else frozenset(seen)
     try:
         return plan(network, context).trace.window()
     except UntraceableNetwork:
@@ -189,9 +192,18 @@ def window_of(network: nn.Module, context: Tensor | None) -> frozenset[Offset] |
 def make_evaluator(
     network: nn.Module, context: Tensor | None, size: int, height: int, width: int
 ) -> WavefrontEvaluator | FullPasses:
-    """The fastest evaluator that the network allows; arguments as for `WavefrontEvaluator`."""
+    """The fastest evaluator that the network allows; arguments as for `WavefrontEvaluator`.
+
+    Warns if the network is not causal.
+    """
     try:
-        plan(network, context)
+        return WavefrontEvaluator(network, context, size, height, width)
+    except NotCausal as error:
+        warnings.warn(
+            f"{type(network).__name__} is not causal: {error}. Its log-probabilities do not sum to "
+            "one, and samples do not follow them",
+            stacklevel=2,
+        )
     except UntraceableNetwork:
-        return FullPasses(network, context, size, height, width)
-    return WavefrontEvaluator(network, context, size, height, width)
+        pass
+    return FullPasses(network, context, size, height, width)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from pyro_vlae.distributions import BernoulliEmission, PixelCNN
 from pyro_vlae.distributions.sampling import go_through
 from pyro_vlae.nn import CausalConv2d, PixelNetwork, WeightNormConv2d
-from pyro_vlae.nn.operations import UntraceableNetwork
+from pyro_vlae.nn.graph import UntraceableNetwork
 from pyro_vlae.nn.tracing import plan
 from pyro_vlae.nn.wavefront import FullPasses, WavefrontEvaluator, make_evaluator
 

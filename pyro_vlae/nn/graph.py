@@ -1,0 +1,178 @@
+"""The graph of a network's forward pass, refused where torch.fx would not record all it does."""
+
+import inspect
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from pyro_vlae.nn.weight_norm import WeightNormLayer, image_layout, initialization
+
+# Attributes of modules that do not steer a forward pass.
+_BOOKKEEPING = {*vars(nn.Module()), "_checked", "_compiled_call_impl"} - {"training"}
+_IN_PLACE = {
+    *("iadd", "iand", "iconcat", "ifloordiv", "ilshift", "imatmul", "imod", "imul", "ior", "ipow"),
+    *("irshift", "isub", "itruediv", "ixor", "setitem", "delitem"),
+}
+
+
+class UntraceableNetwork(Exception):
+    """A network cannot be evaluated front by front; the message says why."""
+
+
+class NotCausal(UntraceableNetwork):
+    """A pixel's parameters depend on the pixel itself or on later ones."""
+
+
+def make_graph(network: nn.Module, with_context: bool) -> tuple[fx.Graph, fx.Node, fx.Node | None]:
+    """The graph of a network's forward pass, the image's node, and that of the context.
+
+    Raises:
+        UntraceableNetwork: the forward pass fails on stand-ins for tensors, has hooks, changes
+            tensors in place, or sets attributes.
+    """
+    for name, module in network.named_modules():
+        if _hooked(module):
+            raise UntraceableNetwork(f"{name or 'the network'} has hooks or another forward")
+    tracer = _Tracer(with_context)
+    try:
+        with _unchanged(network), initialization(False):
+            graph = tracer.trace(network)
+    except UntraceableNetwork:
+        raise
+    except Exception as error:
+        # User code may fail in any way. A mistake in forward itself comes up when it is called.
+        raise UntraceableNetwork(f"torch.fx cannot trace it: {error}") from None
+    modules = dict(network.named_modules())
+    for node in graph.nodes:
+        if _changes_its_input(node, modules):
+            raise UntraceableNetwork(f"{node_name(node)} is not called out of place")
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    return graph, inputs[0], inputs[1] if with_context else None
+
+
+def node_name(node: fx.Node) -> str:
+    """The name of the function, method, or module that a node calls."""
+    target: Any = node.target
+    return target if isinstance(target, str) else getattr(target, "__name__", str(target))
+
+
+def fingerprint(network: nn.Module) -> tuple[Any, ...]:
+    """What steers a network's forward pass besides values of tensors, to be compared."""
+    return tuple(
+        (
+            # Unlike an id, not to be taken by a later module.
+            weakref.ref(module),
+            type(module),
+            _hooked(module),
+            tuple(
+                (name, _plain(value))
+                for name, value in vars(module).items()
+                if name not in _BOOKKEEPING
+            ),
+        )
+        for module in network.modules()
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A hashable stand-in for an attribute's value, which it does not keep alive."""
+    if value is None or isinstance(value, int | float | str):
+        return value
+    if isinstance(value, tuple | list | set | frozenset):
+        return (type(value), *map(_plain, value))
+    if isinstance(value, dict):
+        return tuple((_plain(key), _plain(part)) for key, part in value.items())
+    if isinstance(value, slice | torch.dtype | torch.device):
+        return repr(value)
+    # Tensors that are no buffers are refused where they are used.
+    return None if isinstance(value, Tensor) else id(value)
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+
+
+@contextmanager
+def _unchanged(network: nn.Module) -> Iterator[None]:
+    """Undo what tracing does to attributes, and refuse a network that sets any."""
+    before = [(module, dict(vars(module))) for module in network.modules()]
+    changed = False
+    try:
+        yield
+    finally:
+        for module, old in before:
+            now = vars(module)
+            if now.keys() != old.keys() or any(now[name] is not old[name] for name in old):
+                changed = True
+                now.clear()
+                now.update(old)
+    if changed:
+        raise UntraceableNetwork("forward sets attributes of modules")
+
+
+class _Proxy(fx.Proxy):
+    def _refuse(self, *_: Any) -> NoReturn:
+        raise UntraceableNetwork("forward changes a tensor in place")
+
+    # Without these, `h += ...` would be recorded as `h = h + ...`: other names would keep the old h.
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ifloordiv__ = __imod__ = __ipow__ = _refuse
+    __imatmul__ = __iand__ = __ior__ = __ixor__ = __ilshift__ = __irshift__ = _refuse
+    __setitem__ = __delitem__ = _refuse
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "node" in vars(self):  # constructed
+            self._refuse()
+        super().__setattr__(name, value)
+
+
+class _Tracer(fx.Tracer):
+    proxy_buffer_attributes = True  # else what forward does to a buffer would be done to it
+
+    def __init__(self, with_context: bool) -> None:
+        super().__init__(autowrap_functions=(image_layout,))
+        self.with_context = with_context
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """Call forward as the distribution does, so that further arguments have their defaults."""
+        image = self.create_proxy("placeholder", "image", (), {})
+        context = self.create_proxy("placeholder", "context", (), {}) if self.with_context else None
+        return root_fn, [self.root, image, context]
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if isinstance(m, WeightNormLayer):
+            return type(m).forward is WeightNormLayer.forward
+        return super().is_leaf_module(m, module_qualified_name)
+
+    def create_arg(self, a: Any) -> Any:
+        if isinstance(a, Tensor) and not any(
+            a is own for own in (*self.root.parameters(), *self.root.buffers())
+        ):
+            # It would be kept as it is now, and stay behind when the network is moved.
+            raise UntraceableNetwork("forward uses a tensor that is no parameter and no buffer")
+        return super().create_arg(a)
+
+
+def _changes_its_input(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(modules[str(node.target)], "inplace", False))
+    name = node_name(node)
+    in_place = (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE
+    keywords = dict(node.kwargs)
+    if node.op == "call_function" and getattr(F, name, None) is node.target:
+        try:
+            keywords = inspect.signature(node.target).bind(*node.args, **keywords).arguments
+        except (TypeError, ValueError):  # built in, or called wrongly
+            pass
+    return node.op.startswith("call") and bool(
+        in_place or keywords.get("inplace") or keywords.get("out") is not None
+    )

@@ -3,14 +3,20 @@
 import inspect
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from pyro_vlae.nn.weight_norm import WeightNormLayer, image_layout, initialization
+from pyro_vlae.nn.causal import CausalConv2d
+from pyro_vlae.nn.weight_norm import (
+    WeightNormConv2d,
+    WeightNormLayer,
+    image_layout,
+    initialization,
+)
 
 # Attributes of modules that do not steer a forward pass.
 _BOOKKEEPING = {*vars(nn.Module()), "_checked", "_compiled_call_impl"} - {"training"}
@@ -18,6 +24,8 @@ _IN_PLACE = {
     *("iadd", "iand", "iconcat", "ifloordiv", "ilshift", "imatmul", "imod", "imul", "ior", "ipow"),
     *("irshift", "isub", "itruediv", "ixor", "setitem", "delitem"),
 }
+# What the layers' weights are read and known by; a layer with its own is not a known one.
+_LAYER_METHODS = {"forward", "apply_weight", "weight", "effective_direction", "offsets"}
 
 
 class UntraceableNetwork(Exception):
@@ -45,7 +53,7 @@ def make_graph(network: nn.Module, with_context: bool) -> tuple[fx.Graph, fx.Nod
     except UntraceableNetwork:
         raise
     except Exception as error:
-        # User code may fail in any way. A mistake in forward itself comes up when it is called.
+        # User code may fail in any way. An error in forward itself will recur when it is called.
         raise UntraceableNetwork(f"torch.fx cannot trace it: {error}") from None
     modules = dict(network.named_modules())
     for node in graph.nodes:
@@ -76,6 +84,28 @@ def fingerprint(network: nn.Module) -> tuple[Any, ...]:
             ),
         )
         for module in network.modules()
+    )
+
+
+def is_causal(module: nn.Module | None) -> bool:
+    """Whether this is a causal convolution that does what `CausalConv2d` does."""
+    return isinstance(module, CausalConv2d) and all(
+        getattr(type(module), name) is getattr(CausalConv2d, name) and name not in vars(module)
+        for name in _LAYER_METHODS
+    )
+
+
+def is_1x1(module: nn.Module | None) -> bool:
+    """Whether this is a 1x1 convolution that mixes the channels of each pixel by itself."""
+    if module is None or not _LAYER_METHODS.isdisjoint(vars(module)):
+        return False
+    if type(module) is WeightNormConv2d:
+        return module.direction.shape[2:] == (1, 1) and module.stride == 1
+    return (
+        type(module) is nn.Conv2d
+        and module.kernel_size == module.stride == (1, 1)
+        and module.groups == 1
+        and module.padding in ((0, 0), "valid", "same")
     )
 
 
@@ -119,7 +149,7 @@ class _Proxy(fx.Proxy):
     def _refuse(self, *_: Any) -> NoReturn:
         raise UntraceableNetwork("forward changes a tensor in place")
 
-    # Without these, `h += ...` would be recorded as `h = h + ...`: other names would keep the old h.
+    # Else `h += ...` would be recorded as `h = h + ...`, and other names would keep the old h.
     __iadd__ = __isub__ = __imul__ = __itruediv__ = __ifloordiv__ = __imod__ = __ipow__ = _refuse
     __imatmul__ = __iand__ = __ior__ = __ixor__ = __ilshift__ = __irshift__ = _refuse
     __setitem__ = __delitem__ = _refuse
@@ -157,8 +187,10 @@ class _Tracer(fx.Tracer):
         if isinstance(a, Tensor) and not any(
             a is own for own in (*self.root.parameters(), *self.root.buffers())
         ):
-            # It would be kept as it is now, and stay behind when the network is moved.
-            raise UntraceableNetwork("forward uses a tensor that is no parameter and no buffer")
+            # The graph would keep its current value, even when the network is moved.
+            raise UntraceableNetwork(
+                "forward uses a tensor that is neither a parameter nor a buffer"
+            )
         return super().create_arg(a)
 
 
@@ -169,10 +201,8 @@ def _changes_its_input(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     in_place = (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE
     keywords = dict(node.kwargs)
     if node.op == "call_function" and getattr(F, name, None) is node.target:
-        try:
+        with suppress(TypeError, ValueError):  # built in, or called wrongly
             keywords = inspect.signature(node.target).bind(*node.args, **keywords).arguments
-        except (TypeError, ValueError):  # built in, or called wrongly
-            pass
     return node.op.startswith("call") and bool(
         in_place or keywords.get("inplace") or keywords.get("out") is not None
     )

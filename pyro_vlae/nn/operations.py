@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from pyro_vlae.nn.causal import CausalConv2d, Offset
-from pyro_vlae.nn.graph import UntraceableNetwork, node_name
-from pyro_vlae.nn.weight_norm import WeightNormConv2d, WeightNormLayer, image_layout
+from pyro_vlae.nn.causal import Offset
+from pyro_vlae.nn.graph import UntraceableNetwork, is_1x1, is_causal, node_name
+from pyro_vlae.nn.weight_norm import WeightNormLayer, image_layout
 
 OWN: Offset = (0, 0)
 ALL = slice(None)
@@ -128,7 +128,7 @@ class OperationReader:
     def add(self, node: fx.Node) -> Operation:
         """Return the operation of a node and store the degrees of its channels."""
         module = self.modules[str(node.target)] if node.op == "call_module" else None
-        if _is_causal(module) or _is_1x1(module):
+        if is_causal(module) or is_1x1(module):
             return self._convolution(node, module)
         function, arguments, keywords = _canonical(node, module)
         if function in (_chunk, _split):
@@ -156,7 +156,7 @@ class OperationReader:
         if len(node.args) != 1 or node.kwargs:
             raise UntraceableNetwork(f"{node.target} is not called with exactly one tensor")
         source: Any = node.args[0]
-        masked = _is_causal(layer)
+        masked = is_causal(layer)
         # Concatenated inputs are read part by part: they may be visible at different pixels.
         parts = self._joined(source) if masked else [source]
         reads, static, start = [], [], 0
@@ -184,7 +184,7 @@ class OperationReader:
     def _joined(self, source: fx.Node) -> list[fx.Node]:
         """The nodes whose channels are concatenated in this one."""
         module = self.modules.get(str(source.target)) if source.op == "call_module" else None
-        convolution = _is_causal(module) or _is_1x1(module)
+        convolution = is_causal(module) or is_1x1(module)
         if source in self.dynamic and source.op.startswith("call") and not convolution:
             function, arguments, _ = _canonical(source, module)
             if function is _same:
@@ -203,31 +203,6 @@ class OperationReader:
         if not isinstance(value, Tensor):
             return None
         return torch.zeros(1, value.shape[1], dtype=torch.long)
-
-
-def _is_causal(module: nn.Module | None) -> bool:
-    """Whether this is a causal convolution that does what `CausalConv2d` does."""
-    names = ("forward", "apply_weight", "weight", "effective_direction", "offsets")
-    return isinstance(module, CausalConv2d) and all(
-        getattr(type(module), name) is getattr(CausalConv2d, name) and name not in vars(module)
-        for name in names
-    )
-
-
-def _is_1x1(module: nn.Module | None) -> bool:
-    if (
-        module is not None
-        and {"weight", "apply_weight", "effective_direction"} & vars(module).keys()
-    ):
-        return False
-    if type(module) is WeightNormConv2d:
-        return module.direction.shape[2:] == (1, 1) and module.stride == 1
-    return (
-        type(module) is nn.Conv2d
-        and module.kernel_size == module.stride == (1, 1)
-        and module.groups == 1
-        and module.padding in ((0, 0), "valid", "same")
-    )
 
 
 def _canonical(

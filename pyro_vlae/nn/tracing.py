@@ -86,9 +86,9 @@ def trace(network: nn.Module, context: Tensor | None) -> Trace:
         raise UntraceableNetwork("forward does not return one tensor computed from the image")
     alive = _ancestors({output}, nodes)
     for node in nodes:
-        if node not in alive and node.op in ("call_function", "call_method"):
-            if node_name(node) not in PURE:
-                raise UntraceableNetwork(f"the result of {node_name(node)} is not used")
+        called = node.op in ("call_function", "call_method")
+        if called and node not in alive and node_name(node) not in PURE:
+            raise UntraceableNetwork(f"the result of {node_name(node)} is not used")
     static = [node for node in nodes if node in alive and node not in dynamic]
     reader = OperationReader(
         network, image, dynamic, run_static(network, static, context_node, context)

@@ -1,16 +1,21 @@
 """The contract of PixelCNN networks."""
 
-from typing import cast
+import itertools
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from pyro_vlae.distributions import Emission
+from pyro_vlae.distributions.sampling import Front, emission_layout, go_through
 from pyro_vlae.models import PixelCNNLikelihood
 from pyro_vlae.testing.likelihood import LikelihoodContract
 
 
 class NetworkContract(LikelihoodContract):
     """Tests of a network for `pyro_vlae.distributions.PixelCNN`, also as part of a likelihood.
+
+    The network must read a context: there are no tests of unconditional ones.
 
     Attributes:
         feature_shape: shape ``(K, H, W)`` of the context of one image.
@@ -41,6 +46,47 @@ class NetworkContract(LikelihoodContract):
                 visible = slice(position + 1)
                 self.close(parameters(changed)[..., visible], before[..., visible])
 
+    def test_a_channel_depends_on_channels_before_it_only(self) -> None:
+        if not self.channel_autoregressive:
+            return
+        likelihood = cast(PixelCNNLikelihood, self.made())
+        context = self.features(8)
+        p, (x, others) = likelihood(context), self.images(likelihood, 2, 8)
+        for row, column in itertools.product(*map(range, x.shape[-2:])):
+            pixel = (..., slice(row, row + 1), slice(column, column + 1))
+            for channel in range(x.shape[1]):
+                changed = x.clone()
+                changed[:, channel:, row, column] = others[:, channel:, row, column]
+                with torch.no_grad():
+                    after, before = (likelihood.network(y, context)[pixel] for y in (changed, x))
+                known = x[pixel]
+                same = _sampled(p.emission, after, known, channel)
+                assert torch.equal(same, _sampled(p.emission, before, known, channel)), (
+                    f"channel {channel} depends on itself or later channels of the same pixel"
+                )
+
+    def test_sampling_uses_the_parameters_of_a_full_pass(self) -> None:
+        likelihood = cast(PixelCNNLikelihood, self.made())
+        context = self.features(3)
+        p, x = likelihood(context), self.images(likelihood, 3)
+        with torch.no_grad():
+            full = likelihood.network(x, context)
+
+        def choose(parameters: Tensor, pixels: Tensor, front: Front) -> Tensor:
+            expected = full[:, :, front.rows, front.columns].unsqueeze(2)
+            if self.channel_autoregressive:
+                channel = front.channels.start
+                sampled = _sampled(p.emission, parameters, pixels, channel)
+                self.close(sampled, _sampled(p.emission, expected, pixels, channel))
+            else:
+                self.close(parameters, expected)
+            return front.of(x)
+
+        def unread(parameters: Tensor) -> Any:
+            return parameters
+
+        go_through(likelihood.network, cast(Emission, unread), context, x.clone(), choose)
+
     def test_a_pixel_sees_the_context_at_its_own_place(self) -> None:
         likelihood = cast(PixelCNNLikelihood, self.made())
         context = self.features(1).requires_grad_()
@@ -63,3 +109,12 @@ class NetworkContract(LikelihoodContract):
         done = likelihood(self.features(3)).complete(x, known)
         assert torch.equal(done[..., 0, :], x[..., 0, :])
         assert likelihood(self.features(3)).log_prob(done).isfinite().all()
+
+
+def _sampled(emission: Emission, parameters: Tensor, pixels: Tensor, channel: int) -> Tensor:
+    """Many samples of a channel, always with the same noise: any change of parameters shows."""
+    distribution: Any = emission(parameters)
+    known = emission_layout(distribution, pixels)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        return torch.stack([distribution.sample_channel(channel, known) for _ in range(30)])

@@ -7,12 +7,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from pyro_vlae.distributions import BernoulliEmission, PixelCNN
+from pyro_vlae.distributions import BernoulliEmission
 from pyro_vlae.distributions.sampling import go_through
 from pyro_vlae.nn import CausalConv2d, PixelNetwork, WeightNormConv2d
-from pyro_vlae.nn.graph import UntraceableNetwork
-from pyro_vlae.nn.tracing import plan
-from pyro_vlae.nn.wavefront import FullPasses, WavefrontEvaluator, make_evaluator
+from pyro_vlae.nn.wavefront import WavefrontEvaluator, make_evaluator
 
 
 class Masked(PixelNetwork):
@@ -80,11 +78,12 @@ class Dilated(PixelNetwork):
         super().__init__()
         self.first = CausalConv2d(1, 6, 3, image_channels=1)
         self.second = CausalConv2d(6, 6, 3, dilation=2)
+        self.slope = 1.0
         self.last = nn.Conv2d(6, 1, 1, bias=False)
 
     def forward(self, image, features=None):
         h = self.first(image)
-        return self.last(F.elu(h[:, :6] - self.second(F.elu(h))))
+        return self.last(F.elu(h[:, :6] - self.slope * self.second(F.elu(h))))
 
 
 class ChannelMasked(PixelNetwork):
@@ -104,12 +103,46 @@ class ChannelMasked(PixelNetwork):
         return self.last(F.elu(h + self.second(F.elu(h))))
 
 
-NETWORKS = [Masked, GatedStacks, Dilated, ChannelMasked]
+class Halves(PixelNetwork):
+    """The halves of one convolution's output, one needed earlier than the other."""
+
+    image_channels, outputs = 1, "bernoulli_logits"
+
+    def __init__(self):
+        super().__init__()
+        self.first = CausalConv2d(1, 8, (2, 3), first_offset=(-2, -1))
+        self.second = CausalConv2d(4, 4, (2, 3), first_offset=(-1, -1))
+        self.last = WeightNormConv2d(4, 1, 1)
+
+    def forward(self, x, context=None, temperature=2.0, *, shift=0.1):
+        a, b = self.first(x).chunk(2, 1)
+        c, _ = b.split([3, 1], dim=1)
+        return self.last(F.elu(self.second(a) + b + c[:, :1] + shift)) / temperature
+
+
+class RedSeesNothing(PixelNetwork):
+    """Two channels in turn; the first one's parameters only know that there is a pixel."""
+
+    image_channels, outputs, channel_autoregressive = 2, "bernoulli_logits", True
+
+    def __init__(self):
+        super().__init__()
+        self.first = CausalConv2d(2, 4, 3, image_channels=2)
+        self.red, self.green = WeightNormConv2d(1, 1, 1), WeightNormConv2d(5, 1, 1)
+        self.dropout = nn.Dropout2d()
+
+    def forward(self, x, context):
+        red = self.red(torch.ones_like(x[:, :1]))
+        h = self.dropout(self.first(x))
+        return torch.cat([red, self.green(torch.cat([h, x[:, :1]], 1))], 1)
+
+
+NETWORKS = [Masked, GatedStacks, Dilated, ChannelMasked, Halves, RedSeesNothing]
 
 
 def made(kind):
     torch.manual_seed(0)
-    network = kind().double()
+    network = kind().double().eval()
     x = torch.rand(4, network.image_channels, 9, 9).round().double()
     with torch.no_grad():
         network(x, context_for(network, 4, 9, 9))
@@ -204,69 +237,11 @@ def test_weights_are_read_anew_and_changed_modules_are_noticed(feed_by_wavefront
         for change in (
             lambda: network.second.bias.add_(1.0),
             lambda: setattr(network, "second", CausalConv2d(6, 6, 5).double()),
+            lambda: setattr(network, "second", CausalConv2d(6, 6, dilation=2).double()),
+            lambda: vars(network.second).update(dilation=1, first_offset=(-1, -1)),
+            lambda: setattr(network, "slope", 3.0),
         ):
             feed_by_wavefronts(network, x, None)
             change()
             network(x)
             torch.testing.assert_close(feed_by_wavefronts(network, x, None), network(x))
-
-
-class Decides(Dilated):
-    def forward(self, image, features=None):
-        return super().forward(image) if image.sum() < 1e9 else image
-
-
-class Shifts(Dilated):
-    def forward(self, image, features=None):
-        return super().forward(F.pad(image, (1, 0))[..., :-1])
-
-
-class InPlace(Dilated):
-    def forward(self, image, features=None):
-        h = self.first(image)
-        return self.last(h + F.elu(h, inplace=True))
-
-
-class Wide(Dilated):
-    def forward(self, image, features=None):
-        return super().forward(image).mean((2, 3), keepdim=True).expand_as(image)
-
-
-@pytest.mark.parametrize(
-    ("kind", "why"),
-    [
-        (Decides, "control flow"),
-        (Shifts, "pad is neither"),
-        (InPlace, "out-of-place"),
-        (Wide, "mean is neither"),
-    ],
-)
-def test_what_cannot_be_traced_is_sampled_by_full_passes(kind, why):
-    network = kind().double()
-    with pytest.raises(UntraceableNetwork, match=why):
-        plan(network)
-    assert network.window() is None
-    assert isinstance(make_evaluator(network, None, 2, 4, 3), FullPasses)
-    if kind is not Wide:  # which is not causal
-        uniform = torch.rand(3, 1, 5, 4, dtype=torch.float64)
-        expected = by_full_passes(network, None, uniform)
-        assert torch.equal(from_uniforms(network, None, uniform), expected)
-    assert PixelCNN(network, None, (1, 4, 3)).sample((2,)).shape == (2, 1, 4, 3)
-
-
-def test_networks_that_see_the_value_itself_are_noticed():
-    class Cheats(Dilated):
-        def forward(self, image, features=None):
-            return super().forward(image) + image
-
-    with pytest.raises(UntraceableNetwork, match="depend on its own values"):
-        plan(Cheats())
-
-
-def test_a_mistake_in_forward_is_not_hidden():
-    class Broken(Dilated):
-        def forward(self, image, features=None):
-            return self.first(image).shape + "x"
-
-    with pytest.raises(TypeError):
-        PixelCNN(Broken(), None, (1, 4, 3)).sample()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_vlae.nn import MaskedResNet
+from pyro_vlae.nn import MaskedResNet, PixelCNNPlusPlusNet
 from pyro_vlae.registration import register_parameters
 from pyro_vlae.testing import GuideContract, LikelihoodContract, NetworkContract, PriorContract
 
@@ -153,6 +153,7 @@ def test_a_likelihood_that_does_not_sum_to_one_is_caught():
     } <= set(found)
 
 
+@pytest.mark.filterwarnings("ignore:Leaking is not causal")
 def test_a_network_that_sees_its_own_pixel_is_caught():
     class Leaking(MaskedResNet):
         def __init__(self):
@@ -166,6 +167,22 @@ def test_a_network_that_sees_its_own_pixel_is_caught():
             return Leaking()
 
     assert "test_parameters_depend_on_earlier_pixels_only" in failures(Contract())
+
+
+def test_a_channel_that_sees_itself_is_caught():
+    class Swapped(PixelCNNPlusPlusNet):
+        def forward(self, x, context=None):
+            red, green, blue = super().forward(x, context).split([6, 8, 10], 1)
+            return torch.cat([green[:, :6], red, green[:, 6:], blue], 1)
+
+    class Contract(NetworkContract):
+        channel_autoregressive = True
+
+        def make(self):
+            return Swapped(4, 4, "4x2", mixtures=2)
+
+    with pytest.raises(AssertionError, match="channel 0 depends on itself"):
+        Contract().test_a_channel_depends_on_channels_before_it_only()
 
 
 def test_a_network_that_hides_the_context_is_caught():

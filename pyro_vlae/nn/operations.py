@@ -209,7 +209,8 @@ def _canonical(
     node: fx.Node, module: nn.Module | None
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """A node as a function of features ``(pixels, channels)``, its arguments, and keywords."""
-    target, name = node.target, node_name(node)
+    target: Any = node.target
+    name = node_name(node)
     arguments = tuple(list(a) if isinstance(a, tuple | list) else a for a in node.args)
     keywords = dict(node.kwargs)
     function: Callable[..., Any] | None = None

@@ -133,7 +133,7 @@ UNTRACEABLE = [
     ("changes a tensor in place", lambda: Plain(data_added)),
     ("changes a tensor in place", lambda: Plain(counted)),
     ("log_softmax is not used", lambda: Plain(called(lambda n, h: h.log_softmax(1)))),
-    ("", lambda: Plain(first=OwnForward)),
+    ("cannot trace it|is neither", lambda: Plain(first=OwnForward)),
     ("OwnProduct. is neither", lambda: Plain(first=OwnProduct)),
     ("OwnWeight. is neither", lambda: Plain(first=OwnWeight)),
     (

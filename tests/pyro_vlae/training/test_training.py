@@ -570,7 +570,7 @@ def test_nan_stops_and_keeps_the_last_checkpoint(vae, tmp_path):
         )  # fmt: skip
     assert str(tmp_path / "checkpoint") in str(e.value)
     assert read_state(tmp_path / "checkpoint")["step"] == 15
-    resumed, *parts = vae.train(tmp_path, resume=True)
+    resumed, *parts = vae.train(tmp_path, resume=True, elbo=Trace_ELBO())
     assert resumed.step == 44 and all(t.isfinite().all() for t in tensors(*parts).values())
 
 

@@ -6,6 +6,7 @@ References:
 """
 
 from contextlib import nullcontext
+from math import prod
 from typing import Any
 
 import torch
@@ -137,7 +138,7 @@ class PixelCNN(TorchDistribution):
     def parameters(self, value: Tensor) -> Tensor:
         """The network's parameters given images ``(*shape, C, H, W)``: ``(*shape', P, H, W)``."""
         shape = torch.broadcast_shapes(value.shape[:-3], self.batch_shape)
-        flat = value.expand(*shape, *self.event_shape).reshape(shape.numel(), *self.event_shape)
+        flat = value.expand(*shape, *self.event_shape).reshape(prod(shape), *self.event_shape)
         # A context computed with initialization disabled must not initialize the network.
         with nullcontext() if self._may_initialize else initialization(False):
             out = self.network(flat, self._flat_context(shape))
@@ -163,8 +164,8 @@ class PixelCNN(TorchDistribution):
         shape = parameters.shape[:-3]
         value = value.expand(*shape, *self.event_shape)
         # Flattened, so that an emission only ever sees (N, P, H, W).
-        pixels = self.emission(parameters.reshape(shape.numel(), *parameters.shape[-3:]))
-        flat = value.reshape(shape.numel(), *self.event_shape)
+        pixels = self.emission(parameters.reshape(prod(shape), *parameters.shape[-3:]))
+        flat = value.reshape(prod(shape), *self.event_shape)
         log_prob = pixels.log_prob(emission_layout(pixels, flat))
         if log_prob.dim() == 4:
             log_prob = log_prob.sum(1)
@@ -214,15 +215,15 @@ class PixelCNN(TorchDistribution):
         value = value.expand(*shape, *self.event_shape)
         if self._validate_args:
             self._check_support(value, known.unsqueeze(-3).expand_as(value))
-        check_completable(self.window, known.reshape(shape.numel(), *known.shape[-2:]))
+        check_completable(self.window, known.reshape(prod(shape), *known.shape[-2:]))
         return self._sample(value.clone(), known)
 
     def _sample(self, image: Tensor, known: Tensor | None) -> Tensor:
         shape = image.shape[:-3]
-        image = image.reshape(shape.numel(), *self.event_shape)
+        image = image.reshape(prod(shape), *self.event_shape)
         context = self._flat_context(shape)
         if known is not None:
-            known = known.reshape(shape.numel(), *self.event_shape[1:])
+            known = known.reshape(prod(shape), *self.event_shape[1:])
         chunk = max(1, SAMPLE_CHUNK // self.event_shape.numel())
         for start in range(0, len(image), chunk):
             part = slice(start, start + chunk)
@@ -238,7 +239,7 @@ class PixelCNN(TorchDistribution):
         if self.context is None:
             return None
         maps = self.context.shape[-3:]
-        return self.context.expand(*shape, *maps).reshape(shape.numel(), *maps)
+        return self.context.expand(*shape, *maps).reshape(prod(shape), *maps)
 
     def _check_event_shape(self, value: Tensor) -> None:
         if value.shape[-3:] != self.event_shape:

@@ -140,12 +140,12 @@ def choose_prior(
 
 def _warn_unless_invertible(transform: Transform, code_dim: int) -> None:
     """Try to invert one code, the only way to find out whether a Pyro transform has an inverse."""
+    if isinstance(transform, MeanOnlyAutoregressive | SpatialMeanOnlyAutoregressive):
+        return
     # A copy, in evaluation mode: batch normalization would learn from this code.
     transform = copy.deepcopy(transform)
     if isinstance(transform, nn.Module):
         transform.eval()
-    if isinstance(transform, MeanOnlyAutoregressive | SpatialMeanOnlyAutoregressive):
-        return
     like = next(transform.parameters(), None) if isinstance(transform, nn.Module) else None
     code = torch.zeros(1, code_dim) if like is None else like.new_zeros(1, code_dim)
     try:

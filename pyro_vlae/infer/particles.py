@@ -136,8 +136,7 @@ def _refuse_point_estimates(
     Its log q is 0, so every log-weight would be log p(x, z) at one point. The estimate would be
     wrong and, as all weights are equal, no diagnostic would show it.
     """
-    program = poutine.condition(pyro.plate(PARTICLES, num_samples, dim=-2)(model), data=codes)
-    for name, site in sample_sites(poutine.trace(program).get_trace(image)):
+    for name, site in sample_sites(_model_trace(model, codes, image, num_samples)):
         if name in points and not _is_point(site):
             raise ValueError(
                 f"the guide's site {name!r} is a point estimate (a Delta distribution), so log "
@@ -153,8 +152,7 @@ def score_codes(
 
     The latter is NaN outside the support of the likelihood.
     """
-    program = poutine.condition(pyro.plate(PARTICLES, num_samples, dim=-2)(model), data=codes)
-    trace = poutine.trace(program).get_trace(images)
+    trace = _model_trace(model, codes, images, num_samples)
     shape = (num_samples, len(images))
     log_prior = log_likelihood = torch.zeros(shape, dtype=torch.float64, device=images.device)
     observed = False
@@ -177,6 +175,12 @@ def score_codes(
         wrong = f"lacks the guide's sites {missing}" if missing else "observes nothing"
         raise ValueError(f"the model, called as model(x), {wrong}: no log p(x) can be computed")
     return log_prior, log_likelihood
+
+
+def _model_trace(model: Callable, codes: Codes, images: Tensor, num_samples: int) -> poutine.Trace:
+    """Run the model on codes of these images."""
+    program = poutine.condition(pyro.plate(PARTICLES, num_samples, dim=-2)(model), data=codes)
+    return poutine.trace(program).get_trace(images)
 
 
 def sample_sites(trace: poutine.Trace) -> Iterator[tuple[str, Any]]:

@@ -123,7 +123,7 @@ class Trainer:
         if self.keep_precision:
             self.precision = state["precision"]
         for name, now in self._identity().items():
-            if state.get(name, now) != now:
+            if state[name] != now:
                 raise CheckpointError(
                     f"{self.checkpoint} was made with {name} {state[name]}, now it is {now}: "
                     "resume with the same value, or train in another folder"

@@ -1,14 +1,19 @@
-"""Export the averaged weights of a finished run, with a model card beside them.
+"""Export the averaged weights of a finished run in float16, with a model card beside them.
 
 python examples/export_weights.py runs/static-mnist-quick static-mnist
 """
 
+import copy
 import json
 import sys
 from pathlib import Path
 
+from torch import Tensor, nn
+
+from pyro_vlae.data import load_dataset
 from pyro_vlae.experiments import ConfigError, load_run
 from pyro_vlae.experiments.command_line import exit_status, make_parser
+from pyro_vlae.infer import marginal_log_likelihood
 from pyro_vlae.training import save_weights
 
 WEIGHTS = Path(__file__).parents[1] / "models" / "weights"
@@ -22,6 +27,8 @@ Weights of a VLAE for {dataset_description}; load them with `load_pretrained("{n
   {num_images:,} test images, {num_samples} importance samples each, median effective sample size
   {median_effective_sample_size:.1f}), {bits_per_dim:.4f} bits/dim; bound {bound:.2f}, rate
   {kl_nats:.2f} nats.
+- Stored in float16, which changes log p(x) of an image by {change:.4f} nats on average and the mean
+  of {checked} test images by {mean_change:+.4f} (8 importance samples with the same noise).
 - `{command}`
 - Intended for research on generative models of small images only.
 """
@@ -40,10 +47,14 @@ def main() -> int:
             f"{options.run} has no results of its latest weights: finish the run first, with "
             "--resume"
         )
+    half = {"model": copy.deepcopy(model).half(), "guide": copy.deepcopy(guide).half()}
+    test = load_dataset(config["dataset"]).test
+    x = test.subset(min(500, len(test)), seed=0).batch(slice(None))
+    change = _log_prob(half["model"].float(), half["guide"].float(), x) - _log_prob(model, guide, x)
     WEIGHTS.mkdir(exist_ok=True)
     save_weights(
         WEIGHTS / f"{options.name}.safetensors",
-        {"model": model, "guide": guide},
+        {name: module.half() for name, module in half.items()},
         {"card": json.dumps(model.card)},
     )
     quick = "Not converged: trained only as long as stated."
@@ -51,11 +62,19 @@ def main() -> int:
         **{**config, **results},
         name=options.name,
         bound=-results["elbo_nats"],
+        checked=len(x),
+        change=change.abs().mean(),
+        mean_change=change.mean(),
         converged=quick if config["preset"] == "quick" else "The full recipe.",
     )
     (WEIGHTS / f"{options.name}.md").write_text(text)
     print(f"wrote {WEIGHTS / options.name}.safetensors and its card, {options.name}.md")
     return 0
+
+
+def _log_prob(model: nn.Module, guide: nn.Module, x: Tensor) -> Tensor:
+    """Estimates of log p(x) of each image, with the same noise at each call."""
+    return marginal_log_likelihood(model, guide, x, num_samples=8, seed=0).log_prob
 
 
 if __name__ == "__main__":

@@ -51,9 +51,7 @@ def test_an_exported_run_holds_the_averages(load_example, tmp_path, monkeypatch)
     assert export.main() == 0
     exported = load_file(tmp_path / "weights" / "mine.safetensors")
     averages = torch.load(run / "checkpoint" / "checkpoint.pt")["optimizer"]["averages"]
-    assert averages and all(
-        torch.equal(exported[name], averages[name].half()) for name in averages
-    )
+    assert averages and all(torch.equal(exported[name], averages[name].half()) for name in averages)
     seen = json.loads((run / "results.json").read_text())["train_images_seen"]
     assert f"{seen:,} images seen" in (tmp_path / "weights" / "mine.md").read_text()
 

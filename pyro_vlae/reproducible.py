@@ -29,14 +29,13 @@ def set_seed(seed: int, device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def evaluation_context(device: torch.device, *programs: Callable[..., Any]) -> Iterator[None]:
-    """Run programs in evaluation mode, without validation and without side effects.
+def evaluation_mode(*programs: Callable[..., Any]) -> Iterator[None]:
+    """Run programs in evaluation mode and without validation, as usual consuming random numbers.
 
-    Afterwards, training modes, random state, validation, and Pyro's parameter store are restored.
-    Convolutions on a GPU run in full float32: TF32 rounds differently for each chunk size.
+    Afterwards, training modes, validation, and Pyro's parameter store are restored. Convolutions on
+    a GPU run in full float32: TF32 rounds differently for each chunk size.
 
     Args:
-        device: where the programs run.
         programs: models and guides; those that are modules are put into evaluation mode.
     """
     modules = [m for p in programs if isinstance(p, nn.Module) for m in p.modules()]
@@ -48,10 +47,7 @@ def evaluation_context(device: torch.device, *programs: Callable[..., Any]) -> I
         for module in modules:
             module.training = False
         torch.backends.cudnn.allow_tf32 = False
-        with (
-            pyro.validation_enabled(False),
-            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        ):
+        with pyro.validation_enabled(False):
             yield
     finally:
         torch.backends.cudnn.allow_tf32 = tf32
@@ -59,6 +55,19 @@ def evaluation_context(device: torch.device, *programs: Callable[..., Any]) -> I
             module.training = mode
         for name in set(store.keys()) - known:
             del store[name]
+
+
+@contextlib.contextmanager
+def evaluation_context(device: torch.device, *programs: Callable[..., Any]) -> Iterator[None]:
+    """Run programs as in `evaluation_mode`; the random state, too, is restored afterwards.
+
+    Args:
+        device: where the programs run.
+        programs: as for `evaluation_mode`.
+    """
+    devices = [device] if device.type == "cuda" else []
+    with evaluation_mode(*programs), torch.random.fork_rng(devices=devices):
+        yield
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -16,6 +16,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_vlae.infer.traces import run
 from pyro_vlae.reproducible import derive_seed, set_seed
 
 PARTICLES = "_importance_particles"
@@ -99,7 +100,7 @@ def sample_codes(
         Delta distributions that do not depend on an auxiliary site.
     """
     set_seed(seed, images.device)
-    trace = poutine.trace(pyro.plate(PARTICLES, num_samples, dim=-2)(guide)).get_trace(images)
+    trace = run(pyro.plate(PARTICLES, num_samples, dim=-2)(guide), images)
     shape = (num_samples, len(images))
     log_q = torch.zeros(shape, dtype=torch.float64, device=images.device)
     codes: Codes = {}
@@ -113,7 +114,7 @@ def sample_codes(
             auxiliary.append(name)
             continue
         codes[name] = site["value"].expand(shape + site["fn"].event_shape)
-        (points if _is_point(site) else random).append(name)
+        (points if is_point(site) else random).append(name)
     if auxiliary and random:
         # Codes that are functions of it are allowed (Delta sites, as in Pyro's autoguides).
         raise ValueError(
@@ -124,7 +125,8 @@ def sample_codes(
     return codes, log_q, [] if auxiliary else points
 
 
-def _is_point(site: Any) -> bool:
+def is_point(site: Any) -> bool:
+    """Whether a site's distribution is a Delta."""
     return isinstance(getattr(site["fn"], "base_dist", site["fn"]), Delta)
 
 
@@ -137,7 +139,7 @@ def _refuse_point_estimates(
     wrong and, as all weights are equal, no diagnostic would show it.
     """
     for name, site in sample_sites(_model_trace(model, codes, image, num_samples)):
-        if name in points and not _is_point(site):
+        if name in points and not is_point(site):
             raise ValueError(
                 f"the guide's site {name!r} is a point estimate (a Delta distribution), so log "
                 "p(x) cannot be estimated with it: every log-weight would be log p(x, z) at "
@@ -180,7 +182,7 @@ def score_codes(
 def _model_trace(model: Callable, codes: Codes, images: Tensor, num_samples: int) -> poutine.Trace:
     """Run the model on codes of these images."""
     program = poutine.condition(pyro.plate(PARTICLES, num_samples, dim=-2)(model), data=codes)
-    return poutine.trace(program).get_trace(images)
+    return run(program, images)
 
 
 def sample_sites(trace: poutine.Trace) -> Iterator[tuple[str, Any]]:

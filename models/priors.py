@@ -8,7 +8,12 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions.transforms import AffineAutoregressive, ComposeTransformModule
+from pyro.distributions.transforms import (
+    AffineAutoregressive,
+    BlockAutoregressive,
+    ComposeTransformModule,
+    LeakyReLUTransform,
+)
 from torch import Tensor, nn
 from torch.distributions import ComposeTransform, Transform
 from torch.distributions.transforms import _InverseTransform
@@ -57,7 +62,8 @@ class FlowPrior(nn.Module):
             direction (`pyro.distributions.transforms.affine_autoregressive(code_dim)`,
             `spline_autoregressive(code_dim)`, ...). A stock `AffineAutoregressive` gets our faster
             inverse for the same network. With a transform that has no inverse, the prior can be
-            trained and scored but not sampled, and a warning is issued.
+            trained and scored but not sampled, and a warning is issued; so is one for a transform
+            whose range is bounded, with which p(z) does not integrate to one.
 
     Raises:
         ValueError: layers is less than 1.
@@ -90,6 +96,7 @@ class FlowPrior(nn.Module):
         for transform in self.transforms:
             _warn_unless_invertible(transform, code_dim)
         self.learnable = nn.ModuleList(m for t in self.transforms for m in _modules_in(t))
+        _warn_if_bounded(self.learnable)
         self.register_buffer("loc", torch.zeros(code_dim), persistent=False)
 
     def forward(self, temperature: float = 1.0) -> dist.TorchDistribution:
@@ -171,6 +178,19 @@ def _warn_unless_invertible(transform: Transform, code_dim: int) -> None:
             UserWarning,
             stacklevel=3,
         )
+
+
+def _warn_if_bounded(modules: nn.Module) -> None:
+    for module in modules.modules():
+        if not isinstance(module, BlockAutoregressive) or module.residual is not None:
+            continue
+        if not isinstance(module.T, LeakyReLUTransform):
+            warnings.warn(
+                "BlockAutoregressive without a residual connection has a bounded range, so p(z) "
+                'does not integrate to one: use block_autoregressive(..., residual="gated")',
+                UserWarning,
+                stacklevel=3,
+            )
 
 
 def _modules_in(transform: Transform) -> list[nn.Module]:

@@ -69,7 +69,16 @@ def importance_samples(
     Arguments are those of `marginal_log_likelihood`. Iterate inside `evaluation_context`, without
     gradients. If the guide samples nothing, there is one sample per image, without codes.
     """
-    codes, _, points = sample_codes(guide, x[:1], num_samples, derive_seed(seed, index[0]))
+    together = None
+    try:
+        codes, _, points = sample_codes(guide, x[:1], num_samples, derive_seed(seed, index[0]))
+    except Exception as error:
+        # A guide with parameters for each image can only be called with all of them.
+        try:
+            together = sample_codes(guide, x, num_samples, derive_seed(seed, *index))
+        except Exception:
+            raise error from None
+        codes, points = {name: code[:, :1] for name, code in together[0].items()}, together[2]
     if points:
         _refuse_point_estimates(model, codes, points, x[:1], num_samples)
     num_samples = num_samples if codes else 1
@@ -78,13 +87,17 @@ def importance_samples(
     start = 0
     while start < len(x):
         stop = min(len(x), start + max(1, score.max_codes // num_samples))
-        # One image at a time: its codes must not depend on which others are scored.
-        sampled = [
-            sample_codes(guide, x[i : i + 1], num_samples, derive_seed(seed, index[i]))
-            for i in range(start, stop)
-        ]
-        codes = {name: torch.cat([c[name] for c, _, _ in sampled], 1) for name in codes}
-        log_q = torch.cat([q for _, q, _ in sampled], 1)
+        if together:
+            codes = {name: code[:, start:stop] for name, code in together[0].items()}
+            log_q = together[1][:, start:stop]
+        else:
+            # One image at a time: its codes must not depend on which others are scored.
+            sampled = [
+                sample_codes(guide, x[i : i + 1], num_samples, derive_seed(seed, index[i]))
+                for i in range(start, stop)
+            ]
+            codes = {name: torch.cat([c[name] for c, _, _ in sampled], 1) for name in codes}
+            log_q = torch.cat([q for _, q, _ in sampled], 1)
         log_p = score(codes, x[start:stop], num_samples)
         yield ImportanceSamples(slice(start, stop), codes, log_q, *log_p)
         start = stop
@@ -205,7 +218,8 @@ def _site_log_prob(name: str, site: Any, shape: tuple[int, int], role: str) -> T
             f"{f'an image plate of size {plates[-1]}' if -1 in plates else 'no image plate'}; "
             f"expected (particles, images) = {shape}. Sample it inside "
             "`with pyro.plate('images', len(x), dim=-1):` and move all other dimensions into the "
-            "event with `.to_event(...)`"
+            "event with `.to_event(...)`. A guide with parameters for each image, such as "
+            "AutoNormal, must be given exactly the images that it was fitted to"
         )
     return log_prob.double().expand(shape)
 

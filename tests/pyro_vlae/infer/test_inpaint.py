@@ -18,7 +18,7 @@ SCATTERED = torch.tensor([[False, True, False], [True, False, True]])
 
 def tiny(likelihood="pixelcnn"):
     """A model of 64 images whose one-dimensional code can be integrated out, and a wrong guide."""
-    torch.manual_seed(1)
+    torch.manual_seed(3)
     network = MaskedResNet(1, 4, 4, 2, 1)
     part = PixelCNNLikelihood(network) if likelihood == "pixelcnn" else BernoulliLikelihood(4)
     decoder = nn.Sequential(nn.Linear(1, 24), nn.Unflatten(-1, (4, 2, 3)))
@@ -27,6 +27,8 @@ def tiny(likelihood="pixelcnn"):
     with torch.no_grad():
         for parameter in (*model.parameters(), *guide.parameters()):
             parameter.add_(0.7 * torch.randn_like(parameter))
+        decoder[0].weight.mul_(4)  # the code decides much
+        guide.head.bias.copy_(torch.tensor([0.5, 0.8]))
     return model.double(), guide.double()
 
 
@@ -54,7 +56,7 @@ def frequencies(images):
 @pytest.mark.parametrize("likelihood", ["pixelcnn", "bernoulli"])
 @pytest.mark.parametrize("known", [TOP, SCATTERED], ids=["top", "scattered"])
 @pytest.mark.parametrize(
-    ("particles", "sweeps"), [(40_000, 0), (1, 12)], ids=["resampling", "sweeps"]
+    ("particles", "sweeps"), [(40_000, 0), (1, 20)], ids=["resampling", "sweeps"]
 )
 def test_samples_follow_the_exact_conditional(likelihood, known, particles, sweeps):
     """Each of the two steps suffices alone: many particles, or many sweeps from a bad start."""

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pyro
-import torch
 
 from pyro_vlae.experiments import load_run
 from pyro_vlae.experiments.color import color_error
@@ -25,7 +24,7 @@ from pyro_vlae.experiments.command_line import (
 )
 from pyro_vlae.experiments.recipes import read_recipe
 from pyro_vlae.experiments.run import EVALUATION_SEED, evaluation_index
-from pyro_vlae.infer import decompress
+from pyro_vlae.infer import reconstruct
 from pyro_vlae.plots import plot_groups, save_figure
 from pyro_vlae.reproducible import write_json
 
@@ -49,9 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     errors = {}
     for run in options.runs:
         model, guide = (module.to(device) for module in load_run(run))
-        with torch.no_grad():
-            pyro.set_rng_seed(EVALUATION_SEED)
-            decompressed = decompress(model, guide, x)
+        pyro.set_rng_seed(EVALUATION_SEED)
+        decompressed = reconstruct(model, guide, x)
         window = model.card["config"]["window"]
         head = window if window not in pictures else f"{window} ({run.name})"
         pictures[head] = to_unit_range(decompressed[:SHOWN])

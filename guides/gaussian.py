@@ -7,7 +7,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_vlae.nn import ResNetArchitecture, ResNetEncoder, WeightNormLinear
+from pyro_vlae.nn import ResNetArchitecture, ResNetEncoder, WeightNormLinear, check_precision
 from pyro_vlae.nn.architecture import complete_architecture
 from pyro_vlae.nn.weight_norm import BRANCH_INIT_SCALE
 from pyro_vlae.registration import register_parameters
@@ -58,6 +58,7 @@ class GaussianGuide(nn.Module):
 
     def posterior(self, x: Tensor) -> dist.TorchDistribution:
         """The distribution of codes given images ``(batch, *image_shape)``."""
+        check_precision(x, self)
         moments = self.head(self.encoder(x))
         if moments.shape[-1] != 2 * self.code_dim:
             raise ValueError(

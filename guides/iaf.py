@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vlae.guides.gaussian import UNIT_SCALE
-from pyro_vlae.nn import ResNetArchitecture, ResNetEncoder, WeightNormLinear
+from pyro_vlae.nn import ResNetArchitecture, ResNetEncoder, WeightNormLinear, check_precision
 from pyro_vlae.nn.architecture import complete_architecture
 from pyro_vlae.nn.weight_norm import BRANCH_INIT_SCALE
 from pyro_vlae.registration import register_parameters
@@ -79,6 +79,7 @@ class IAFGuide(nn.Module):
 
     def posterior(self, x: Tensor) -> dist.TorchDistribution:
         """The distribution of codes given images ``(batch, *image_shape)``."""
+        check_precision(x, self)
         sizes = [self.code_dim, self.code_dim, self.context_dim]
         loc, raw_scale, context = self.head(self.encoder(x)).split(sizes, -1)
         base = dist.Normal(loc, F.softplus(raw_scale + UNIT_SCALE)).to_event(1)

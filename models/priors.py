@@ -8,11 +8,17 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions.transforms import AffineAutoregressive, ComposeTransformModule
+from pyro.distributions.transforms import (
+    AffineAutoregressive,
+    BlockAutoregressive,
+    ComposeTransformModule,
+    LeakyReLUTransform,
+)
 from torch import Tensor, nn
 from torch.distributions import ComposeTransform, Transform
 from torch.distributions.transforms import _InverseTransform
 
+from pyro_vlae.distributions.temperature import check_temperature
 from pyro_vlae.transforms import (
     IncrementalAffineAutoregressive,
     MeanOnlyAutoregressive,
@@ -23,7 +29,10 @@ from pyro_vlae.transforms import (
 
 
 class StandardNormalPrior(nn.Module):
-    """A factorized standard normal prior with event shape ``(code_dim,)``."""
+    """A factorized standard normal prior with event shape ``(code_dim,)``.
+
+    Called with a ``temperature``, it returns a normal distribution with this standard deviation.
+    """
 
     loc: Tensor
 
@@ -32,14 +41,15 @@ class StandardNormalPrior(nn.Module):
         self.code_dim = code_dim
         self.register_buffer("loc", torch.zeros(code_dim), persistent=False)
 
-    def forward(self) -> dist.TorchDistribution:
-        return dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1)
+    def forward(self, temperature: float = 1.0) -> dist.TorchDistribution:
+        return _noise(self.loc, temperature)
 
 
 class FlowPrior(nn.Module):
     """An autoregressive-flow prior: ``eps = f(z)`` is standard normal, f autoregressive.
 
-    When called, it returns a distribution with event shape ``(code_dim,)``. Its
+    When called, it returns a distribution with event shape ``(code_dim,)``; called with a
+    ``temperature``, the distribution of codes whose noise eps has this standard deviation. Its
     ``log p(z) = log N(f(z)) + log |d f / d z|`` takes one parallel pass; sampling z inverts f,
     which is sequential over dimensions. Along the encoder path this prior equals an
     inverse-autoregressive-flow posterior, but it makes the generator deeper at no cost in training.
@@ -52,7 +62,8 @@ class FlowPrior(nn.Module):
             direction (`pyro.distributions.transforms.affine_autoregressive(code_dim)`,
             `spline_autoregressive(code_dim)`, ...). A stock `AffineAutoregressive` gets our faster
             inverse for the same network. With a transform that has no inverse, the prior can be
-            trained and scored but not sampled, and a warning is issued.
+            trained and scored but not sampled, and a warning is issued; so is one for a transform
+            whose range is bounded, with which p(z) does not integrate to one.
 
     Raises:
         ValueError: layers is less than 1.
@@ -85,11 +96,12 @@ class FlowPrior(nn.Module):
         for transform in self.transforms:
             _warn_unless_invertible(transform, code_dim)
         self.learnable = nn.ModuleList(m for t in self.transforms for m in _modules_in(t))
+        _warn_if_bounded(self.learnable)
         self.register_buffer("loc", torch.zeros(code_dim), persistent=False)
 
-    def forward(self) -> dist.TorchDistribution:
+    def forward(self, temperature: float = 1.0) -> dist.TorchDistribution:
         clear_cache((*self.transforms, *self.modules()))
-        base = dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1)
+        base = _noise(self.loc, temperature)
         # The distribution's forward direction is eps -> z: the inverse transforms, last one first.
         inverses = [transform.inv for transform in reversed(self.transforms)]
         return dist.TransformedDistribution(base, inverses)
@@ -138,6 +150,14 @@ def choose_prior(
     return FlowPrior(prod(code_shape), layers, hidden)
 
 
+def _noise(loc: Tensor, temperature: float) -> dist.TorchDistribution:
+    """Normal noise whose standard deviation is the temperature; a point at temperature 0."""
+    check_temperature(temperature)
+    if temperature == 0:
+        return dist.Delta(loc, event_dim=1)
+    return dist.Normal(loc, torch.full_like(loc, temperature)).to_event(1)
+
+
 def _warn_unless_invertible(transform: Transform, code_dim: int) -> None:
     """Try to invert one code, the only way to find out whether a Pyro transform has an inverse."""
     if isinstance(transform, MeanOnlyAutoregressive | SpatialMeanOnlyAutoregressive):
@@ -158,6 +178,19 @@ def _warn_unless_invertible(transform: Transform, code_dim: int) -> None:
             UserWarning,
             stacklevel=3,
         )
+
+
+def _warn_if_bounded(modules: nn.Module) -> None:
+    for module in modules.modules():
+        if not isinstance(module, BlockAutoregressive) or module.residual is not None:
+            continue
+        if not isinstance(module.T, LeakyReLUTransform):
+            warnings.warn(
+                "BlockAutoregressive without a residual connection has a bounded range, so p(z) "
+                'does not integrate to one: use block_autoregressive(..., residual="gated")',
+                UserWarning,
+                stacklevel=3,
+            )
 
 
 def _modules_in(transform: Transform) -> list[nn.Module]:

@@ -12,7 +12,10 @@ _SUBPACKAGES = {
     "data": ("load_dataset",),
     "distributions": ("PixelCNN",),
     "guides": ("GaussianGuide", "IAFGuide"),
-    "infer": ("FreeBitsELBO", "JointOptim", "decompress", "marginal_log_likelihood"),
+    "infer": (
+        *("FreeBitsELBO", "JointOptim", "marginal_log_likelihood"),
+        *("decode", "encode", "inpaint", "reconstruct"),
+    ),
     "models": (
         *("VLAE", "FlowPrior", "StandardNormalPrior", "binary_vlae"),
         *("load_pretrained", "load_run"),

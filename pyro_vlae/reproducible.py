@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -29,14 +30,13 @@ def set_seed(seed: int, device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def evaluation_context(device: torch.device, *programs: Callable[..., Any]) -> Iterator[None]:
-    """Run programs in evaluation mode, without validation and without side effects.
+def evaluation_mode(*programs: Callable[..., Any]) -> Iterator[None]:
+    """Run programs in evaluation mode and without validation, as usual consuming random numbers.
 
-    Afterwards, training modes, random state, validation, and Pyro's parameter store are restored.
-    Convolutions on a GPU run in full float32: TF32 rounds differently for each chunk size.
+    Afterwards, training modes, validation, and Pyro's parameter store are restored. Convolutions on
+    a GPU run in full float32: TF32 rounds differently for each chunk size.
 
     Args:
-        device: where the programs run.
         programs: models and guides; those that are modules are put into evaluation mode.
     """
     modules = [m for p in programs if isinstance(p, nn.Module) for m in p.modules()]
@@ -48,10 +48,7 @@ def evaluation_context(device: torch.device, *programs: Callable[..., Any]) -> I
         for module in modules:
             module.training = False
         torch.backends.cudnn.allow_tf32 = False
-        with (
-            pyro.validation_enabled(False),
-            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        ):
+        with pyro.validation_enabled(False):
             yield
     finally:
         torch.backends.cudnn.allow_tf32 = tf32
@@ -59,6 +56,19 @@ def evaluation_context(device: torch.device, *programs: Callable[..., Any]) -> I
             module.training = mode
         for name in set(store.keys()) - known:
             del store[name]
+
+
+@contextlib.contextmanager
+def evaluation_context(device: torch.device, *programs: Callable[..., Any]) -> Iterator[None]:
+    """Run programs as in `evaluation_mode`; the random state, too, is restored afterwards.
+
+    Args:
+        device: where the programs run.
+        programs: as for `evaluation_mode`.
+    """
+    devices = [device] if device.type == "cuda" else []
+    with evaluation_mode(*programs), torch.random.fork_rng(devices=devices):
+        yield
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -86,5 +96,14 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping as indented JSON, atomically."""
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+    """Write a mapping as indented JSON, atomically; NaN, which JSON does not have, as null."""
+    text = json.dumps(_without_nan(content), indent=2, allow_nan=False)
+    write_atomically(path, (text + "\n").encode())
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_nan(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -15,6 +15,7 @@ from pyro_vlae.reproducible import evaluation_context
 
 _IMAGES_PER_PASS = 256
 _SAMPLES = 2000  # per dimension, at least; the errors are about 0.02 nats
+_GAUSSIANS = (dist.Normal, dist.MultivariateNormal, dist.LowRankMultivariateNormal)
 _MAX_ENTRIES = 2**16  # of the matrix of samples and images, so that it fits into the CPU cache
 
 
@@ -25,7 +26,8 @@ class CodeDimensionRates:
     Attributes:
         rates: ``(code_dim,)``, float64, nats per image.
         against: the second distribution of the KL divergence: ``"prior"`` or
-            ``"aggregate posterior"``. Only rates against the prior add up to KL(q || p).
+            ``"aggregate posterior"``. Only rates of a diagonal guide against the prior add up to
+            KL(q || p).
         num_images: number of images averaged over.
     """
 
@@ -36,18 +38,20 @@ class CodeDimensionRates:
 
 @torch.no_grad()
 def code_marginals(guide: Callable, images: Tensor) -> dist.Normal:
-    """Return q(z | x) of images as independent normal distributions.
+    """Return the marginals q(z_d | x) of each code dimension, for guides that are Gaussian.
 
     Args:
-        guide: called as ``guide(images)``; samples ``"z"`` from a diagonal Gaussian, in an image
-            plate at ``dim=-1``. It is run in evaluation mode and left as it was.
+        guide: called as ``guide(images)``; samples ``"z"`` from a Gaussian (diagonal, with full
+            covariance, or low-rank), in an image plate at ``dim=-1``. It is run in evaluation mode
+            and left as it was.
         images: ``(N, *event)``, at least one.
 
     Returns:
-        A normal distribution of batch shape ``(N, code_dim)``, float64, on the CPU.
+        A normal distribution of batch shape ``(N, code_dim)``, in the guide's precision, on the
+        CPU.
 
     Raises:
-        ValueError: there are no images, or the guide's ``"z"`` is not a diagonal Gaussian.
+        ValueError: there are no images, or the guide's ``"z"`` is not Gaussian.
     """
     if not len(images):
         raise ValueError("there are no images: expected at least one")
@@ -56,15 +60,16 @@ def code_marginals(guide: Callable, images: Tensor) -> dist.Normal:
         for part in images.split(_IMAGES_PER_PASS):
             sites = poutine.trace(guide).get_trace(part).nodes
             q = sites["z"]["fn"] if "z" in sites else None
-            base = q.base_dist if isinstance(q, Independent) else None
-            if not isinstance(base, dist.Normal) or base.batch_shape[:-1] != (len(part),):
+            base = q.base_dist if isinstance(q, Independent) else q
+            if not isinstance(base, _GAUSSIANS) or q.batch_shape != (len(part),):
                 raise ValueError(
                     f"the guide's 'z' is {'missing' if q is None else q}; expected "
-                    "Normal(loc, scale).to_event(1) in an image plate. The dimensions of other "
-                    "codes (flows, full covariance) have no marginals in closed form: sample codes "
-                    "with guide(x) instead"
+                    "Normal(loc, scale).to_event(1), MultivariateNormal, or "
+                    "LowRankMultivariateNormal in an image plate. The dimensions of other codes "
+                    "(flows) have no marginals in closed form: sample codes with "
+                    "pyro_vlae.infer.encode instead"
                 )
-            parameters.append(torch.stack([base.loc, base.scale]).double().cpu())
+            parameters.append(torch.stack([q.mean, q.stddev]).cpu())
     return dist.Normal(*torch.cat(parameters, 1))
 
 
@@ -74,9 +79,10 @@ def code_dimension_rates(
 ) -> CodeDimensionRates:
     r"""Compute how much information about the images each code dimension contains.
 
-    With a factorized prior this is :math:`\mathrm{KL}(q(z_d | x) \| p(z_d))`, a term of the rate,
-    in closed form. A flow prior couples the dimensions, so the rate is not a sum over them. With a
-    flow or without a prior, the KL is taken from the *aggregate posterior* of these N images,
+    With a factorized prior this is :math:`\mathrm{KL}(q(z_d | x) \| p(z_d))` in closed form; for a
+    diagonal Gaussian guide, a term of the rate. A flow prior couples the dimensions, so the rate is
+    not a sum over them. With a flow or without a prior, the KL is taken from the *aggregate
+    posterior* of these N images,
 
     .. math::
 
@@ -100,6 +106,7 @@ def code_dimension_rates(
         >>> code_dimension_rates(guide, x, model.prior()).rates
     """
     q = code_marginals(guide, images)
+    q = dist.Normal(q.loc.double(), q.scale.double())
     if prior is not None and prior.event_shape != q.loc.shape[1:]:
         raise ValueError(
             f"the prior has event_shape {tuple(prior.event_shape)}, the guide's codes have "

@@ -5,7 +5,7 @@ References:
     Likelihood and Other Modifications", 2017, arXiv:1701.05517, sections 2.1 and 2.2.
 """
 
-from math import log
+from math import inf, log
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 from torch.nn import functional as F
+
+from pyro_vlae.distributions.temperature import check_temperature, sample_index
 
 HALF_RANGE = 127.5  # level k of 0..255 has the value k / 127.5 - 1
 HALF_LEVEL = 0.5 / HALF_RANGE
@@ -127,26 +129,32 @@ class DiscretizedLogisticMixture(TorchDistribution):
         return self.channel_log_prob(value).sum(-1)
 
     @torch.no_grad()
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        """Sample pixels exactly: ``(*sample_shape, *batch, C)``, values on the grid of levels."""
+    def sample(self, sample_shape: Any = torch.Size(), temperature: float = 1.0) -> Tensor:  # noqa: B008
+        """Sample pixels: ``(*sample_shape, *batch, C)``, values on the grid of levels."""
         value = self.means.new_zeros(self._extended_shape(sample_shape))
         for channel in range(value.shape[-1]):
-            value[..., channel] = self.sample_channel(channel, value)
+            value[..., channel] = self.sample_channel(channel, value, temperature)
         return value
 
     @torch.no_grad()
-    def sample_channel(self, channel: int, value: Tensor) -> Tensor:
+    def sample_channel(self, channel: int, value: Tensor, temperature: float = 1.0) -> Tensor:
         """Sample one channel given those before it.
 
         Args:
             channel: index of the channel, from 0.
             value: ``(*shape, C)``, broadcast against the batch shape; only the channels before
                 this one matter.
+            temperature: T, at least 0: the probabilities of the 256 levels are raised to the power
+                1 / T and normalized again; 1 samples exactly, 0 chooses the most probable level.
 
         Returns:
             ``(*shape')``.
         """
+        check_temperature(temperature)
         means = self._means(channel, value)
+        if temperature != 1:
+            index = sample_index(self._level_logits(channel, means), temperature)
+            return index.to(means.dtype) / HALF_RANGE - 1
         logits, log_scales = (
             p[..., channel, :].expand_as(means) for p in (self.logits, self.log_scales)
         )
@@ -157,6 +165,18 @@ class DiscretizedLogisticMixture(TorchDistribution):
         sampled = mean + scale * _uniform(mean).logit()
         level = (HALF_RANGE * (sampled + 1)).round().clamp(0, 255)
         return level / HALF_RANGE - 1
+
+    def _level_logits(self, channel: int, means: Tensor) -> Tensor:
+        """Log-probability of each level given the channels before it: ``(*shape', 256)``."""
+        levels = torch.arange(256, dtype=means.dtype, device=means.device) / HALF_RANGE - 1
+        weights = self.logits[..., channel, :].log_softmax(-1).expand_as(means)
+        log_scales = self.log_scales[..., channel, :].clamp(min=MIN_LOG_SCALE).expand_as(means)
+        total = means.new_full((*means.shape[:-1], 256), -inf)
+        # One component after the other: all at once would take K times the memory.
+        for k in range(means.shape[-1]):
+            weight, mean, log_scale = (p[..., k : k + 1] for p in (weights, means, log_scales))
+            total = torch.logaddexp(total, weight + _log_mass(levels, mean, log_scale))
+        return total
 
     def _means(self, channel: int, value: Tensor) -> Tensor:
         """Means of a channel's components given the channels before it: ``(*shape', K)``."""

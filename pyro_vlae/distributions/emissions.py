@@ -18,7 +18,9 @@ class Emission(Protocol):
 
     Either its samples and log_prob have shape ``(N, C, H, W)``, or it has batch shape ``(N, H, W)``
     and event shape ``(C,)``. For a channel-autoregressive network it must also
-    have a method ``sample_channel(channel, pixels)``, as in `DiscretizedLogisticMixture`.
+    have a method ``sample_channel(channel, pixels)``, as in `DiscretizedLogisticMixture`. Sampling
+    at a temperature other than 1 needs `enumerate_support` or, if there is an event shape, an
+    argument ``temperature`` of ``sample`` and ``sample_channel``.
     """
 
     @property
@@ -107,3 +109,21 @@ def find_emission(network: nn.Module) -> Emission:
             f"(it is {outputs!r}), or pass emission= to PixelCNN"
         )
     return EMISSIONS[outputs](int(network.image_channels))  # type: ignore[arg-type]
+
+
+def check_support(value: Tensor, support: Constraint, where: Tensor | None = None) -> None:
+    """Raise a ValueError if any value (where the mask ``where`` is true) is not in a support."""
+    valid = support.check(value)
+    if where is not None:
+        valid = valid | ~where
+    if not valid.all():
+        wrong = value[~valid].flatten()
+        hint = getattr(support, "hint", "check the scaling")
+        if support is constraints.boolean:
+            hint = "binarize gray images first (torch.bernoulli, or ImageSplit.batch)"
+        if wrong.isnan().any():
+            hint = "images hold NaN"
+        raise ValueError(
+            f"{wrong.numel()} of {value.numel()} pixel values are outside the support "
+            f"{support}, the first one {wrong[0].item():.4g}: {hint}"
+        )

@@ -6,6 +6,7 @@ References:
 """
 
 from contextlib import nullcontext
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -14,15 +15,18 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_vlae.distributions.emissions import Emission, find_emission
+from pyro_vlae.distributions.emissions import Emission, check_support, find_emission
 from pyro_vlae.distributions.sampling import (
     Choose,
     check_completable,
     emission_layout,
+    expand_mask,
     go_through,
     keep_known,
     sample_front,
 )
+from pyro_vlae.distributions.temperature import check_temperature
+from pyro_vlae.nn import check_precision
 from pyro_vlae.nn.causal import Offset
 from pyro_vlae.nn.wavefront import window_of
 from pyro_vlae.nn.weight_norm import initialization, initialization_allowed
@@ -122,6 +126,14 @@ class PixelCNN(TorchDistribution):
         """Offsets (row, column) of the other pixels that a pixel depends on, None if unknown."""
         return window_of(self.network, self._flat_context(self.batch_shape))
 
+    @classmethod
+    def infer_shapes(cls, **arg_shapes: Any) -> tuple[torch.Size, torch.Size]:
+        """Not available: the number of image channels is the network's, in no tensor's shape."""
+        raise NotImplementedError(
+            "the shapes of a PixelCNN also depend on its network's image_channels: build the "
+            "distribution and read batch_shape and event_shape"
+        )
+
     def expand(self, batch_shape: Any, _instance: Any = None) -> "PixelCNN":
         """The same distribution over a larger batch shape; the context is not copied."""
         new = self._get_checked_instance(PixelCNN, _instance)
@@ -157,7 +169,7 @@ class PixelCNN(TorchDistribution):
             ValueError: the images have the wrong size or, under validation, values outside the
                 support.
         """
-        self._check_event_shape(value)
+        self._check_images(value)
         if self._validate_args:
             self._validate_sample(value)
         parameters = self.parameters(value)
@@ -176,17 +188,29 @@ class PixelCNN(TorchDistribution):
         return self.pixel_log_prob(value).sum((-2, -1))
 
     @torch.no_grad()
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        """Sample images exactly: ``(*sample_shape, *batch_shape, C, H, W)``.
+    def sample(self, sample_shape: Any = torch.Size(), temperature: float = 1.0) -> Tensor:  # noqa: B008
+        """Sample images: ``(*sample_shape, *batch_shape, C, H, W)``.
 
         A network not yet initialized is sampled with its plain weights and stays uninitialized.
+
+        Args:
+            sample_shape: as in every Pyro distribution.
+            temperature: T, at least 0. Given the pixels before it, each pixel is sampled with
+                probabilities raised to the power 1 / T and normalized again: 1 samples exactly, 0
+                chooses the most probable value of each pixel (which need not be the most probable
+                image).
+
+        Raises:
+            ValueError: the temperature is out of range, or the emission cannot be tempered.
         """
         shape = self._extended_shape(sample_shape)
         like = self.context if self.context is not None else next(self.network.parameters())
-        return self._sample(like.new_zeros(shape), None)
+        return self._sample(like.new_zeros(shape), None, temperature)
 
     @torch.no_grad()
-    def complete(self, value: Tensor, known: Tensor) -> Tensor:
+    def complete(
+        self, value: Tensor, known: Tensor, temperature: float = 1.0, exact: bool = True
+    ) -> Tensor:
         """Sample the unknown pixels of images from their exact conditional given the known ones.
 
         For example the lower half of images, given codes and the upper half::
@@ -197,28 +221,32 @@ class PixelCNN(TorchDistribution):
         Args:
             value: images ``(*shape, C, H, W)``, broadcast against the batch shape; their unknown
                 pixels are ignored.
-            known: bool, broadcastable to ``(*shape, H, W)``: the pixels to keep.
+            known: bool, broadcastable to ``(*shape', H, W)``: the pixels to keep.
+            temperature: as in `sample`, for the unknown pixels.
+            exact: refuse known pixels that depend on unknown ones. If False, any pixels may be
+                known, but an unknown pixel is sampled given the pixels before it only: known pixels
+                after it have no influence (see `pyro_vlae.infer.inpaint`).
 
         Returns:
-            Images ``(*shape', C, H, W)``.
+            Images ``(*shape', C, H, W)``, with ``shape'`` the broadcast batch shape.
 
         Raises:
-            ValueError: a known pixel has an unknown one in its window, so that the conditional
-                distribution does not factorize along the raster order; the images have the wrong
-                size; or, under validation, a known value is outside the support.
+            ValueError: `exact`, and a known pixel has an unknown one in its window, so that the
+                conditional distribution does not factorize along the raster order; images or mask
+                have the wrong size; or, under validation, a known value is outside the support.
         """
-        self._check_event_shape(value)
-        if known.dtype != torch.bool:
-            raise ValueError(f"known must be a bool tensor, got {known.dtype}")
+        self._check_images(value)
         shape = torch.broadcast_shapes(value.shape[:-3], self.batch_shape)
-        known = known.expand(*shape, *self.event_shape[1:])
+        known = expand_mask(known, (*shape, *self.event_shape[1:]))
         value = value.expand(*shape, *self.event_shape)
         if self._validate_args:
-            self._check_support(value, known.unsqueeze(-3).expand_as(value))
-        check_completable(self.window, known.reshape(prod(shape), *known.shape[-2:]))
-        return self._sample(value.clone(), known)
+            check_support(value, self.emission.support, known.unsqueeze(-3))
+        if exact:
+            check_completable(self.window, known.reshape(prod(shape), *known.shape[-2:]))
+        return self._sample(value.clone(), known, temperature)
 
-    def _sample(self, image: Tensor, known: Tensor | None) -> Tensor:
+    def _sample(self, image: Tensor, known: Tensor | None, temperature: float) -> Tensor:
+        check_temperature(temperature)
         shape = image.shape[:-3]
         image = image.reshape(prod(shape), *self.event_shape)
         context = self._flat_context(shape)
@@ -227,7 +255,7 @@ class PixelCNN(TorchDistribution):
         chunk = max(1, SAMPLE_CHUNK // self.event_shape.numel())
         for start in range(0, len(image), chunk):
             part = slice(start, start + chunk)
-            choose: Choose = sample_front
+            choose: Choose = partial(sample_front, temperature=temperature)
             if known is not None:
                 choose = keep_known(choose, image[part].clone(), known[part])
             maps = None if context is None else context[part]
@@ -241,7 +269,8 @@ class PixelCNN(TorchDistribution):
         maps = self.context.shape[-3:]
         return self.context.expand(*shape, *maps).reshape(prod(shape), *maps)
 
-    def _check_event_shape(self, value: Tensor) -> None:
+    def _check_images(self, value: Tensor) -> None:
+        check_precision(value, self.network)
         if value.shape[-3:] != self.event_shape:
             raise ValueError(
                 f"expected images of shape (*batch, {', '.join(map(str, self.event_shape))}) "
@@ -250,7 +279,7 @@ class PixelCNN(TorchDistribution):
             )
 
     def _validate_sample(self, value: Tensor) -> None:
-        self._check_event_shape(value)
+        self._check_images(value)
         try:
             torch.broadcast_shapes(value.shape[:-3], self.batch_shape)
         except RuntimeError as error:
@@ -258,22 +287,4 @@ class PixelCNN(TorchDistribution):
                 f"images of batch shape {tuple(value.shape[:-3])} do not broadcast against the "
                 f"context's batch shape {tuple(self.batch_shape)}"
             ) from error
-        self._check_support(value)
-
-    def _check_support(self, value: Tensor, where: Tensor | None = None) -> None:
-        """Raise a ValueError if any value (where ``where`` is true) is outside the support."""
-        pixel = self.emission.support
-        valid = pixel.check(value)
-        if where is not None:
-            valid = valid | ~where
-        if not valid.all():
-            wrong = value[~valid].flatten()
-            hint = getattr(pixel, "hint", "check the scaling")
-            if pixel is constraints.boolean:
-                hint = "binarize gray images first (torch.bernoulli, or ImageSplit.batch)"
-            if wrong.isnan().any():
-                hint = "images hold NaN"
-            raise ValueError(
-                f"{wrong.numel()} of {value.numel()} pixel values are outside the support "
-                f"{pixel}, the first one {wrong[0].item():.4g}: {hint}"
-            )
+        check_support(value, self.emission.support)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_vlae.distributions.emissions import Emission
+from pyro_vlae.distributions.temperature import sample_at
 from pyro_vlae.nn.causal import Offset
 from pyro_vlae.nn.threads import single_threaded
 from pyro_vlae.nn.wavefront import make_evaluator
@@ -70,13 +71,16 @@ def go_through(
     return image
 
 
-def sample_front(distribution: Any, pixels: Tensor, front: Front) -> Tensor:
+def sample_front(
+    distribution: Any, pixels: Tensor, front: Front, temperature: float = 1.0
+) -> Tensor:
     """Sample the values of a front: all channels at once, or one given those before it."""
     if front.channels.start is None:
-        values = distribution.sample()
+        values = sample_at(distribution, temperature)
         return values.movedim(-1, 1) if distribution.event_shape else values
     known = emission_layout(distribution, pixels)
-    return distribution.sample_channel(front.channels.start, known).unsqueeze(1)
+    options = {} if temperature == 1 else {"temperature": temperature}
+    return distribution.sample_channel(front.channels.start, known, **options).unsqueeze(1)
 
 
 def keep_known(choose: Choose, image: Tensor, known: Tensor) -> Choose:
@@ -94,6 +98,24 @@ def keep_known(choose: Choose, image: Tensor, known: Tensor) -> Choose:
         return torch.where(keep, front.of(image), values)
 
     return chosen_or_known
+
+
+def expand_mask(known: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Expand a mask of known pixels to ``shape = (*batch, H, W)``.
+
+    Raises:
+        ValueError: the mask is not boolean or does not broadcast to this shape.
+    """
+    if known.dtype != torch.bool:
+        raise ValueError(f"known must be a bool tensor, got {known.dtype}: compare it, known > 0")
+    try:
+        return known.expand(shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"known must be a mask (height, width) = {tuple(shape[-2:])}, or one for each image, "
+            f"broadcastable to {tuple(shape)}; got shape {tuple(known.shape)} (a mask has no "
+            "channel dimension)"
+        ) from error
 
 
 def emission_layout(distribution: Distribution, pixels: Tensor) -> Tensor:

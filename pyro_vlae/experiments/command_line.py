@@ -67,7 +67,7 @@ def carry_out(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> di
     results = run(recipe, data, out, resume)
     scores = (
         results["nll_nats"],
-        results["nll_standard_error"] or float("nan"),
+        results["nll_standard_error"],
         -results["elbo_nats"],
         results["kl_nats"],
     )
@@ -84,7 +84,7 @@ def carry_out(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> di
         f"figures, metrics, and results are in {out}"
     )
     high = results["share_of_pareto_k_above_0.7"]
-    if high is not None and high > 0.1:
+    if high > 0.1:
         print(
             "the importance sampling estimate is unreliable: median effective sample size "
             f"{results['median_effective_sample_size']:.1f} of {count}, Pareto k above 0.7 for "

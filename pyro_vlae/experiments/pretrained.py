@@ -1,5 +1,6 @@
 """Loading trained models: those of runs, and those that come with the package."""
 
+import difflib
 import json
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -25,6 +26,10 @@ def load_run(folder: str | Path) -> tuple[nn.Module, nn.Module]:
         CheckpointError: its checkpoint is damaged.
     """
     folder = Path(folder)
+    if not folder.exists():
+        raise ConfigError(
+            f"there is no run in {folder}, which does not exist; {_known(str(folder))}"
+        )
     recipe = read_recipe(folder)
     if not has_checkpoint(folder):
         raise ConfigError(
@@ -47,6 +52,13 @@ def pretrained_names() -> list[str]:
     return sorted(name.stem for name in names if name.suffix == ".safetensors")
 
 
+def _known(name: str) -> str:
+    names = pretrained_names()
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"weights that come with the package: {', '.join(names)}{hint}"
+
+
 def load_pretrained(name: str) -> tuple[nn.Module, nn.Module]:
     """A trained model and its guide, in evaluation mode, on the CPU.
 
@@ -66,7 +78,7 @@ def load_pretrained(name: str) -> tuple[nn.Module, nn.Module]:
     """
     names = pretrained_names()
     if name not in names:
-        raise ValueError(f"there are no weights called {name!r}; there are {', '.join(names)}")
+        raise ValueError(f"there are no weights called {name!r}; {_known(name)}")
     with as_file(files("pyro_vlae.models") / "weights" / f"{name}.safetensors") as path:
         with safe_open(path, "pt") as file:
             card = json.loads(file.metadata()["card"])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pyro_vlae._version import __version__
 from pyro_vlae.data import ImageDataset
 from pyro_vlae.experiments.recipes import BUDGET, ConfigError, Recipe
-from pyro_vlae.infer import MarginalLikelihood, decompress, marginal_log_likelihood
+from pyro_vlae.infer import MarginalLikelihood, marginal_log_likelihood, reconstruct
 from pyro_vlae.infer.weights import PER_IMAGE
 from pyro_vlae.plots import plot_reconstructions, plot_samples, plot_training, save_figure
 from pyro_vlae.reproducible import write_atomically, write_json
@@ -147,7 +147,7 @@ def _plot(
     samples = plot_samples(show(model(batch_size=64)), f"Samples: {title}")
     save_figure(samples, out / "samples.png")
     if recipe.has_code:
-        pairs = show(x[:32]), show(decompress(model, guide, x[:32]))
+        pairs = show(x[:32]), show(reconstruct(model, guide, x[:32]))
         figure = plot_reconstructions(*pairs, f"Test images and one decompression each: {title}")
         save_figure(figure, out / "reconstructions.png")
     dimensions = x[0].numel() if data.values.unit == "bits/dim" else None

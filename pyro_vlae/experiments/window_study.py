@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pyro
-import torch
 from torch import Tensor
 
 from pyro_vlae.analysis import code_marginals, compare_models, linear_probe
 from pyro_vlae.data import ImageDataset
 from pyro_vlae.experiments.pretrained import load_run
 from pyro_vlae.experiments.run import EVALUATION_SEED, evaluation_index
-from pyro_vlae.infer import decompress
+from pyro_vlae.infer import reconstruct
 from pyro_vlae.nn.two_stack import window_layers
 from pyro_vlae.reproducible import write_json
 
@@ -86,9 +85,8 @@ def probe_run(
     accuracy = {"probe": probe.accuracy, "probe_error": probe.standard_error}
     results = {**card["results"], **accuracy}
     write_json(out / "results.json", results)
-    with torch.no_grad(), pyro.validation_enabled(False):
-        pyro.set_rng_seed(card["config"]["seed"])
-        return results, decompress(model, guide, shown)
+    pyro.set_rng_seed(card["config"]["seed"])
+    return results, reconstruct(model, guide, shown)
 
 
 def window_rows(results: Mapping[str, Mapping[str, Any]], out: Path) -> list[dict[str, Any]]:

@@ -1,9 +1,10 @@
-"""Fitting and scoring: ELBOs, the optimizer, initialization, and log-likelihoods."""
+"""Inference: ELBOs, the optimizer, log-likelihoods, codes of images, and in-painting."""
 
-from pyro_vlae.infer.decompress import decompress
+from pyro_vlae.infer.codes import decode, encode, reconstruct
 from pyro_vlae.infer.elbo import FreeBitsELBO
 from pyro_vlae.infer.importance import marginal_log_likelihood
 from pyro_vlae.infer.initialize import initialize
+from pyro_vlae.infer.inpaint import inpaint
 from pyro_vlae.infer.optim import JointOptim
 from pyro_vlae.infer.particles import ImportanceSamples, importance_samples
 from pyro_vlae.infer.rate import RateELBO
@@ -17,8 +18,11 @@ __all__ = [
     "MarginalLikelihood",
     "RateELBO",
     "SoftFreeBitsELBO",
-    "decompress",
+    "decode",
+    "encode",
     "importance_samples",
     "initialize",
+    "inpaint",
     "marginal_log_likelihood",
+    "reconstruct",
 ]

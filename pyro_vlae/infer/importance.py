@@ -28,8 +28,9 @@ def marginal_log_likelihood(
 
     The codes of an image are sampled in one call of the guide, with a seed derived from ``seed``
     and the image's index. They depend neither on the chunk size nor on the other images, so these
-    affect the log-probabilities only by rounding. Masks are applied; scales (``poutine.scale``) are
-    ignored, since they are not part of the density.
+    affect the log-probabilities only by rounding. A guide with parameters for each image, such as
+    `AutoNormal`, is called once with all images, from which it cannot be separated. Masks are
+    applied; scales (``poutine.scale``) are ignored, since they are not part of the density.
 
     Modules are scored in evaluation mode. Random state, validation, training mode, parameter store,
     and uninitialized layers are left unchanged.
@@ -84,9 +85,15 @@ def check_arguments(
     max_codes_per_chunk: int | None,
 ) -> list[int]:
     """Return the image indices as a list; raise a ValueError if an argument is invalid."""
-    if not isinstance(x, Tensor) or x.ndim == 0 or x.numel() == 0:
-        what = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
-        raise ValueError(f"x has {what}, expected a tensor (N, *event) with at least one image")
+    if not isinstance(x, Tensor):
+        raise ValueError(
+            f"x must be a tensor of images (N, *event), got {type(x).__name__}: pass "
+            "split.batch(slice(None)) for an ImageSplit, torch.from_numpy(x) for an array"
+        )
+    if x.ndim == 0 or x.numel() == 0:
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}, expected (N, *event) with at least one image"
+        )
     finite = torch.isfinite(x).flatten(1).all(1) if x.ndim > 1 else torch.isfinite(x)
     if not finite.all():
         bad = (~finite).nonzero().flatten().tolist()

@@ -65,6 +65,12 @@ class JointOptim(PyroOptim):
             raise ValueError(
                 f"learning_rate_factors must be positive and finite, got {learning_rate_factors}"
             )
+        if callable(optim_args):
+            raise ValueError(
+                "JointOptim takes one mapping of arguments for all parameters, not a function of "
+                "each parameter: different learning rates are set by learning_rate_factors, a "
+                "mapping from prefixes of names to factors"
+            )
         arguments = dict(optim_args)
         if "foreach" in inspect.signature(optim_constructor).parameters:
             arguments.setdefault("foreach", not arguments.get("fused"))

@@ -16,6 +16,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_vlae.infer.traces import run
 from pyro_vlae.reproducible import derive_seed, set_seed
 
 PARTICLES = "_importance_particles"
@@ -68,7 +69,16 @@ def importance_samples(
     Arguments are those of `marginal_log_likelihood`. Iterate inside `evaluation_context`, without
     gradients. If the guide samples nothing, there is one sample per image, without codes.
     """
-    codes, _, points = sample_codes(guide, x[:1], num_samples, derive_seed(seed, index[0]))
+    together = None
+    try:
+        codes, _, points = sample_codes(guide, x[:1], num_samples, derive_seed(seed, index[0]))
+    except Exception as error:
+        # A guide with parameters for each image can only be called with all of them.
+        try:
+            together = sample_codes(guide, x, num_samples, derive_seed(seed, *index))
+        except Exception:
+            raise error from None
+        codes, points = {name: code[:, :1] for name, code in together[0].items()}, together[2]
     if points:
         _refuse_point_estimates(model, codes, points, x[:1], num_samples)
     num_samples = num_samples if codes else 1
@@ -77,13 +87,17 @@ def importance_samples(
     start = 0
     while start < len(x):
         stop = min(len(x), start + max(1, score.max_codes // num_samples))
-        # One image at a time: its codes must not depend on which others are scored.
-        sampled = [
-            sample_codes(guide, x[i : i + 1], num_samples, derive_seed(seed, index[i]))
-            for i in range(start, stop)
-        ]
-        codes = {name: torch.cat([c[name] for c, _, _ in sampled], 1) for name in codes}
-        log_q = torch.cat([q for _, q, _ in sampled], 1)
+        if together:
+            codes = {name: code[:, start:stop] for name, code in together[0].items()}
+            log_q = together[1][:, start:stop]
+        else:
+            # One image at a time: its codes must not depend on which others are scored.
+            sampled = [
+                sample_codes(guide, x[i : i + 1], num_samples, derive_seed(seed, index[i]))
+                for i in range(start, stop)
+            ]
+            codes = {name: torch.cat([c[name] for c, _, _ in sampled], 1) for name in codes}
+            log_q = torch.cat([q for _, q, _ in sampled], 1)
         log_p = score(codes, x[start:stop], num_samples)
         yield ImportanceSamples(slice(start, stop), codes, log_q, *log_p)
         start = stop
@@ -99,7 +113,7 @@ def sample_codes(
         Delta distributions that do not depend on an auxiliary site.
     """
     set_seed(seed, images.device)
-    trace = poutine.trace(pyro.plate(PARTICLES, num_samples, dim=-2)(guide)).get_trace(images)
+    trace = run(pyro.plate(PARTICLES, num_samples, dim=-2)(guide), images)
     shape = (num_samples, len(images))
     log_q = torch.zeros(shape, dtype=torch.float64, device=images.device)
     codes: Codes = {}
@@ -113,7 +127,7 @@ def sample_codes(
             auxiliary.append(name)
             continue
         codes[name] = site["value"].expand(shape + site["fn"].event_shape)
-        (points if _is_point(site) else random).append(name)
+        (points if is_point(site) else random).append(name)
     if auxiliary and random:
         # Codes that are functions of it are allowed (Delta sites, as in Pyro's autoguides).
         raise ValueError(
@@ -124,7 +138,8 @@ def sample_codes(
     return codes, log_q, [] if auxiliary else points
 
 
-def _is_point(site: Any) -> bool:
+def is_point(site: Any) -> bool:
+    """Whether a site's distribution is a Delta."""
     return isinstance(getattr(site["fn"], "base_dist", site["fn"]), Delta)
 
 
@@ -137,7 +152,7 @@ def _refuse_point_estimates(
     wrong and, as all weights are equal, no diagnostic would show it.
     """
     for name, site in sample_sites(_model_trace(model, codes, image, num_samples)):
-        if name in points and not _is_point(site):
+        if name in points and not is_point(site):
             raise ValueError(
                 f"the guide's site {name!r} is a point estimate (a Delta distribution), so log "
                 "p(x) cannot be estimated with it: every log-weight would be log p(x, z) at "
@@ -180,7 +195,7 @@ def score_codes(
 def _model_trace(model: Callable, codes: Codes, images: Tensor, num_samples: int) -> poutine.Trace:
     """Run the model on codes of these images."""
     program = poutine.condition(pyro.plate(PARTICLES, num_samples, dim=-2)(model), data=codes)
-    return poutine.trace(program).get_trace(images)
+    return run(program, images)
 
 
 def sample_sites(trace: poutine.Trace) -> Iterator[tuple[str, Any]]:
@@ -203,7 +218,8 @@ def _site_log_prob(name: str, site: Any, shape: tuple[int, int], role: str) -> T
             f"{f'an image plate of size {plates[-1]}' if -1 in plates else 'no image plate'}; "
             f"expected (particles, images) = {shape}. Sample it inside "
             "`with pyro.plate('images', len(x), dim=-1):` and move all other dimensions into the "
-            "event with `.to_event(...)`"
+            "event with `.to_event(...)`. A guide with parameters for each image, such as "
+            "AutoNormal, must be given exactly the images that it was fitted to"
         )
     return log_prob.double().expand(shape)
 

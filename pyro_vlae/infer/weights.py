@@ -66,14 +66,14 @@ class MarginalLikelihood:
             f"ELBO {self.elbo.mean().item():.2f}, KL {self.kl.mean().item():.2f} nats)"
         )
 
-    def summary(self) -> dict[str, float | None]:
-        """Return means over the images by name, ready for JSON; NLL and KL are positive.
+    def summary(self) -> dict[str, float]:
+        """Return means over the images by name; NLL and KL are positive.
 
-        Values that cannot be estimated are None, e.g. the standard error for one image.
+        Values that cannot be estimated are NaN, e.g. the standard error for one image.
         """
         nll, kl = -self.mean_log_prob, self.kl.mean().item()
         fitted = self.pareto_k[self.pareto_k.isfinite()]
-        metrics: dict[str, float] = {
+        return {
             "nll_nats": nll,
             "nll_standard_error": self.standard_error,
             "elbo_nats": self.elbo.mean().item(),
@@ -86,7 +86,6 @@ class MarginalLikelihood:
             "median_effective_sample_size": self.effective_sample_size.median().item(),
             "share_of_pareto_k_above_0.7": (fitted > 0.7).double().mean().item(),
         }
-        return {name: None if math.isnan(value) else value for name, value in metrics.items()}
 
 
 PER_IMAGE = tuple(field.name for field in fields(MarginalLikelihood))[:-2]

@@ -9,6 +9,7 @@ from pyro_vlae.nn.masked_maps import MaskedMapNet
 from pyro_vlae.nn.masked_resnet import MaskedResNet
 from pyro_vlae.nn.pixel_network import PixelNetwork
 from pyro_vlae.nn.pixelcnn_pp import PixelCNNPlusPlusNet
+from pyro_vlae.nn.precision import check_precision
 from pyro_vlae.nn.two_stack import TwoStackNet
 from pyro_vlae.nn.weight_norm import (
     WeightNormConv2d,
@@ -34,5 +35,6 @@ __all__ = [
     "WeightNormConv2d",
     "WeightNormConvTranspose2d",
     "WeightNormLinear",
+    "check_precision",
     "wavefronts",
 ]

@@ -72,6 +72,7 @@ class GuideContract(PartContract):
         z = self.site(guide, x)["value"]
         together = self.log_prob(guide, x, z)
         self.close(self.log_prob(guide, x[2:], z[2:]), together[2:])
+        self.close(self.log_prob(guide, x[:1], z[:1]), together[:1])
         others = torch.cat([x[:1], 1 - x[1:]])
         self.close(self.log_prob(guide, others, z)[:1], together[:1])
 

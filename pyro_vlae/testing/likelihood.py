@@ -52,7 +52,7 @@ class LikelihoodContract(PartContract):
 
     def test_batch_shape_is_that_of_the_features(self) -> None:
         likelihood = self.made()
-        for batch in ((), (3,), (2, 3)):
+        for batch in ((), (1,), (3,), (2, 3)):
             p = likelihood(self.features(*batch))
             assert p.batch_shape == batch and p.event_shape
             x = p.sample()

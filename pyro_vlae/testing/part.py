@@ -1,9 +1,11 @@
 """The base of all contracts: a part must train, copy, and save like any torch module."""
 
 import copy
+import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import pyro.distributions as dist
@@ -67,6 +69,20 @@ class PartContract(ABC):
             after = dict(part.named_parameters())
             still = [name for name, old in before.items() if torch.equal(after[name], old)]
             assert not still, f"parameters of instance {seed} that do not move: {still}"
+
+    def test_training_is_finite_in_both_precisions_and_on_one_image(self) -> None:
+        for dtype, count in itertools.product((torch.float32, torch.float64), (1, None)):
+            pyro.set_rng_seed(0)
+            part = self.build()
+            model, guide, x = self.program(part)
+            for module in (model, guide):
+                cast(nn.Module, module).to(dtype)
+            svi = SVI(model, guide, PyroOptim(torch.optim.Adam, {"lr": 1e-2}), Trace_ELBO())
+            losses = [svi.step(x[:count].to(dtype)) for _ in range(3)]
+            what = f"with {dtype} and {len(x[:count])} images"
+            assert all(map(math.isfinite, losses)), f"losses {losses} {what}"
+            wrong = [n for n, p in part.named_parameters() if not p.isfinite().all()]
+            assert not wrong, f"parameters that are not finite {what}: {wrong}"
 
     def test_a_used_part_can_be_copied_and_the_copy_is_independent(self) -> None:
         part = self.made()

@@ -13,9 +13,11 @@ class PriorContract(PartContract):
     """Tests of a prior: a module that, called without arguments, returns p(z).
 
     Attributes:
+        code_dim: dimensions of the codes; the prior's own attribute ``code_dim`` if None.
         can_sample: whether the prior can be sampled; some flows can only be scored.
     """
 
+    code_dim: int | None = None
     can_sample = True
 
     def program(self, part: nn.Module) -> Program:
@@ -38,6 +40,10 @@ class PriorContract(PartContract):
         prior = self.made()
         p = prior()
         assert len(p.event_shape) == 1 and p.batch_shape == ()
+        for wanted in (self.code_dim, getattr(prior, "code_dim", None)):
+            assert wanted in (None, p.event_shape[0]), (
+                f"the prior's codes have {p.event_shape[0]} dimensions, code_dim is {wanted}"
+            )
         assert p.expand((6,)).batch_shape == (6,)
         assert p.log_prob(self.codes(prior, 4, 3)).shape == (4, 3)
 
@@ -46,6 +52,7 @@ class PriorContract(PartContract):
         z = self.codes(prior, 2, 3)
         rows = torch.stack([prior().log_prob(row) for row in z])
         self.close(prior().log_prob(z), rows)
+        self.close(prior().log_prob(z[:1, :1]), rows[:1, :1])
 
     def test_samples_follow_the_density(self) -> None:
         prior = self.made()

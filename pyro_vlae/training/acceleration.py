@@ -5,6 +5,7 @@ that `fit` may compile and run in bfloat16; ``float32_networks`` names those tha
 that need full precision. Everything else (heads, log-probabilities) is left unchanged.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,7 +24,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if precision != "auto":
+    if precision == "fp32":
         return precision
     fast = False
     if device.type == "cuda":
@@ -31,7 +32,14 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     elif device.type == "cpu":  # without these instructions bfloat16 is many times slower
         checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
         fast = any(getattr(torch.cpu, check, bool)() for check in checks)
-    return "bf16" if fast else "fp32"
+        if precision == "bf16" and not fast:
+            warnings.warn(
+                "precision bf16 is many times slower than fp32 on this CPU, which has no "
+                "instructions for it: use precision auto or fp32",
+                UserWarning,
+                stacklevel=2,
+            )
+    return "bf16" if fast or precision == "bf16" else "fp32"
 
 
 def declared_networks(modules: Iterable[nn.Module], *attributes: str) -> list[nn.Module]:

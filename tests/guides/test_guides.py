@@ -101,6 +101,14 @@ def test_sizes_by_architecture_or_by_keyword(kind):
         kind(9, architecture=SIZES)
 
 
+@pytest.mark.parametrize("kind", [GaussianGuide, IAFGuide])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float64])
+def test_images_of_another_type_are_refused_in_plain_words(kind, dtype):
+    guide = kind(architecture=SIZES)
+    with pytest.raises(ValueError, match=rf"dtype {dtype}, {kind.__name__} reads torch\.float32"):
+        guide(torch.zeros(2, *SHAPE, dtype=dtype))
+
+
 def test_an_iaf_without_layers_is_refused():
     with pytest.raises(ValueError, match=r"at least 1 flow layer, got layers=0.*GaussianGuide"):
         IAFGuide(layers=0)

@@ -86,12 +86,32 @@ class TestNeural(FlowContract):
             return FlowPrior(DIM, transforms=[T.neural_autoregressive(DIM) for _ in range(2)])
 
 
-@pytest.mark.parametrize(
-    "factory", [T.planar, T.radial, T.sylvester, T.polynomial, T.block_autoregressive]
-)
+def gated(dim):
+    return T.block_autoregressive(dim, residual="gated")
+
+
+@pytest.mark.parametrize("factory", [T.planar, T.radial, T.sylvester, T.polynomial, gated])
 def test_transforms_that_cannot_be_sampled_are_named_at_construction(factory):
     with pytest.warns(UserWarning, match="has no inverse: a prior with it can be trained and sc"):
         FlowPrior(DIM, transforms=[factory(DIM)])
+
+
+@pytest.mark.filterwarnings("ignore:BlockAutoregressive has no inverse")
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "ELU", "LeakyReLU"])
+@pytest.mark.parametrize("residual", [None, "normal", "gated"])
+def test_a_transform_with_a_bounded_range_is_named_at_construction(activation, residual):
+    """Exactly those block autoregressive transforms whose density does not integrate to one."""
+    torch.manual_seed(0)
+    transform = T.block_autoregressive(1, activation=activation, residual=residual)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        prior = FlowPrior(1, transforms=[transform]).double()
+    bounded = any("BlockAutoregressive without a residual" in str(w.message) for w in caught)
+    u = torch.linspace(-22, 22, 400_001).double()  # LeakyReLU needs a wide range: z = sinh(u)
+    with torch.no_grad():
+        density = prior().log_prob(u.sinh()[:, None]).exp() * u.cosh()
+    total = density.sum().item() * 44 / 400_000
+    assert (abs(total - 1) > 1e-3) == bounded, total
 
 
 def test_looking_for_an_inverse_leaves_transforms_and_random_state_alone():

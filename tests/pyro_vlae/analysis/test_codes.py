@@ -13,7 +13,7 @@ from torch.distributions import kl_divergence
 
 from pyro_vlae.analysis import code_dimension_rates, code_marginals
 from pyro_vlae.guides import GaussianGuide, IAFGuide
-from pyro_vlae.models import FlowPrior, StandardNormalPrior
+from pyro_vlae.models import FlowPrior, StandardNormalPrior, binary_vlae
 
 
 def gaussian(loc, scale):
@@ -101,15 +101,37 @@ def test_marginals_are_the_posteriors_and_leave_the_guide_as_it_was():
         exact = guide.eval().posterior(x).base_dist
     guide.train()
     got = code_marginals(guide, x)
-    torch.testing.assert_close(got.loc, exact.loc.double(), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(got.scale, exact.scale.double(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(got.loc, exact.loc, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(got.scale, exact.scale, atol=1e-5, rtol=1e-5)
+    model = binary_vlae(code_dim=3, flow_layers=1, flow_hidden_dims=(4,))
+    assert model.decoder(got.mean[:2]).shape[0] == 2  # in the precision that the decoder reads
     assert guide.training and not pyro.get_param_store().keys()
 
 
-def test_what_has_no_marginals_is_named(linear_gaussian):
-    problem = linear_gaussian()
-    with pytest.raises(ValueError, match=r"'z' is MultivariateNormal.*expected Normal"):
-        code_marginals(problem.guide, problem.sample(2))
+@pytest.mark.parametrize("low_rank", [False, True])
+def test_full_and_low_rank_covariances_have_marginals_too(low_rank):
+    factor, diagonal = torch.randn(4, 3, 2).double(), torch.rand(4, 3).double() + 0.1
+    loc = torch.randn(4, 3).double()
+    covariance = factor @ factor.mT + torch.diag_embed(diagonal)
+    q = (
+        dist.LowRankMultivariateNormal(loc, factor, diagonal)
+        if low_rank
+        else dist.MultivariateNormal(loc, covariance)
+    )
+
+    def guide(x):
+        with pyro.plate("images", len(x), dim=-1):
+            pyro.sample("z", q)
+
+    got = code_marginals(guide, torch.zeros(4, 1, 2, 2))
+    torch.testing.assert_close(got.loc, loc)
+    torch.testing.assert_close(got.scale**2, covariance.diagonal(dim1=-2, dim2=-1))
+    rates = code_dimension_rates(guide, torch.zeros(4, 1, 2, 2), StandardNormalPrior(3)())
+    expected = (loc**2 + got.scale**2 - 1) / 2 - got.scale.log()
+    torch.testing.assert_close(rates.rates, expected.mean(0))
+
+
+def test_what_has_no_marginals_is_named():
     iaf = IAFGuide(code_dim=4, hidden_dims=(8,), layers=1)
     with pytest.raises(ValueError, match=r"'z' is TransformedDistribution"):
         code_marginals(iaf, torch.rand(2, 1, 28, 28).round())

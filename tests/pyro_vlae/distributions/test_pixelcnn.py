@@ -249,6 +249,19 @@ def test_wrong_arguments_are_refused_readably():
         PixelCNN(net, None, (1, 5, 5))
     with pytest.raises(ValueError, match="known must be a bool tensor"):
         PixelCNN(net, torch.zeros(4, 5, 5)).complete(torch.zeros(1, 5, 5), torch.ones(5, 5))
+    p = PixelCNN(net, torch.zeros(2, 4, 5, 5))
+    for shape in ((4, 5), (3, 5, 5), (1, 2, 5, 5)):
+        with pytest.raises(ValueError, match=r"known must be a mask \(height, width\) = \(5, 5\)"):
+            p.complete(torch.zeros(1, 5, 5), torch.ones(shape, dtype=torch.bool))
+    for dtype in (torch.bool, torch.int64, torch.uint8, torch.float64):
+        images = torch.zeros(1, 5, 5, dtype=dtype)
+        for score in (p.log_prob, p.pixel_log_prob):
+            with pytest.raises(ValueError, match=f"{dtype}, MaskedResNet reads torch.float32"):
+                score(images)
+        with pytest.raises(ValueError, match=r"convert 0/1 images with x\.float\(\)"):
+            p.complete(images, torch.ones(5, 5, dtype=torch.bool))
+    with pytest.raises(NotImplementedError, match="depend on its network's image_channels"):
+        PixelCNN.infer_shapes(context=(2, 4, 5, 5))
     with pytest.raises(ValueError, match="image_shape must be"):
         PixelCNN(MaskedResNet(1, 0), None, (3, 5, 5))
 

@@ -36,7 +36,7 @@ def test_static_mnist_scores_what_its_card_says(real_data_root):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match=r"no weights called 'cifar'; there are .*static-mnist"):
+    with pytest.raises(ValueError, match=r"no weights called 'cifar'; weights that .*static-mnist"):
         load_pretrained("cifar")
 
 
@@ -73,5 +73,11 @@ def test_results_of_earlier_weights_do_not_count(load_example, tmp_path, monkeyp
     state.unlink()
     with pytest.raises(ConfigError, match=r"has no checkpoint.*static-mnist"):
         load_run(run)
-    with pytest.raises(ConfigError, match="there is no run in"):
+    with pytest.raises(ConfigError, match=r"there is no run in .*static-mnist$"):
         load_run(tmp_path / "nowhere")
+
+
+def test_a_mistyped_name_is_not_taken_for_a_folder():
+    for load in (load_pretrained, load_run):
+        with pytest.raises(ValueError, match=r"static-mnist \(did you mean 'static-mnist'\?\)"):
+            load("static-mnits")

@@ -18,12 +18,16 @@ from hypothesis import strategies as st
 from pyro import poutine
 from pyro.distributions import transforms
 from pyro.infer import RenyiELBO
+from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
+from pyro_vlae.data import BINARY, ImageSplit
 from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.infer import importance, marginal_log_likelihood, weights
 from pyro_vlae.models import binary_vlae
+from pyro_vlae.reproducible import write_json
 
+SPLIT = ImageSplit(torch.zeros(2, 1, 2, 3, dtype=torch.uint8), values=BINARY)
 PER_IMAGE = ("log_prob", "elbo", "kl", "effective_sample_size", "monte_carlo_error")
 
 
@@ -316,6 +320,60 @@ def test_a_code_that_is_a_point_in_the_model_too_is_scored_exactly(linear_gaussi
     close(marginal_log_likelihood(model, guide, x, 4).log_prob, expected)
 
 
+def test_a_guide_with_parameters_for_each_image_is_scored_with_all_of_them(linear_gaussian):
+    problem = linear_gaussian()
+    x = problem.sample(5)
+    exact = problem.posterior(x)
+
+    def refined(x):
+        with pyro.plate("images", len(x), dim=-1):
+            pyro.sample("z", exact)
+
+    got = marginal_log_likelihood(problem.model, refined, x, 40, max_codes_per_chunk=40)
+    close(got.log_prob, problem.log_prob(x))
+    automatic = AutoNormal(problem.model)
+    automatic(x)
+    with torch.no_grad():
+        for name, parameter in automatic.named_parameters():
+            parameter.copy_(exact.mean if "locs" in name else exact.stddev.log())
+    several = marginal_log_likelihood(problem.model, automatic, x, 4000)
+    error = several.monte_carlo_error
+    assert ((several.log_prob - problem.log_prob(x)).abs() < 5 * error).all() and (error > 0).all()
+    again = marginal_log_likelihood(problem.model, automatic, x, 4000, max_codes_per_chunk=7000)
+    close(several.log_prob, again.log_prob)
+    with pytest.raises(ValueError, match="must be given exactly the images that it was fitted to"):
+        marginal_log_likelihood(problem.model, automatic, x[:1], 4)
+
+
+@pytest.mark.parametrize(
+    ("convert", "match"),
+    [
+        (torch.Tensor.bool, r"images have dtype torch\.bool, GaussianGuide reads torch\.float32"),
+        (torch.Tensor.long, r"dtype torch\.int64.*x\.float\(\)"),
+        (torch.Tensor.double, r"dtype torch\.float64, GaussianGuide reads torch\.float32"),
+    ],
+)
+def test_images_of_another_type_get_an_error_of_one_line(convert, match):
+    model, guide = binary_vlae(), GaussianGuide()
+    x = convert(torch.rand(2, 1, 28, 28).round())
+    with pytest.raises(ValueError, match=match) as caught:
+        marginal_log_likelihood(model, guide, x, 3)
+    assert "\n" not in str(caught.value)
+
+
+def test_errors_of_model_and_guide_keep_their_own_message(linear_gaussian):
+    """Pyro appends a table of shapes to them."""
+    problem = linear_gaussian()
+
+    def model(x):
+        problem.model(x)
+        raise ValueError("the reason in one line")
+
+    with pytest.raises(ValueError) as caught:
+        marginal_log_likelihood(model, problem.guide, problem.sample(2), 3)
+    assert str(caught.value) == "the reason in one line"
+
+
 def test_flow_guide_is_scored_by_its_cache(linear_gaussian):
     """A flow whose inverse is unknown can only be scored from the trace that sampled it."""
     problem = linear_gaussian(code_dim=2)
@@ -510,7 +568,8 @@ def test_guide_without_a_plate_is_named(linear_gaussian):
     ("changes", "match"),
     [
         ({"x": torch.zeros(0, 1, 2, 3)}, r"x has shape \(0, 1, 2, 3\)"),
-        ({"x": [[1.0]]}, r"x has a list"),
+        ({"x": [[1.0]]}, r"x must be a tensor .*got list: pass"),
+        ({"x": SPLIT}, r"got ImageSplit: pass split\.batch\(slice\(None\)\) for an ImageSplit"),
         ({"x": torch.tensor([[0.0], [math.nan]])}, r"1 of 2 images \(first: x\[1\]\)"),
         ({"num_samples": 0}, "num_samples is 0"),
         ({"max_codes_per_chunk": 0}, "max_codes_per_chunk is 0"),
@@ -534,12 +593,15 @@ def test_scoring_initializes_nothing():
             assert torch.equal(value, before[name][key]), key
 
 
-def test_summary_does_not_pass_off_what_was_not_estimated(linear_gaussian):
+def test_summary_does_not_pass_off_what_was_not_estimated(linear_gaussian, tmp_path):
     problem = linear_gaussian()
     x = problem.sample(1)
     few = marginal_log_likelihood(problem.model, problem.guide, x, 5).summary()
-    assert few["nll_standard_error"] is None and few["share_of_pareto_k_above_0.7"] is None
-    assert json.loads(json.dumps(few, allow_nan=False)) == few
+    for name in ("nll_standard_error", "share_of_pareto_k_above_0.7"):
+        assert math.isnan(few[name]) and f"{few[name]:.2f}" == "nan"
+    write_json(tmp_path / "scores.json", {"of": [few, {}]})
+    saved = json.loads((tmp_path / "scores.json").read_text())["of"][0]
+    assert saved == {name: None if math.isnan(v) else v for name, v in few.items()}
 
     def wide(x):
         return problem.guide(x, shift=0.2, scale=1.3)

@@ -198,6 +198,11 @@ def test_learning_rate_factors_in_a_saved_state():
             )
 
 
+def test_arguments_for_each_parameter_are_refused():
+    with pytest.raises(ValueError, match=r"not a function of each parameter.*learning_rate_factor"):
+        JointOptim(torch.optim.Adam, lambda name: {"lr": 1e-2})
+
+
 def test_a_prefix_that_matches_nothing_is_named():
     factors = {"wieght": 2.0}
     optimizer = JointOptim(torch.optim.Adamax, {"lr": 0.1}, learning_rate_factors=factors)

@@ -74,6 +74,52 @@ def test_a_missing_event_dimension_is_caught():
     assert "test_is_a_distribution_over_vectors" in failures(Wrong())
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_a_prior_of_another_dimension_is_caught(own):
+    class Named(Scaled):
+        code_dim = 4 if own else 3
+
+    class Wrong(PriorContract):
+        code_dim = None if own else 4
+
+        def make(self):
+            return Named()
+
+    assert failures(Wrong()) == ["test_is_a_distribution_over_vectors"]
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+@pytest.mark.parametrize("trouble", ["one image", "float64"])
+def test_a_prior_that_fails_for_one_image_or_in_double_precision_is_caught(trouble):
+    class Picky(Scaled):
+        def forward(self):
+            scale = torch.ones(3).to(self.loc)
+            if trouble == "float64" and self.training and self.loc.dtype == torch.float64:
+                scale = scale * torch.nan
+            return dist.Normal(self.loc, scale, validate_args=False).to_event(1)
+
+    class PickyGuide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(64, 2)
+
+        def forward(self, x):
+            register_parameters(self)
+            loc = self.linear(x.flatten(1))
+            with pyro.plate("images", len(x), dim=-1):
+                if self.training:  # like batch normalization
+                    loc = loc / loc.std(0, correction=0)
+                return pyro.sample("z", dist.Normal(loc, 0.5, validate_args=False).to_event(1))
+
+    class Contract(PriorContract if trouble == "float64" else GuideContract):
+        def make(self):
+            return Picky() if trouble == "float64" else PickyGuide()
+
+    pyro.enable_validation(False)
+    expected = "test_training_is_finite_in_both_precisions_and_on_one_image"
+    assert expected in failures(Contract())
+
+
 def test_a_tensor_outside_the_state_is_caught():
     class Hidden(Scaled):
         def __init__(self):

@@ -124,16 +124,20 @@ def test_precision_is_resolved_by_the_instructions_of_the_device(monkeypatch):
     cpu = torch.device("cpu")
     for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
-    assert resolve_precision("auto", cpu) == "fp32" and resolve_precision("bf16", cpu) == "bf16"
+    assert resolve_precision("auto", cpu) == "fp32"
+    with pytest.warns(UserWarning, match="bf16 is many times slower than fp32 on this CPU"):
+        assert resolve_precision("bf16", cpu) == "bf16"
     assert resolve_precision("auto", torch.device("meta")) == "fp32"
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     assert resolve_precision("auto", cpu) == "bf16" and resolve_precision("fp32", cpu) == "fp32"
+    assert resolve_precision("bf16", cpu) == "bf16"
     monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
     assert resolve_precision("auto", cpu) == "fp32"
     with pytest.raises(ValueError, match=r"auto, bf16, fp32, got 'half'"):
         resolve_precision("half", cpu)
 
 
+@pytest.mark.filterwarnings("ignore:precision bf16 is many times slower")
 def test_a_run_keeps_its_precision(tmp_path):
     result, model, _ = train(tmp_path, precision="bf16")
     assert result.precision == "bf16" and "forward" not in vars(model.decoder)

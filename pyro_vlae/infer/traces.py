@@ -1,0 +1,21 @@
+"""Running Pyro programs."""
+
+from collections.abc import Callable
+from typing import Any
+
+from pyro import poutine
+
+
+def run(program: Callable[..., Any], *args: Any, **kwargs: Any) -> poutine.Trace:
+    """Trace a program; an error keeps its own message.
+
+    Pyro appends a table of all shapes to the message of a ValueError or RuntimeError, in which a
+    message of one line is overlooked.
+    """
+    try:
+        return poutine.trace(program).get_trace(*args, **kwargs)
+    except (ValueError, RuntimeError) as error:
+        cause = error.__cause__
+        if type(cause) is type(error) and str(error).startswith(f"{cause}\n"):
+            raise cause from None
+        raise

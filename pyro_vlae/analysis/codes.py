@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -59,9 +60,10 @@ def code_marginals(guide: Callable, images: Tensor) -> dist.Normal:
     with evaluation_context(images.device, guide):
         for part in images.split(_IMAGES_PER_PASS):
             sites = poutine.trace(guide).get_trace(part).nodes
-            q = sites["z"]["fn"] if "z" in sites else None
+            q: Any = sites["z"]["fn"] if "z" in sites else None
             base = q.base_dist if isinstance(q, Independent) else q
-            if not isinstance(base, _GAUSSIANS) or q.batch_shape != (len(part),):
+            vectors = isinstance(base, _GAUSSIANS) and len(q.event_shape) == 1
+            if not vectors or q.batch_shape != (len(part),):
                 raise ValueError(
                     f"the guide's 'z' is {'missing' if q is None else q}; expected "
                     "Normal(loc, scale).to_event(1), MultivariateNormal, or "

@@ -135,6 +135,13 @@ def test_what_has_no_marginals_is_named():
     iaf = IAFGuide(code_dim=4, hidden_dims=(8,), layers=1)
     with pytest.raises(ValueError, match=r"'z' is TransformedDistribution"):
         code_marginals(iaf, torch.rand(2, 1, 28, 28).round())
+
+    def scalar(x):
+        with pyro.plate("images", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+
+    with pytest.raises(ValueError, match=r"'z' is Normal.*expected Normal\(loc, scale\)\.to_event"):
+        code_marginals(scalar, torch.zeros(2, 1, 2, 2))
     with pytest.raises(ValueError, match="'z' is missing"):
         code_marginals(lambda x: None, torch.zeros(1, 1, 2, 2))
     guide, x = gaussian(*random_posteriors(3, 2))

@@ -47,10 +47,10 @@ def inpaint(
     2. ``num_sweeps`` times, Metropolis steps replace each sample's code, proposed by the guide, and
        then its unknown pixels, proposed by the likelihood.
 
-    Both leave the target unchanged, so the samples are exact in the limit of many particles or many
-    sweeps; with few, they depend on the proposals. Given its code, the unknown pixels of a sample
-    are exact even then if no known pixel has an unknown one in its window (rows from the top), or
-    if the likelihood is factorized.
+    The first approaches the target with more particles, the second leaves it unchanged and
+    approaches it with more sweeps; with few of both, the samples depend on the proposals. Even then
+    the unknown pixels of a sample are exact given its code if no known pixel has an unknown one in
+    its window (rows from the top), or if the likelihood is factorized.
 
     Args:
         model: called as ``model(images)``; samples ``"x"`` from a `PixelCNN` or from independent
@@ -82,8 +82,10 @@ def inpaint(
             "num_samples and num_particles must be at least 1 and num_sweeps at least 0, got "
             f"{num_samples}, {num_particles} and {num_sweeps}"
         )
-    if images.dim() != 4:
-        raise ValueError(f"images must have shape (N, C, H, W), got {tuple(images.shape)}")
+    if images.dim() != 4 or not len(images):
+        raise ValueError(
+            f"images must have shape (N, C, H, W), N at least 1, got {tuple(images.shape)}"
+        )
     known = expand_mask(known, (len(images), *images.shape[-2:]))
     blank = torch.where(known.unsqueeze(1), images, 0)  # the rest may be anything, even NaN
     with evaluation_mode(model, guide):

@@ -15,7 +15,9 @@ def run(program: Callable[..., Any], *args: Any, **kwargs: Any) -> poutine.Trace
     try:
         return poutine.trace(program).get_trace(*args, **kwargs)
     except (ValueError, RuntimeError) as error:
-        cause = error.__cause__
-        if type(cause) is type(error) and str(error).startswith(f"{cause}\n"):
-            raise cause from None
-        raise
+        original: BaseException = error
+        while (cause := original.__cause__) and str(original).startswith(f"{cause}\n"):
+            original = cause
+        if original is error:
+            raise
+        raise original from None

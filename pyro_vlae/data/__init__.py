@@ -2,6 +2,7 @@
 
 from pyro_vlae.data.datasets import dataset_names, load_dataset, register_dataset
 from pyro_vlae.data.errors import DatasetCorruptError, DatasetError, DatasetNotFoundError
+from pyro_vlae.data.piano_rolls import PIANO_ROLLS
 from pyro_vlae.data.split import ImageDataset, ImageSplit
 from pyro_vlae.data.values import BINARY, BYTES, INTENSITIES, Values
 
@@ -9,6 +10,7 @@ __all__ = [
     "BINARY",
     "BYTES",
     "INTENSITIES",
+    "PIANO_ROLLS",
     "DatasetCorruptError",
     "DatasetError",
     "DatasetNotFoundError",

@@ -2,6 +2,7 @@
 
 from pyro_vlae.experiments.binary import BinaryRecipe
 from pyro_vlae.experiments.color import ColorRecipe
+from pyro_vlae.experiments.piano_roll import PianoRollRecipe
 from pyro_vlae.experiments.pretrained import load_pretrained, load_run, pretrained_names
 from pyro_vlae.experiments.recipes import RECIPES, ConfigError, Recipe, option, register
 from pyro_vlae.experiments.run import run
@@ -11,6 +12,7 @@ __all__ = [
     "BinaryRecipe",
     "ColorRecipe",
     "ConfigError",
+    "PianoRollRecipe",
     "Recipe",
     "load_pretrained",
     "load_run",

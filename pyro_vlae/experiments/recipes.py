@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Self
 
 import torch
 from pyro.infer import ELBO
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_vlae.data import ImageDataset, Values, dataset_names, load_dataset
-from pyro_vlae.infer import JointOptim
+from pyro_vlae.infer import JointOptim, MarginalLikelihood, marginal_log_likelihood
 from pyro_vlae.training import DecaySchedule, TrainingSettings
 
 BUDGET = ("epochs", "max_minutes", "max_steps")
@@ -131,6 +131,20 @@ class Recipe(ABC):
     def has_code(self) -> bool:
         """Whether the model has a code, so that images can be reconstructed."""
         return True
+
+    def score(
+        self, model: nn.Module, guide: nn.Module, split: Any, index: Tensor, seed: int
+    ) -> tuple[MarginalLikelihood, dict[str, Any]]:
+        """Score the test images at ``index``.
+
+        Returns:
+            The estimates per image, and further entries of ``results.json``.
+        """
+        x = split.batch(index)
+        score = marginal_log_likelihood(
+            model, guide, x, self.num_samples, seed=seed, image_index=index, progress=True
+        )
+        return score, {}
 
     def load_data(self, root: Path | None, device: torch.device) -> ImageDataset:
         """The data set, on a device; `root` is the folder to look in first."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pyro_vlae._version import __version__
 from pyro_vlae.data import ImageDataset
 from pyro_vlae.experiments.recipes import BUDGET, ConfigError, Recipe
-from pyro_vlae.infer import MarginalLikelihood, marginal_log_likelihood, reconstruct
+from pyro_vlae.infer import MarginalLikelihood, reconstruct
 from pyro_vlae.infer.weights import PER_IMAGE
 from pyro_vlae.plots import plot_reconstructions, plot_samples, plot_training, save_figure
 from pyro_vlae.reproducible import write_atomically, write_json
@@ -77,23 +77,16 @@ def run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool = False) -> 
         recipe = replace(recipe, **{name: before["config"][name] for name in BUDGET})
     write_json(out / "config.json", recipe.to_config())
     index = evaluation_index(data.test, recipe.eval_images)
-    x = data.test.batch(index)
+    model.eval(), guide.eval()  # without dropout
     with optimizer.averaged(), torch.no_grad(), pyro.validation_enabled(False):
-        _plot(recipe, data, model, guide, x, result, out)
-        score = marginal_log_likelihood(
-            model,
-            guide,
-            x,
-            recipe.num_samples,
-            seed=EVALUATION_SEED,
-            image_index=index,
-            progress=True,
-        )
+        _plot(recipe, data, model, guide, data.test.batch(index[:32]), result, out)
+        score, more = recipe.score(model, guide, data.test, index, EVALUATION_SEED)
     _write_scores(out / "scores.npz", index, score)
     results = {
         **recipe.to_config(),
         "dataset_description": data.description,
         **score.summary(),
+        **more,
         "train_images_seen": result.images_seen,
         "train_seconds": round(result.seconds, 1),
         "precision": result.precision,
@@ -147,7 +140,7 @@ def _plot(
     samples = plot_samples(show(model(batch_size=64)), f"Samples: {title}")
     save_figure(samples, out / "samples.png")
     if recipe.has_code:
-        pairs = show(x[:32]), show(reconstruct(model, guide, x[:32]))
+        pairs = show(x), show(reconstruct(model, guide, x))
         figure = plot_reconstructions(*pairs, f"Test images and one decompression each: {title}")
         save_figure(figure, out / "reconstructions.png")
     dimensions = x[0].numel() if data.values.unit == "bits/dim" else None

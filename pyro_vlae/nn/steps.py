@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from pyro_vlae.nn.canvas_cache import CanvasCache
 from pyro_vlae.nn.fronts import FrontCache, Fronts, by_pixel
 from pyro_vlae.nn.operations import OWN, Convolution, Operation, PixelFunction, Read
 from pyro_vlae.nn.tracing import Plan, run_static
 from pyro_vlae.nn.weight_norm import WeightNormLayer
 
+Cache = FrontCache | CanvasCache
 # Called with the values so far and a front.
 Compute = Callable[[list[Any], int], Any]
 
@@ -33,7 +35,7 @@ class Step:
     slot: int
     lead: int
     after: tuple[int, ...] = (0,)
-    cache: FrontCache | None = None
+    cache: Cache | None = None
 
 
 class StepBuilder:
@@ -44,7 +46,7 @@ class StepBuilder:
         network: nn.Module,
         context: Tensor | None,
         found: Plan,
-        caches: dict[fx.Node, FrontCache],
+        caches: dict[fx.Node, Cache],
         fronts: Fronts,
         size: int,
     ) -> None:

@@ -21,12 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_vlae.nn.canvas_cache import CanvasCache
 from pyro_vlae.nn.causal import Offset
 from pyro_vlae.nn.fronts import Front, FrontCache, Fronts, wavefront_slope
 from pyro_vlae.nn.graph import NotCausal, UntraceableNetwork
 from pyro_vlae.nn.pixel_network import PixelNetwork
 from pyro_vlae.nn.steps import StepBuilder
 from pyro_vlae.nn.tracing import plan
+
+MANY = 64  # offsets from which on one gather is faster than a slice for each
 
 
 class WavefrontEvaluator:
@@ -61,7 +64,9 @@ class WavefrontEvaluator:
         self._like = next(network.parameters()) if context is None else context
         self._writes = traced.degrees[traced.image][-1]
         self._caches = {
-            node: FrontCache(self._like, size, traced.channels[node], self._fronts, offsets)
+            node: (FrontCache if len(offsets) <= MANY else CanvasCache)(
+                self._like, size, traced.channels[node], self._fronts, offsets
+            )
             for node, offsets in found.kept.items()
         }
         self._image = self._caches[traced.image]

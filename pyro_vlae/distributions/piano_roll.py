@@ -1,0 +1,112 @@
+"""Piano rolls of different lengths, as a Pyro distribution over a padded batch."""
+
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_vlae.distributions.pixelcnn import PixelCNN
+
+
+class _Keys(constraints.Constraint):
+    """0, 1, or -1 for padding."""
+
+    def check(self, value: Tensor) -> Tensor:
+        return (value == 0) | (value == 1) | (value == -1)
+
+
+class PianoRoll(TorchDistribution):
+    """A `PixelCNN` over frames, in which frames after the end of a piece are not scored.
+
+    Values are rolls ``(*batch, 1, T, keys)`` of keys 0 and 1; samples are -1 after the end.
+
+    Args:
+        frames: a `PixelCNN` with event shape ``(1, T, keys)``, or ``(keys, T, 1)`` if the keys are
+            its channels.
+        lengths: frames of each piece, ``(*batch)``, broadcast against the batch shape.
+        validate_args: as in every Pyro distribution.
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
+    support = constraints.independent(_Keys(), 3)
+    has_rsample = False
+
+    def __init__(
+        self, frames: PixelCNN, lengths: Tensor, validate_args: bool | None = None
+    ) -> None:
+        self.frames = frames
+        self.lengths = lengths.expand(frames.batch_shape)
+        channels, length, columns = frames.event_shape
+        shape = torch.Size((1, length, channels * columns))
+        super().__init__(frames.batch_shape, shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "PianoRoll":
+        """The same distribution over a larger batch shape."""
+        return PianoRoll(self.frames.expand(batch_shape), self.lengths, self._validate_args)
+
+    @property
+    def is_real(self) -> Tensor:
+        """The frames before the end, ``(*batch, T)`` bool."""
+        place = torch.arange(self.event_shape[1], device=self.lengths.device)
+        return place < self.lengths.unsqueeze(-1)
+
+    def frame_log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of each frame given those before it, 0 after the end.
+
+        Args:
+            value: rolls ``(*shape, 1, T, keys)``.
+
+        Returns:
+            ``(*shape', T)`` nats.
+
+        Raises:
+            ValueError: the rolls have another shape or, under validation, other values.
+        """
+        if value.shape[-3:] != self.event_shape:
+            raise ValueError(
+                f"expected rolls of shape (*batch, {', '.join(map(str, self.event_shape))}), got "
+                f"{tuple(value.shape)}"
+            )
+        if self._validate_args:
+            self._validate_sample(value)
+        frames = self.frames.pixel_log_prob(self._image(value)).sum(-1)
+        return torch.where(self.is_real, frames, 0.0)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of rolls ``(*shape, 1, T, keys)``: ``(*shape')`` nats."""
+        return self.frame_log_prob(value).sum(-1)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        """Sample rolls exactly: ``(*sample_shape, *batch_shape, 1, T, keys)``."""
+        return self._padded(self.frames.sample(sample_shape))
+
+    @torch.no_grad()
+    def complete(self, value: Tensor, known: Tensor) -> Tensor:
+        """Sample the unknown frames of rolls from their exact conditional given the known ones.
+
+        Args:
+            value: rolls ``(*shape, 1, T, keys)``; their unknown frames are ignored.
+            known: bool, ``(*shape, T)``: the frames to keep, usually the first ones.
+
+        Raises:
+            ValueError: a known frame has an unknown one in its window, see `PixelCNN.complete`.
+        """
+        columns = self.frames.event_shape[-1]
+        known = known.unsqueeze(-1).expand(*known.shape, columns)
+        return self._padded(self.frames.complete(self._image(value), known))
+
+    def _image(self, rolls: Tensor) -> Tensor:
+        """Rolls as images of the `PixelCNN`, with silence after the end."""
+        rolls = rolls.clamp(min=0)
+        if self.frames.event_shape == self.event_shape:
+            return rolls
+        return rolls.movedim(-1, -3).movedim(-2, -1)
+
+    def _padded(self, image: Tensor) -> Tensor:
+        """Images of the `PixelCNN` as rolls, with -1 after the end."""
+        if self.frames.event_shape != self.event_shape:
+            image = image.movedim(-3, -1).movedim(-2, -3)
+        return torch.where(self.is_real.unsqueeze(-1).unsqueeze(-3), image, -1.0)

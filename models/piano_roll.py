@@ -117,7 +117,7 @@ class PianoRollVLAE(nn.Module):
         self.likelihood = likelihood
 
     def forward(
-        self, x: Tensor | None = None, batch_size: int = 1, frames: int = FRAMES
+        self, x: Tensor | None = None, batch_size: int = 1, frames: int | None = None
     ) -> Tensor:
         """The generative program.
 
@@ -125,13 +125,14 @@ class PianoRollVLAE(nn.Module):
             x: rolls ``(batch, 1, T, 88)``, -1 after the end of each, to condition on; or None to
                 generate.
             batch_size: number of rolls to generate when x is None.
-            frames: their length.
+            frames: their length, 64 if None.
 
         Returns:
             The rolls.
         """
         register_parameters(self)
         if x is None:
+            frames = FRAMES if frames is None else frames
             device = next(self.parameters()).device
             lengths = torch.full((batch_size,), frames, device=device)
         else:

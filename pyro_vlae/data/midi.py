@@ -46,7 +46,7 @@ def write_midi(path: str | os.PathLike[str], roll: Array, frames_per_minute: flo
                 last = frame
     # The track ends with the roll, also if that ends in silence.
     track += _variable_length((len(roll) - last) * _TICKS) + b"\xff\x2f\x00"
-    header = b"MThd" + b"".join(n.to_bytes(s, "big") for n, s in ((6, 4), (0, 2), (1, 2), (_TICKS, 2)))
+    header = b"MThd" + bytes((0, 0, 0, 6, 0, 0, 0, 1, 0, _TICKS))
     Path(path).write_bytes(header + b"MTrk" + len(track).to_bytes(4, "big") + track)
 
 

@@ -148,7 +148,7 @@ class PianoRollSplit:
         if self.transpose:
             used = piece.any(0).nonzero()
             low, high = (int(used[0]), int(used[-1])) if len(used) else (0, KEYS - 1)
-            shifts = [shift for shift in _SHIFTS if 0 <= low + shift and high + shift < KEYS]
+            shifts = [shift for shift in _SHIFTS if low + shift >= 0 and high + shift < KEYS]
             shift = shifts[_randint(len(shifts), generator, piece.device)]
             piece = piece.roll(shift, 1)
         return piece

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vlae.distributions.pixelcnn import PixelCNN
+from pyro_vlae.distributions.sampling import go_through, keep_known, sample_front
 
 
 class _Keys(constraints.Constraint):
@@ -97,6 +98,43 @@ class PianoRoll(TorchDistribution):
         columns = self.frames.event_shape[-1]
         known = known.unsqueeze(-1).expand(*known.shape, columns)
         return self._padded(self.frames.complete(self._image(value), known))
+
+    @torch.no_grad()
+    def resample(self, value: Tensor, known: Tensor, particles: int = 64) -> tuple[Tensor, Tensor]:
+        """Sample keys given any others, approximately: by importance resampling.
+
+        Known keys may come later than unknown ones, such as a melody above unknown lower voices.
+        Each particle samples the unknown keys in order, given the known ones before them; its
+        weight is the probability of the known keys, and one particle is chosen by weight. The
+        result is exact in the limit of many particles.
+
+        Args:
+            value: rolls ``(N, 1, T, keys)``, with the batch shape of this distribution.
+            known: bool, ``(N, 1, T, keys)``: the keys to keep.
+            particles: particles for each roll.
+
+        Returns:
+            Rolls ``(N, 1, T, keys)``, and the effective sample size of each, ``(N,)``.
+
+        Raises:
+            ValueError: the keys are the channels of the `PixelCNN`.
+        """
+        if self.frames.event_shape != self.event_shape:
+            raise ValueError("keys can be known one by one only if they are columns, not channels")
+        frames = self.frames.expand((particles, *self.batch_shape))
+        shape = (particles, *self.batch_shape, *self.event_shape)
+        image = value.clamp(min=0).expand(shape).flatten(0, 1)
+        keep = known.expand(shape).flatten(0, 1)[:, 0]
+        choose = keep_known(sample_front, image.clone(), keep)
+        maps = frames._flat_context(frames.batch_shape)
+        drawn = go_through(frames.network, frames.emission, maps, image.clone(), choose).view(shape)
+        evidence = torch.where(
+            known[:, 0] & self.is_real.unsqueeze(-1), frames.pixel_log_prob(drawn), 0.0
+        )
+        weights = evidence.sum((-2, -1)).softmax(0)
+        chosen = torch.multinomial(weights.T, 1).squeeze(-1)
+        rolls = drawn[chosen, torch.arange(len(chosen), device=chosen.device)]
+        return self._padded(rolls), 1 / weights.square().sum(0)
 
     def _image(self, rolls: Tensor) -> Tensor:
         """Rolls as images of the `PixelCNN`, with silence after the end."""

@@ -57,7 +57,7 @@ class PianoRollRecipe(Recipe):
     learning_rate: float = 0.01
     num_samples: int = option(64, "importance samples per test piece", metavar="K")
     eval_images: int | None = option(None, "number of test pieces to score", metavar="N")
-    model: str = option("vlae", choices=("vlae", "unconditional"))
+    model: str = option("vlae", "with or without a code", choices=("vlae", "unconditional"))
     window: int = option(8, "past frames that the decoder sees", metavar="B")
     likelihood: str = option("pixelcnn", "p(x | z)", choices=("pixelcnn", "independent"))
     prior: str = option("flow", "p(z)", choices=("flow", "normal"))
@@ -153,7 +153,7 @@ def per_frame(score: MarginalLikelihood, lengths: Tensor) -> dict[str, Any]:
     frames = int(lengths.sum())
     nll = -score.log_prob.sum().item() / frames
     # Delta method for a ratio of sums over pieces.
-    residual = -score.log_prob - nll * lengths
+    residual = -score.log_prob - nll * lengths.double()
     error = residual.std().item() * len(lengths) ** 0.5 / frames if len(lengths) > 1 else None
     return {
         "nll_nats_per_frame": nll,

@@ -1,4 +1,4 @@
-"""Networks for piano rolls: exact windows in time and keys, and codes that padding never changes."""
+"""Networks for piano rolls: exact windows in time and keys, and codes without padding."""
 
 import pytest
 import torch

@@ -1,0 +1,65 @@
+"""Runs on piano rolls: train, score in nats per frame, resume, load."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from pyro_vlae.data import datasets
+from pyro_vlae.data.piano_rolls import KEYS, PIANO_ROLLS, PianoRollDataset, PianoRollSplit
+from pyro_vlae.experiments import PianoRollRecipe, load_run
+from pyro_vlae.experiments.command_line import train
+from pyro_vlae.experiments.piano_roll import score_pieces
+
+SIZES = ("--window", "2", "--hidden", "8", "--code-hidden", "8", "--crop", "8")
+
+
+def read_scales(store):
+    """Scales upward, which the past frame predicts."""
+
+    def split(*lengths):
+        frames = torch.zeros(sum(lengths), KEYS, dtype=torch.uint8)
+        frames[torch.arange(len(frames)), 40 + torch.arange(len(frames)) % 12] = 1
+        return PianoRollSplit(frames, torch.tensor(lengths))
+
+    return PianoRollDataset("scales", "scales", split(*[12] * 16), split(12, 9), split(6, 3, 4))
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    entry = read_scales, PIANO_ROLLS
+    monkeypatch.setattr(datasets, "_READERS", {**datasets._READERS, "scales": entry})
+
+
+def start(out, *options):
+    given = ["--dataset", "scales", "--num-samples", "3", "--device", "cpu", "--out", str(out)]
+    return train(PianoRollRecipe, "Rolls.", [*given, *options])
+
+
+@pytest.mark.parametrize("model", ["vlae", "unconditional"])
+def test_a_run_trains_scores_and_resumes(tmp_path, monkeypatch, model):
+    monkeypatch.setattr("pyro_vlae.models.piano_roll.FRAMES", 1)
+    assert start(tmp_path, *SIZES, "--epochs", "1", "--model", model) == 0
+    first = json.loads((tmp_path / "results.json").read_text())
+    assert start(tmp_path, "--resume", "--epochs", "2") == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert (first["train_images_seen"], results["train_images_seen"]) == (16, 32)
+    scores = np.load(tmp_path / "scores.npz")
+    lengths = np.array([6, 3, 4])[scores["test_index"]]
+    assert results["num_frames"] == 13
+    assert results["nll_nats_per_frame"] == pytest.approx(-scores["log_prob"].sum() / 13)
+    assert results["bound_nats_per_frame"] == pytest.approx(-scores["elbo"].sum() / 13)
+    rate = results["kl_nats_per_frame"]
+    assert rate == pytest.approx((scores["kl"]).sum() / 13)
+    assert (rate == 0) == (model == "unconditional")
+    assert results["bound_nats_per_frame"] >= results["nll_nats_per_frame"]
+    residual = -scores["log_prob"] - results["nll_nats_per_frame"] * lengths
+    error = residual.std(ddof=1) * 3**0.5 / 13
+    assert results["nll_nats_per_frame_standard_error"] == pytest.approx(error)
+    loaded, guide = load_run(tmp_path)
+    assert loaded(batch_size=2, frames=3).shape == (2, 1, 3, KEYS)
+    data = read_scales(None)
+    again = score_pieces(loaded, guide, data.test, torch.tensor([2, 0]), 3)
+    order = [scores["test_index"].tolist().index(n) for n in (2, 0)]
+    np.testing.assert_allclose(again.log_prob, scores["log_prob"][order], atol=1e-3)

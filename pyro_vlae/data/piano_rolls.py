@@ -16,6 +16,7 @@ import numpy as np
 import scipy.io
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pyro_vlae.data.datasets import register_dataset
 from pyro_vlae.data.errors import DatasetError
@@ -29,7 +30,7 @@ PADDING = -1.0
 CROP_STEP = 8
 """Crops begin at multiples of this many frames, and so keep their place in the bar."""
 
-_SHOWN_FRAMES = 128
+_SHORTEST_PICTURE, _LONGEST_PICTURE = 48, 128  # frames
 _SHIFTS = range(-5, 7)  # semitones
 
 
@@ -38,8 +39,12 @@ class RollValues(Values):
     """Binary keys; as a picture, a roll has time to the right, pitch upward, and gray padding."""
 
     def to_unit_range(self, x: Tensor) -> Tensor:
-        """Map the first 128 frames of rolls ``(N, 1, T, 88)`` to ``(N, 1, 88, T)`` in [0, 1]."""
-        x = x.cpu()[:, :, :_SHOWN_FRAMES]
+        """Map the first 128 frames of rolls ``(N, 1, T, 88)`` to ``(N, 1, 88, T)`` in [0, 1].
+
+        Short rolls are padded to 48 frames: as narrow pictures they would be enlarged enormously.
+        """
+        x = x.cpu()[:, :, :_LONGEST_PICTURE]
+        x = F.pad(x, (0, 0, 0, max(0, _SHORTEST_PICTURE - x.shape[-2])), value=PADDING)
         return torch.where(x < 0, 0.2, x).transpose(-1, -2).flip(-2)
 
 

@@ -80,9 +80,11 @@ def test_a_picture_has_pitch_upward_and_gray_padding():
     x = torch.zeros(1, 1, 3, KEYS)
     x[0, 0, 0, 0], x[0, 0, 2] = 1, PADDING
     picture = PIANO_ROLLS.to_unit_range(x)
-    assert picture.shape == (1, 1, KEYS, 3)
+    assert picture.shape == (1, 1, KEYS, 48)
     assert picture[0, 0, -1, 0] == 1 and picture[..., 0].sum() == 1
-    assert ((picture[..., 2] > 0) & (picture[..., 2] < 1)).all()
+    assert (picture[..., 1] == 0).all()
+    assert ((picture[..., 2:] > 0) & (picture[..., 2:] < 1)).all()
+    assert PIANO_ROLLS.to_unit_range(x.expand(1, 1, 3, KEYS).repeat(1, 1, 99, 1)).shape[-1] == 128
 
 
 # Sequences and test frames as published with the splits; mean number of keys held in the test set.

@@ -28,7 +28,10 @@ from pyro_vlae.training import has_checkpoint
 
 WINDOWS = (1, 2, 4, 8, 16)
 SHOWN, FRAMES = 8, 48
-OPTIONS = ("dataset", "likelihood", "hidden", "code_channels", "free_nats", "seed", "num_samples")
+OPTIONS = (
+    *("dataset", "likelihood", "hidden", "code_channels", "free_nats"),
+    *("batch_size", "seed", "num_samples", "eval_images"),
+)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

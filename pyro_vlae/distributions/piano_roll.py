@@ -100,7 +100,7 @@ class PianoRoll(TorchDistribution):
         return self._padded(self.frames.complete(self._image(value), known))
 
     @torch.no_grad()
-    def resample(self, value: Tensor, known: Tensor, particles: int = 64) -> tuple[Tensor, Tensor]:
+    def resample(self, value: Tensor, known: Tensor, particles: int = 32) -> tuple[Tensor, Tensor]:
         """Sample keys given any others, approximately: by importance resampling.
 
         Known keys may come later than unknown ones, such as a melody above unknown lower voices.

@@ -21,7 +21,7 @@ from pyro_vlae.experiments.recipes import Recipe, option, register
 from pyro_vlae.guides.piano_roll import PianoRollGuide
 from pyro_vlae.infer import FreeBitsELBO, MarginalLikelihood, marginal_log_likelihood
 from pyro_vlae.infer.weights import PER_IMAGE
-from pyro_vlae.models.piano_roll import piano_roll_vlae
+from pyro_vlae.models.piano_roll import FRAMES, piano_roll_vlae
 
 # Frames of all codes in one pass: more would exceed the cache of a CPU.
 _FRAMES_PER_PASS = 4096
@@ -102,6 +102,9 @@ class PianoRollRecipe(Recipe):
     ) -> tuple[MarginalLikelihood, dict[str, Any]]:
         score = score_pieces(model, guide, split, index, self.num_samples, seed)
         return score, per_frame(score, split.lengths[index])
+
+    def pictured(self, split: Any, index: Tensor) -> Tensor:
+        return split.batch(index[:32])[:, :, :FRAMES]  # whole pieces can take an hour to sample
 
     def describe_parts(self) -> str:
         keys = "lower keys" if self.likelihood == "pixelcnn" else "keys independent"

@@ -146,6 +146,10 @@ class Recipe(ABC):
         )
         return score, {}
 
+    def pictured(self, split: Any, index: Tensor) -> Tensor:
+        """The test images to show beside their decompressions."""
+        return split.batch(index[:32])
+
     def load_data(self, root: Path | None, device: torch.device) -> ImageDataset:
         """The data set, on a device; `root` is the folder to look in first."""
         return load_dataset(self.dataset, root, device)

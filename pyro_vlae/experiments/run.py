@@ -79,7 +79,7 @@ def run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool = False) -> 
     index = evaluation_index(data.test, recipe.eval_images)
     model.eval(), guide.eval()  # without dropout
     with optimizer.averaged(), torch.no_grad(), pyro.validation_enabled(False):
-        _plot(recipe, data, model, guide, data.test.batch(index[:32]), result, out)
+        _plot(recipe, data, model, guide, recipe.pictured(data.test, index), result, out)
         score, more = recipe.score(model, guide, data.test, index, EVALUATION_SEED)
     _write_scores(out / "scores.npz", index, score)
     results = {

@@ -62,7 +62,7 @@ def test_a_run_writes_scores_pictures_and_music(load_example, tmp_path, capsys, 
         assert (played[mask].numpy() == original[mask.numpy()]).all()
     assert files["new-0-sample"].shape == (GIVEN + 1, 88)
     sizes = results["resampling_effective_sample_sizes"][code.replace("-", " ")]
-    assert all(1 <= size < 64.001 for size in sizes)
+    assert all(1 <= size < 32.001 for size in sizes)
 
 
 def test_the_melody_is_the_highest_key_and_what_is_above():

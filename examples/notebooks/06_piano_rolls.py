@@ -57,8 +57,8 @@ except DatasetNotFoundError:
 print(data.description)
 
 # %% [markdown]
-# A batch is padded to the longest piece; keys are 0 and 1, and -1 after the end of a piece. Training
-# pieces are cropped and transposed at random. Validation and test pieces never are.
+# A batch is padded to the longest piece; keys are 0 and 1, and -1 after the end of a piece. Train
+# pieces are cropped and transposed at random; validation and test pieces never are.
 
 # %%
 train = data.augmented(transpose=True, crop=32).train
@@ -94,9 +94,8 @@ for step in range(81):
 
 # %%
 model.eval(), guide.eval()
-scores = [
-    marginal_log_likelihood(model, guide, data.test.batch(torch.tensor([n])), 32) for n in range(6)
-]
+pieces = [data.test.batch(torch.tensor([number])) for number in range(6)]
+scores = [marginal_log_likelihood(model, guide, piece, num_samples=32) for piece in pieces]
 frames = data.test.lengths[:6].sum()
 nll = -torch.cat([score.log_prob for score in scores]).sum() / frames
 bound = -torch.cat([score.elbo for score in scores]).sum() / frames
@@ -132,6 +131,5 @@ with tempfile.TemporaryDirectory() as folder:
     print(path.stat().st_size, "bytes; read back:", (read_midi(path) == roll).all())
 
 # %% [markdown]
-# `python examples/piano_rolls.py` trains a larger model, and `python examples/piano_roll_windows.py`
-# compares windows of 1 to 16 frames: [the code holds more where the decoder sees
-# less](04_what_the_code_holds).
+# `examples/piano_rolls.py` trains a larger model, and `examples/piano_roll_windows.py` compares
+# windows of 1 to 16 frames, as [what the code holds](04_what_the_code_holds) does for images.

@@ -12,8 +12,25 @@ from pyro_vlae.nn.piano_rolls import (
     block_mask,
     roll_lengths,
 )
+from pyro_vlae.testing import NetworkContract
 
 FRAMES, KEYS = 14, 6
+
+
+class TestPianoRollNet(NetworkContract):
+    feature_shape = (2, 4, 5)
+    values = (0.0, 1.0)
+
+    def make(self):
+        return PianoRollNet(2, 2, 6, keys=5)
+
+
+class TestFrameNet(NetworkContract):
+    feature_shape = (2, 5, 1)
+    values = (0.0, 1.0)
+
+    def make(self):
+        return FrameNet(2, 2, 6, keys=3)
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from pyro_vlae.data import PIANO_ROLLS, DatasetNotFoundError, load_dataset
 from pyro_vlae.data.midi import read_midi, write_midi
 from pyro_vlae.data.piano_rolls import PianoRollDataset, PianoRollSplit
 from pyro_vlae.guides.piano_roll import PianoRollGuide
-from pyro_vlae.infer import decompress, initialize, marginal_log_likelihood
+from pyro_vlae.infer import initialize, marginal_log_likelihood, reconstruct
 from pyro_vlae.models.piano_roll import piano_roll_vlae
 from pyro_vlae.plots import plot_groups, plot_samples
 
@@ -115,7 +115,7 @@ with torch.no_grad():
     likelihood = model.likelihood(model.decoder(guide(x), lengths, 16), lengths)
     pictures = {
         "original": x,
-        "decompressed": decompress(model, guide, x),
+        "decompressed": reconstruct(model, guide, x),
         "continued": likelihood.complete(x, torch.arange(16) < 8),
     }
 plot_groups({name: PIANO_ROLLS.to_unit_range(rolls) for name, rolls in pictures.items()})

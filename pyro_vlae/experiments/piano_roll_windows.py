@@ -16,7 +16,7 @@ from pyro_vlae.analysis import linear_probe
 from pyro_vlae.analysis.music import estimate_key, pitch_class_counts
 from pyro_vlae.data.piano_rolls import PianoRollDataset, PianoRollSplit
 from pyro_vlae.experiments.pretrained import load_run
-from pyro_vlae.infer import decompress
+from pyro_vlae.infer import reconstruct
 from pyro_vlae.nn.piano_rolls import BLOCK
 from pyro_vlae.reproducible import write_json
 
@@ -78,7 +78,7 @@ def probe_run(out: Path, data: PianoRollDataset, shown: Tensor) -> tuple[dict[st
     write_json(out / "results.json", results)
     with torch.no_grad(), pyro.validation_enabled(False):
         pyro.set_rng_seed(card["config"]["seed"])
-        return results, decompress(model, guide, shown)
+        return results, reconstruct(model, guide, shown)
 
 
 def window_rows(results: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:

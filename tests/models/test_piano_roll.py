@@ -9,7 +9,7 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro_vlae.distributions import PixelCNN, sampling
 from pyro_vlae.distributions.piano_roll import PianoRoll
 from pyro_vlae.guides.piano_roll import PianoRollGuide
-from pyro_vlae.infer import decompress, initialize, marginal_log_likelihood
+from pyro_vlae.infer import initialize, marginal_log_likelihood, reconstruct
 from pyro_vlae.models.piano_roll import TemporalPrior, piano_roll_vlae
 from pyro_vlae.nn.piano_rolls import PianoRollNet
 from pyro_vlae.nn.wavefront import FullPasses
@@ -141,7 +141,7 @@ def test_fast_sampling_equals_full_passes(likelihood, monkeypatch):
 def test_decompressions_are_as_long_as_the_originals():
     model, guide = build()
     x = rolls(12, 5)
-    y = decompress(model, guide, x)
+    y = reconstruct(model, guide, x)
     assert torch.equal(y < 0, x < 0) and not torch.equal(y, x)
 
 

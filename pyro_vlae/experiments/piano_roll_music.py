@@ -38,9 +38,9 @@ def play(
     """Write pictures and MIDI files of what a model plays.
 
     ``continuations.png`` has test pieces and continuations of their first frames, with the piece's
-    own code and with one from the prior; ``melodies.png`` has test pieces, and their melodies with
-    new lower voices, with their own code and with that of another piece. ``midi/`` has all of them,
-    and samples.
+    own code and with one from the prior; ``melodies.png`` has beginnings of test pieces, and their
+    melodies with new lower voices, with their own code and with that of another piece. ``midi/``
+    has all of them, and samples.
 
     Args:
         model: a trained model.
@@ -56,23 +56,25 @@ def play(
     pyro.set_rng_seed(seed)
     long = (split.lengths >= _FRAMES).nonzero().flatten()[:pieces]
     x = split.batch(long)[:, :, :_FRAMES]
+    start = x[:, :, :GIVEN]
     lengths = torch.full((len(x),), _FRAMES, device=x.device)
-    own: Tensor | None = None
-    codes: dict[str, Tensor | None] = {"without a code": None}
-    others = dict(codes)
-    if model.prior is not None:
-        own = guide.posterior(x).sample()
-        codes = {"own code": own, "code of the prior": model.prior(lengths, _FRAMES).sample()}
-        others = {"own code": own, "another code": own.roll(1, 0)}
     known = torch.arange(_FRAMES, device=x.device) < GIVEN
+    codes: dict[str, Tensor | None] = {"without a code": None}
+    start_codes = codes
+    if model.prior is not None:
+        sampled = model.prior(lengths, _FRAMES).sample()
+        codes = {"own code": guide.posterior(x).sample(), "code of the prior": sampled}
+        own = guide.posterior(start).sample()
+        start_codes = {"own code": own, "another code": own.roll(1, 0)}
     continued = {"original": x}
     for name, z in codes.items():
         continued[name] = decode_roll(model, z, lengths, _FRAMES).complete(x, known)
-    melodies, sizes = {"original": x}, {}
-    for name, z in others.items():
-        distribution = decode_roll(model, z, lengths, _FRAMES)
+    # Only the beginning: the weights of longer pieces would leave a single particle.
+    melodies, sizes = {"original": start}, {}
+    for name, z in start_codes.items():
+        distribution = decode_roll(model, z, torch.full_like(lengths, GIVEN), GIVEN)
         if distribution.frames.event_shape == distribution.event_shape:
-            melodies[name], size = distribution.resample(x, melody_mask(x))
+            melodies[name], size = distribution.resample(start, melody_mask(start))
             sizes[name] = size.tolist()
     samples = {"sample": model(batch_size=pieces, frames=_FRAMES)}
     (out / "midi").mkdir(exist_ok=True)
@@ -81,10 +83,10 @@ def play(
             for number, roll in enumerate(versions[:, 0].cpu().numpy()):
                 write_midi(out / "midi" / f"{kind}-{number}-{name.replace(' ', '-')}.mid", roll)
     show = PIANO_ROLLS.to_unit_range
-    title = f"Continuations of the first {GIVEN} frames of test pieces"
+    title = f"Continuations of {GIVEN} frames"
     pictures = {name: show(rolls) for name, rolls in continued.items()}
     save_figure(plot_groups(pictures, title, 2), out / "continuations.png")
-    title = "Melodies of test pieces (highest notes), with new lower voices"
+    title = "Melodies with new lower voices"
     pictures = {name: show(rolls) for name, rolls in melodies.items()}
     save_figure(plot_groups(pictures, title, 2), out / "melodies.png")
     return {"resampling_effective_sample_sizes": sizes}

@@ -6,6 +6,7 @@ References:
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,7 @@ def per_frame(score: MarginalLikelihood, lengths: Tensor) -> dict[str, Any]:
     nll = -score.log_prob.sum().item() / frames
     # Delta method for a ratio of sums over pieces.
     residual = -score.log_prob - nll * lengths.double()
-    error = residual.std().item() * len(lengths) ** 0.5 / frames if len(lengths) > 1 else None
+    error = residual.std().item() * len(lengths) ** 0.5 / frames if len(lengths) > 1 else math.nan
     return {
         "nll_nats_per_frame": nll,
         "nll_nats_per_frame_standard_error": error,

@@ -6,6 +6,7 @@ References:
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import cast
 
 import pyro
 import pyro.distributions as dist
@@ -64,7 +65,7 @@ class TemporalPrior(nn.Module):
             return base
         counts = torch.as_tensor(count_blocks(lengths))
         transforms = [
-            TemporalMeanOnlyAutoregressive(network, counts, reverse=bool(k % 2))
+            TemporalMeanOnlyAutoregressive(cast(MaskedMapNet, network), counts, reverse=bool(k % 2))
             for k, network in enumerate(self.networks)
         ]
         inverses = [transform.inv for transform in reversed(transforms)]

@@ -143,7 +143,9 @@ def score_pieces(
                 max_codes_per_chunk=codes,
             )
         )
-    merged = {name: torch.cat([getattr(s, name) for s in scores]) for name in PER_IMAGE}
+    merged: dict[str, Any] = {
+        name: torch.cat([getattr(s, name) for s in scores]) for name in PER_IMAGE
+    }
     return dataclasses.replace(scores[0], **merged)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vlae.data.midi import write_midi
 from pyro_vlae.data.piano_rolls import PIANO_ROLLS, PianoRollSplit
@@ -33,7 +33,7 @@ def melody_mask(rolls: Tensor) -> Tensor:
 
 @torch.no_grad()
 def play(
-    model: nn.Module, guide: Any, split: PianoRollSplit, out: Path, seed: int = 0, pieces: int = 4
+    model: Any, guide: Any, split: PianoRollSplit, out: Path, seed: int = 0, pieces: int = 4
 ) -> dict[str, Any]:
     """Write pictures and MIDI files of what a model plays.
 

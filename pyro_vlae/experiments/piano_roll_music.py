@@ -63,9 +63,9 @@ def play(
     start_codes = codes
     if model.prior is not None:
         sampled = model.prior(lengths, _FRAMES).sample()
-        codes = {"own code": guide.posterior(x).sample(), "code of the prior": sampled}
+        codes = {"own code": guide.posterior(x).sample(), "prior code": sampled}
         own = guide.posterior(start).sample()
-        start_codes = {"own code": own, "another code": own.roll(1, 0)}
+        start_codes = {"own code": own, "other code": own.roll(1, 0)}
     continued = {"original": x}
     for name, z in codes.items():
         continued[name] = decode_roll(model, z, lengths, _FRAMES).complete(x, known)

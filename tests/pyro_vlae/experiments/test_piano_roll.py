@@ -1,6 +1,9 @@
 """Runs on piano rolls: train, score in nats per frame, resume, load."""
 
 import json
+import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,11 @@ from pyro_vlae.experiments import PianoRollRecipe, load_run
 from pyro_vlae.experiments.command_line import train
 from pyro_vlae.experiments.piano_roll import score_pieces
 
+ROOT = Path(__file__).parents[3]
+ROW = re.compile(
+    r"^\|.*\| `(results/[\w-]+)` \| ([\d.]+) ± ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d,]+) steps",
+    re.MULTILINE,
+)
 SIZES = ("--window", "2", "--hidden", "8", "--code-hidden", "8", "--crop", "8")
 
 
@@ -63,3 +71,16 @@ def test_a_run_trains_scores_and_resumes(tmp_path, monkeypatch, model):
     again = score_pieces(loaded, guide, data.test, torch.tensor([2, 0]), 3)
     order = [scores["test_index"].tolist().index(n) for n in (2, 0)]
     np.testing.assert_allclose(again.log_prob, scores["log_prob"][order], atol=1e-3)
+
+
+def test_figures_of_the_page_are_those_of_the_committed_runs():
+    rows = ROW.findall((ROOT / "docs" / "piano_rolls.md").read_text())
+    assert len(rows) >= 2
+    for run, *figures, steps in rows:
+        results = json.loads((ROOT / run / "results.json").read_text())
+        names = ("nll", "nll", "bound", "kl")
+        ends = ("", "_standard_error", "", "")
+        for figure, name, end in zip(figures, names, ends, strict=True):
+            exact = results[f"{name}_nats_per_frame{end}"]
+            assert float(figure) == pytest.approx(math.ceil(1000 * exact) / 1000)
+        assert int(steps.replace(",", "")) * results["batch_size"] == results["train_images_seen"]

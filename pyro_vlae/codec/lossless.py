@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from pyro import poutine
-from pyro.distributions import Independent, Normal
+from pyro.distributions import Normal
 from torch import Tensor, nn
 
 from pyro_vlae.codec.container import (
@@ -34,6 +34,7 @@ from pyro_vlae.codec.stack import (
     gaussian_bits,
     initial_words,
 )
+from pyro_vlae.infer.particles import sample_sites
 from pyro_vlae.nn.threads import single_threaded
 from pyro_vlae.nn.weight_norm import initialization
 from pyro_vlae.reproducible import evaluation_context
@@ -129,11 +130,14 @@ class LosslessCodec:
         """
         file = Container.unpack(data)
         self._check_origin(file)
-        shape, runs = file.numbers[:3], file.numbers[4:]
+        shape, numbers = file.numbers[:3], file.numbers[4:]
+        runs = list(zip(numbers[::3], numbers[1::3], numbers[2::3], strict=False))
+        if not all(0 < count <= PADDED[-1] and 2**radius <= LARGEST for _, count, radius in runs):
+            raise CodecError("the header of the compressed file is invalid")
         stack = BitStack(file.words)
         parts = []
         with self._exactly():
-            for repeats, count, radius in zip(runs[::3], runs[1::3], runs[2::3], strict=True):
+            for repeats, count, radius in runs:
                 for _ in range(repeats):
                     like = torch.zeros(_padded(count), *shape)
                     parts.append(self._pop_batch(stack, like, count, 2**radius))
@@ -208,13 +212,13 @@ class LosslessCodec:
     def _posterior(self, x: Tensor, count: int) -> tuple[Array, Array]:
         """Means and scales of the first codes, in grid points, flat."""
         trace = poutine.trace(self.guide).get_trace(x)
-        sites = [name for name in trace.stochastic_nodes if name in trace.nodes]
-        q = trace.nodes["z"]["fn"] if "z" in trace.nodes else None
-        normal = q.base_dist if isinstance(q, Independent) else None
-        if sites != ["z"] or not isinstance(normal, Normal):
+        sites = {name: site["fn"] for name, site in sample_sites(trace)}
+        normal = getattr(sites.get("z"), "base_dist", None)
+        if sites.keys() != {"z"} or not isinstance(normal, Normal):
+            got = ", ".join(f"{name} from a {type(fn).__name__}" for name, fn in sites.items())
             raise CodecError(
-                f"lossless coding needs a guide that samples z from a diagonal Gaussian, got "
-                f"{q if q is not None else sites}: its codes cannot be popped from bits. Use "
+                "lossless coding needs a guide that samples z from a diagonal Gaussian; this one "
+                f"samples {got or 'nothing'}, which cannot be popped from bits. Use "
                 "GaussianGuide, or LossyCodec"
             )
         means, scales = (
@@ -248,7 +252,7 @@ class LosslessCodec:
             )
         here = environment()
         differing = [f"{a} (here: {b})" for a, b in zip(file.texts, here, strict=False) if a != b]
-        if differing or file.numbers[3] != GRID_BITS:
+        if differing or file.numbers[3:4] != (GRID_BITS,):
             raise CodecError(
                 f"the file was written with {', '.join(differing)}; networks may round differently "
                 "here: decode it with the same versions on the same kind of machine"

@@ -59,7 +59,9 @@ class BitStack:
 
     def push_bits(self, symbols: Array, probabilities: Array) -> None:
         """Push what `pop_bits` pops."""
-        self._coder.encode_reverse(_int32(symbols), stream.model.Bernoulli(perfect=False), probabilities)
+        self._coder.encode_reverse(
+            _int32(symbols), stream.model.Bernoulli(perfect=False), probabilities
+        )
 
     def pop_levels(self, probabilities: Array) -> Array:
         """Pop levels given their probabilities ``(S, levels)``."""
@@ -67,11 +69,15 @@ class BitStack:
 
     def push_levels(self, symbols: Array, probabilities: Array) -> None:
         """Push what `pop_levels` pops."""
-        self._coder.encode_reverse(_int32(symbols), stream.model.Categorical(perfect=False), probabilities)
+        self._coder.encode_reverse(
+            _int32(symbols), stream.model.Categorical(perfect=False), probabilities
+        )
 
     def pop_normal(self, count: int, scale: float, radius: int) -> Array:
         """Pop integers of at most ``radius`` from a quantized ``N(0, scale^2)``: ``(count,)``."""
-        return self._coder.decode(stream.model.QuantizedGaussian(-radius, radius, 0.0, scale), count)
+        return self._coder.decode(
+            stream.model.QuantizedGaussian(-radius, radius, 0.0, scale), count
+        )
 
     def push_normal(self, symbols: Array, scale: float, radius: int) -> None:
         """Push what `pop_normal` pops."""

@@ -2,5 +2,6 @@
 
 from pyro_vlae.codec.container import CodecError
 from pyro_vlae.codec.lossless import LosslessCodec
+from pyro_vlae.codec.lossy import LossyCodec
 
-__all__ = ["CodecError", "LosslessCodec"]
+__all__ = ["CodecError", "LosslessCodec", "LossyCodec"]

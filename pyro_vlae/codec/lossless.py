@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pyro import poutine
-from pyro.distributions import Normal
+from pyro.distributions import Independent, Normal
 from torch import Tensor, nn
 
 from pyro_vlae.codec.container import (
@@ -26,6 +25,7 @@ from pyro_vlae.codec.container import (
 )
 from pyro_vlae.codec.lattice import LatticePrior
 from pyro_vlae.codec.pixels import check_likelihood, pop_pixels, push_pixels
+from pyro_vlae.codec.programs import check_model, posterior
 from pyro_vlae.codec.stack import (
     LARGEST,
     OTHER_ROUNDING,
@@ -34,7 +34,6 @@ from pyro_vlae.codec.stack import (
     gaussian_bits,
     initial_words,
 )
-from pyro_vlae.infer.particles import sample_sites
 from pyro_vlae.nn.threads import single_threaded
 from pyro_vlae.nn.weight_norm import initialization
 from pyro_vlae.reproducible import evaluation_context
@@ -72,11 +71,7 @@ class LosslessCodec:
     """
 
     def __init__(self, model: Any, guide: Any) -> None:
-        missing = [name for name in ("prior", "decoder", "likelihood") if not hasattr(model, name)]
-        if missing:
-            raise CodecError(
-                f"a codec needs a VLAE, got a {type(model).__name__} without {', '.join(missing)}"
-            )
+        check_model(model)
         for part in (model, guide):
             for name, p in part.named_parameters() if isinstance(part, nn.Module) else ():
                 if p.dtype != torch.float32 or p.device.type != "cpu":
@@ -211,15 +206,13 @@ class LosslessCodec:
 
     def _posterior(self, x: Tensor, count: int) -> tuple[Array, Array]:
         """Means and scales of the first codes, in grid points, flat."""
-        trace = poutine.trace(self.guide).get_trace(x)
-        sites = {name: site["fn"] for name, site in sample_sites(trace)}
-        normal = getattr(sites.get("z"), "base_dist", None)
-        if sites.keys() != {"z"} or not isinstance(normal, Normal):
-            got = ", ".join(f"{name} from a {type(fn).__name__}" for name, fn in sites.items())
+        q = posterior(self.guide, x)
+        normal = q.base_dist if isinstance(q, Independent) else None
+        if not isinstance(normal, Normal):
             raise CodecError(
-                "lossless coding needs a guide that samples z from a diagonal Gaussian; this one "
-                f"samples {got or 'nothing'}, which cannot be popped from bits. Use "
-                "GaussianGuide, or LossyCodec"
+                "lossless coding needs a guide whose codes are diagonal Gaussian, got a "
+                f"{type(q).__name__}, which cannot be popped from bits: use GaussianGuide, or "
+                "LossyCodec"
             )
         means, scales = (
             (moment[:count].double().flatten() / self.delta).numpy()

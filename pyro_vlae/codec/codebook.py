@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_vlae.reproducible import set_seed
 
 SEED = 0x564C4145
-BLOCK = 4096
+BLOCK = 1024  # candidates computed at once: few enough for the cache of a processor
 
 
 class Codebook:
@@ -35,8 +35,9 @@ class Codebook:
         flow = isinstance(prior, TransformedDistribution)
         base = prior.base_dist if flow else prior
         self._transforms = prior.transforms if flow else []
-        self._normal = base.base_dist if isinstance(base, Independent) else None
-        self.portable = isinstance(self._normal, Normal)
+        normal = base.base_dist if isinstance(base, Independent) else None
+        self._normal: Any = normal if isinstance(normal, Normal) else None
+        self.portable = self._normal is not None
         self._like = self._normal.loc if self.portable else prior.sample()
 
     def blocks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -56,7 +57,7 @@ class Codebook:
 
     def _noise(self, block: int) -> Tensor:
         """The base distribution's samples for a block, ``(BLOCK, code_dim)``."""
-        if self._normal is None or not self.portable:
+        if not self.portable:
             with torch.random.fork_rng(devices=[]):
                 set_seed(SEED + block, torch.device("cpu"))
                 return self.prior.sample((BLOCK,))

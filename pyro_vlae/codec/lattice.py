@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from pyro.distributions import Independent, Normal, TransformedDistribution
 from torch import Tensor
-from torch.distributions import Transform
 
 from pyro_vlae.codec.container import CodecError
 from pyro_vlae.transforms import MeanOnlyAutoregressive
@@ -34,7 +33,7 @@ class LatticePrior:
     """
 
     def __init__(self, prior: Any, delta: float) -> None:
-        layers: list[Transform] = []
+        layers: list[Any] = []
         if isinstance(prior, TransformedDistribution):
             layers = [transform.inv for transform in reversed(prior.transforms)]
             prior = prior.base_dist

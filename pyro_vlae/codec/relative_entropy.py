@@ -64,15 +64,15 @@ class _Group:
         self.q, self.time = q, torch.zeros(count)
         self.score, self.index = torch.full((count,), -torch.inf), torch.zeros(count).long()
         normal = q.base_dist if isinstance(q, Independent) else None
-        self.precision = self.linear = None
+        self.weights: tuple[Tensor, Tensor] | None = None
         if isinstance(normal, Normal):
-            self.precision = normal.scale.square().reciprocal().T
-            self.linear = normal.loc.T * self.precision
+            precision = normal.scale.square().reciprocal().T
+            self.weights = (normal.loc.T * precision, -0.5 * precision)
 
     def log_prob(self, z: Tensor, squares: Tensor) -> Tensor:
         """Log q of candidates ``(B, code_dim)``: ``(B, n)``, up to a constant per image."""
-        if self.linear is not None:
-            return torch.addmm(z @ self.linear, squares, self.precision, alpha=-0.5)
+        if self.weights is not None:
+            return torch.addmm(z @ self.weights[0], squares, self.weights[1])
         # Guides that are flows expect one code per image.
         parts = (part.unsqueeze(1).expand(-1, len(self.time), -1) for part in z.split(64))
         return torch.cat([self.q.log_prob(part) for part in parts])

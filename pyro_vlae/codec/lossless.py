@@ -144,13 +144,12 @@ class LosslessCodec:
 
     def _push_all(self, x: Tensor) -> tuple[BitStack, list[tuple[int, int]]]:
         """The stack with all images, and the size and code radius of each batch."""
-        stack, per_image = BitStack(np.zeros(0, np.uint32)), 0.0
+        per_image = gaussian_bits(self._posterior(_pad(x[:1]), 1)[1])
+        # Random bits for the code of the first image.
+        stack = BitStack(initial_words(1 + int(per_image + MARGIN_BITS) // 32))
         batches: list[tuple[int, int]] = []
         start = 0
         while start < len(x):
-            if not batches:
-                per_image = gaussian_bits(self._posterior(_pad(x[:1]), 1)[1])
-                stack = BitStack(initial_words(1 + int(per_image + MARGIN_BITS) // 32))
             # As many images as the stack can lend bits for.
             lent = int((len(stack) - MARGIN_BITS) / per_image) if per_image else PADDED[-1]
             count = min(PADDED[-1], len(x) - start, 2 ** max(0, lent.bit_length() - 1))

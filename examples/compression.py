@@ -199,10 +199,10 @@ def lossy(codec: LossyCodec, x: Tensor, digits: Any, path: Path) -> dict[str, An
             for z, part in zip(codec.codes(data).split(256), x.split(256), strict=True)
         ]
     shown = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:SHOWN]
-    titles = ("original", *(f"decompressed, {n}" for n in ("1st time", "2nd time", "3rd time")))
+    titles = ("original", "first", "second", "third")
     groups = dict(zip(titles, (v[shown] for v in (x, *versions)), strict=True))
     bits = 8 * len(data) / len(x)
-    title = f"{bits:.1f} bits per image, and what they say"
+    title = f"Originals, and three decompressions of the same {bits:.1f} bits per image"
     save_figure(plot_groups(groups, title, groups_per_row=3), path)
     found = {
         "images": len(x),
@@ -227,7 +227,7 @@ def digits_read(
     classifier.fit(train.batch(slice(None)).flatten(1).numpy(), train.labels.numpy())
     before, after = (classifier.predict(v.flatten(1).numpy()) for v in (x, decompressed))
     return {
-        "classifier": f"{NEIGHBORS} nearest neighbors among {len(train):,} training images of MNIST",
+        "classifier": f"{NEIGHBORS} nearest neighbors among {len(train):,} images of MNIST",
         "read_correctly_before": float((before == truth.numpy()).mean()),
         "read_correctly_after": float((after == truth.numpy()).mean()),
         "read_alike": float((before == after).mean()),

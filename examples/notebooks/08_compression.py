@@ -48,8 +48,9 @@ except ValueError as error:
 # %% [markdown]
 # ## With loss
 #
-# Only the code is kept, as an index among samples of the prior. Here there are 2^16 of them, so that
-# the notebook is fast; the default is 2^20. Images whose rate is too high for so few are named.
+# Only the code is kept, as an index among samples of the prior. Here there are 2^16 of them, so
+# that the notebook is fast; the default is 2^20. Images whose rate is too high for so few are
+# named.
 
 # %%
 lossy = LossyCodec(model, guide, log2_candidates=16)

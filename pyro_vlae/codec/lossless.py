@@ -127,13 +127,16 @@ class LosslessCodec:
         self._check_origin(file)
         shape, numbers = file.numbers[:3], file.numbers[4:]
         runs = list(zip(numbers[::3], numbers[1::3], numbers[2::3], strict=False))
-        if not all(0 < count <= PADDED[-1] and 2**radius <= LARGEST for _, count, radius in runs):
+        valid = (n > 0 and 0 < m <= PADDED[-1] and 2 ** min(k, 99) <= LARGEST for n, m, k in runs)
+        if not runs or not all(valid):
             raise CodecError("the header of the compressed file is invalid")
         stack = BitStack(file.words)
         parts = []
         with self._exactly():
             for repeats, count, radius in runs:
                 for _ in range(repeats):
+                    if not len(stack):  # a wrong number of batches
+                        raise CodecError("the header of the compressed file is invalid")
                     like = torch.zeros(_padded(count), *shape)
                     parts.append(self._pop_batch(stack, like, count, 2**radius))
         x = torch.cat(parts[::-1])

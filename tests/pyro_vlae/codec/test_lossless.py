@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import itertools
 import struct
@@ -160,6 +161,20 @@ def test_altered_files_are_refused_or_exact():
         except CodecError:
             refused += 1
     assert refused == 60
+
+
+def test_a_wrong_number_of_batches_is_noticed():
+    codec = LosslessCodec(*programs())
+    file = Container.unpack(codec.compress(images(20)))
+    for numbers in (
+        (*file.numbers[:4], 10**9, *file.numbers[5:]),
+        (*file.numbers[:5], 10**9, *file.numbers[6:]),
+        (*file.numbers[:6], 10**9, *file.numbers[7:]),
+        file.numbers[:4],
+        file.numbers[:2],
+    ):
+        with pytest.raises(CodecError):
+            codec.decompress(dataclasses.replace(file, numbers=numbers).pack())
 
 
 def test_another_model_or_guide_is_refused():

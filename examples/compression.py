@@ -11,6 +11,7 @@ images takes half an hour on an idle core.
 import bz2
 import gzip
 import io
+import json
 import lzma
 import sys
 import time
@@ -39,6 +40,7 @@ from pyro_vlae.reproducible import write_json
 RESULTS = Path(__file__).parents[1] / "results" / "compression"
 # The ten earlier pixels that JBIG's default template reads, as (row, column) offsets.
 JBIG = [(-2, -1), (-2, 0), (-2, 1), *((-1, j) for j in range(-2, 3)), (0, -2), (0, -1)]
+PARTS = ("lossless", "others", "lossy")
 ELBO_SAMPLES, NEIGHBORS, MNIST_IMAGES, SHOWN = 4, 3, 50_000, 12
 
 
@@ -47,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = make_parser(__doc__)
     add = parser.add_argument
     add("models", nargs="*", metavar="MODEL", help=f"one of {', '.join(pretrained_names())}")
+    add("--only", choices=PARTS, help="measure one part, and keep the results of the others")
     add("--images", type=positive(int), metavar="N", help="test images, from a random subset")
     add("--lossy-images", type=positive(int), metavar="N", help="likewise, for lossy compression")
     add("--log2-candidates", type=positive(int), metavar="N", default=20, help="default: 20")
@@ -55,45 +58,48 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    rows: dict[str, Any] = {"command": " ".join(["python", *sys.argv]), "versions": environment()}
+    path = options.out / "compression.json"
+    rows: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    made = {"command": " ".join(["python", *sys.argv]), "versions": environment()}
     for name in options.models or pretrained_names():
         model, guide = load_pretrained(name)
         recipe = recipe_from_config(model.card["config"], name)
         if not recipe.has_code or recipe.values not in (BINARY, INTENSITIES):
             print(f"{name} is no model of binary images with a code")
             continue
-        data = recipe.load_data(options.data_dir, torch.device("cpu"))
-        test = data.test
+        test = recipe.load_data(options.data_dir, torch.device("cpu")).test
         if options.images:
             test = test.subset(options.images, seed=0)
-        x = test.batch(slice(None))
-        few = test.subset(options.lossy_images or len(test), seed=0)
-        digits = None
-        if name.endswith("mnist"):  # static MNIST has no labels of training images
-            digits = load_dataset("mnist", options.data_dir).train, few.labels
-        rows[name] = {
-            "lossless": {**lossless(model, guide, x), **bound(model, guide, x)},
-            "others": others(x.bool().numpy()),
-            "lossy": lossy(
-                LossyCodec(model, guide, options.log2_candidates),
-                few.batch(slice(None)),
-                digits,
-                options.out / f"{name}.png",
-            ),
-        }
-        write_json(options.out / "compression.json", rows)
-        (options.out / "table.md").write_text(table(rows))
+        for part in [options.only] if options.only else PARTS:
+            print(f"{name}: {part}", flush=True)
+            if part == "lossless":
+                found = lossless(model, guide, test.batch(slice(None)))
+            elif part == "others":
+                found = others(test.batch(slice(None)).bool().numpy())
+            else:
+                few = test.subset(options.lossy_images or len(test), seed=0)
+                x = few.batch(slice(None))
+                codec = LossyCodec(model, guide, options.log2_candidates)
+                found, versions = lossy(codec, x, options.out / f"{name}.png")
+                if name.endswith("mnist"):  # static MNIST has no labels of training images
+                    train = load_dataset("mnist", options.data_dir).train
+                    found.update(digits_read(train, few.labels, x, versions[0]))
+            rows.setdefault(name, {})[part] = {**found, **made}
+            write_json(path, rows)
+            (options.out / "table.md").write_text(table(rows))
     print((options.out / "table.md").read_text())
     return 0
 
 
 def lossless(model: Any, guide: Any, x: Tensor) -> dict[str, Any]:
-    """Compress all images, decompress them, and compare."""
+    """Compress all images, decompress them, compare, and estimate the ELBO of the same model."""
     codec = LosslessCodec(model, guide)
     data, compress = timed(lambda: codec.compress(x, verify=False))
     decompressed, decompress = timed(lambda: codec.decompress(data))
     assert torch.equal(decompressed, x)
     first = codec.compress(x[:1])
+    scored = marginal_log_likelihood(model, guide, x, num_samples=ELBO_SAMPLES)
+    nats = -scored.elbo.mean().item()
     return {
         "images": len(x),
         "bytes": len(data),
@@ -102,20 +108,13 @@ def lossless(model: Any, guide: Any, x: Tensor) -> dict[str, Any]:
         "bytes_of_the_first_image_alone": len(first),
         "compress_images_per_second": len(x) / compress,
         "decompress_images_per_second": len(x) / decompress,
-    }
-
-
-def bound(model: Any, guide: Any, x: Tensor) -> dict[str, float]:
-    """The bits per pixel that -ELBO promises, and how many percent more the file takes."""
-    scored = marginal_log_likelihood(model, guide, x, num_samples=ELBO_SAMPLES)
-    return {
-        "negative_elbo_nats": -scored.elbo.mean().item(),
-        "negative_elbo_bits_per_pixel": -scored.elbo.mean().item() / (x[0].numel() * log(2)),
+        "negative_elbo_nats": nats,
+        "negative_elbo_bits_per_pixel": nats / (x[0].numel() * log(2)),
         "elbo_samples": ELBO_SAMPLES,
     }
 
 
-def others(images: np.ndarray) -> dict[str, float]:
+def others(images: np.ndarray) -> dict[str, Any]:
     """Bits per pixel of other compressors on bool images ``(N, 1, H, W)``."""
     images = images[:, 0]
     count, height, width = images.shape
@@ -143,7 +142,7 @@ def others(images: np.ndarray) -> dict[str, float]:
     )
     sizes["adaptive arithmetic coding, 10 pixels (like JBIG)"] = adaptive(images, False)
     sizes["the same, and the position"] = adaptive(images, True)
-    return sizes
+    return {"images": count, "bits_per_pixel": sizes}
 
 
 def picture(image: np.ndarray, kind: str, options: dict[str, Any]) -> bytes:
@@ -186,8 +185,8 @@ def adaptive(images: np.ndarray, position: bool) -> float:
     return 8 * coder.get_compressed().nbytes / images.size
 
 
-def lossy(codec: LossyCodec, x: Tensor, digits: Any, path: Path) -> dict[str, Any]:
-    """Compress images to their codes, and look at what comes back."""
+def lossy(codec: LossyCodec, x: Tensor, path: Path) -> tuple[dict[str, Any], list[Tensor]]:
+    """Compress images to their codes, and return measurements and three decompressions."""
     rates = codec.rates(x)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # images of high rate are counted below
@@ -215,9 +214,7 @@ def lossy(codec: LossyCodec, x: Tensor, digits: Any, path: Path) -> dict[str, An
         "distortion_nats": -torch.cat(likelihoods).mean().item(),
         "compress_seconds": seconds,
     }
-    if digits is not None:
-        found.update(digits_read(*digits, x, versions[0]))
-    return found
+    return found, versions
 
 
 def digits_read(
@@ -238,45 +235,56 @@ def digits_read(
 
 def table(rows: dict[str, Any]) -> str:
     """The results as Markdown."""
-    lines = [f"Written by `{rows['command']}` with {', '.join(rows['versions'])}: do not edit."]
+    lines = []
     for name, row in rows.items():
-        if not isinstance(row, dict):
-            continue
-        free, code = row["lossless"], row["lossy"]
-        promised = free["negative_elbo_bits_per_pixel"]
-        sizes = {
-            f"`LosslessCodec`, {free['bytes']:,} bytes": free["bits_per_pixel"],
-            f"-ELBO of the same model, {free['negative_elbo_nats']:.2f} nats": promised,
-            **row["others"],
-        }
-        over = free["bits_per_pixel"] / promised - 1
-        lines += [
-            f"\n### {name}, {free['images']:,} test images without loss\n",
-            "| compressor | bits per pixel |\n|---|---|",
-            *(f"| {title} | {size:.4f} |" for title, size in sizes.items()),
-            f"\nThe file is {over:.2%} larger than -ELBO ({free['elbo_samples']} samples per image)"
-            f". {free['header_bytes']} bytes of it are the header. One image alone takes "
-            f"{free['bytes_of_the_first_image_alone']} bytes. Speed per second of CPU time, one "
-            f"thread: {free['compress_images_per_second']:.0f} images to compress, "
-            f"{free['decompress_images_per_second']:.0f} to decompress.",
-            f"\n### {name}, {code['images']:,} test images with loss\n",
-            "| | |\n|---|---|",
-            f"| size of the file | {code['bytes']:,} bytes |",
-            f"| bits per image | {code['bits_per_image']:.2f} |",
-            f"| mean rate (KL) | {code['rate_bits']:.2f} bits |",
-            f"| images of too high a rate for 2^{code['log2_candidates']} candidates | "
-            f"{code['images_with_too_high_a_rate']:,} |",
-            f"| distortion, -log p(x given z) | {code['distortion_nats']:.2f} nats |",
-            f"| CPU time to compress | {code['compress_seconds']:.0f} s |",
-        ]
-        if "read_alike" in code:
-            lines += [
-                f"| read correctly by {code['classifier']}: before | "
-                f"{code['read_correctly_before']:.1%} |",
-                f"| ... and after | {code['read_correctly_after']:.1%} |",
-                f"| read as the same digit before and after | {code['read_alike']:.1%} |",
-            ]
-    return "\n".join(lines) + "\n"
+        sizes = {}
+        if "lossless" in row:
+            part = row["lossless"]
+            promised = part["negative_elbo_bits_per_pixel"]
+            sizes[f"`LosslessCodec`, {part['bytes']:,} bytes"] = part["bits_per_pixel"]
+            sizes[f"-ELBO of the same model, {part['negative_elbo_nats']:.2f} nats"] = promised
+        sizes.update(row.get("others", {}).get("bits_per_pixel", {}))
+        if sizes:
+            count = row.get("lossless", row.get("others"))["images"]
+            lines += [f"\n### {name}, {count:,} test images without loss\n"]
+            lines += ["| compressor | bits per pixel |", "|---|---|"]
+            lines += [f"| {title} | {size:.4f} |" for title, size in sizes.items()]
+        if "lossless" in row:
+            lines.append(
+                f"\nThe file is {part['bits_per_pixel'] / promised - 1:.2%} larger than -ELBO "
+                f"({part['elbo_samples']} samples per image). {part['header_bytes']} bytes of it "
+                "are the header. The first image alone takes "
+                f"{part['bytes_of_the_first_image_alone']} bytes. In a second of CPU time, one "
+                f"thread compresses {part['compress_images_per_second']:.0f} images or "
+                f"decompresses {part['decompress_images_per_second']:.0f}."
+            )
+        if "lossy" in row:
+            lines += lossy_table(name, row["lossy"])
+        lines += [f"\n`{row[part]['command']}`" for part in PARTS if part in row]
+    versions = ", ".join(next(iter(next(iter(rows.values())).values()))["versions"])
+    return "\n".join([*dict.fromkeys(lines), f"\nMeasured with {versions}."]).lstrip() + "\n"
+
+
+def lossy_table(name: str, part: dict[str, Any]) -> list[str]:
+    """The lines about lossy compression."""
+    entries = {
+        "size of the file": f"{part['bytes']:,} bytes",
+        "bits per image": f"{part['bits_per_image']:.2f}",
+        "mean rate (KL)": f"{part['rate_bits']:.2f} bits",
+        f"images of too high a rate for 2^{part['log2_candidates']} candidates": (
+            f"{part['images_with_too_high_a_rate']:,}"
+        ),
+        "distortion, -log p(x given z)": f"{part['distortion_nats']:.2f} nats",
+        "CPU time to compress": f"{part['compress_seconds']:.0f} s",
+    }
+    if "read_alike" in part:
+        entries[f"read correctly by {part['classifier']}, before"] = (
+            f"{part['read_correctly_before']:.1%}"
+        )
+        entries["the same, after"] = f"{part['read_correctly_after']:.1%}"
+        entries["read as the same digit before and after"] = f"{part['read_alike']:.1%}"
+    title = f"\n### {name}, {part['images']:,} test images with loss\n"
+    return [title, "| with loss | |", "|--|--|", *(f"| {k} | {v} |" for k, v in entries.items())]
 
 
 def timed(call: Any) -> tuple[Any, float]:

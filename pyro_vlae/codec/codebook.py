@@ -35,8 +35,8 @@ class Codebook:
         flow = isinstance(prior, TransformedDistribution)
         base = prior.base_dist if flow else prior
         self._transforms = prior.transforms if flow else []
-        self._normal: Any = base.base_dist if isinstance(base, Independent) else None
-        self.portable = isinstance(self._normal, Normal)
+        self._normal = getattr(base, "base_dist", None)
+        self.portable = isinstance(base, Independent) and isinstance(self._normal, Normal)
         self._like = self._normal.loc if self.portable else prior.sample()
 
     def blocks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:

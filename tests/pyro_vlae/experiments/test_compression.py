@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pyro_vlae.__main__ import main
 from pyro_vlae.experiments import ConfigError
 from pyro_vlae.experiments.compression import compress, decompress, read_images, write_images
 
@@ -68,3 +69,14 @@ def test_input_that_is_no_binary_images_is_named(tmp_path):
         read_images(tmp_path / "none.npy")
     with pytest.raises(ConfigError, match="3 channels"):
         write_images(tmp_path / "out", torch.zeros(1, 3, 2, 2))
+
+
+def test_the_package_offers_both_commands(tmp_path, capsys):
+    for command in ("compress", "decompress"):
+        with pytest.raises(SystemExit) as stopped:
+            main([command, "--help"])
+        assert stopped.value.code == 0 and "--model" in capsys.readouterr().out
+    (tmp_path / "x.png").write_bytes(b"\x89PNG")
+    wrong = ["decompress", "--model", "static-mnist", str(tmp_path / "x.png"), str(tmp_path / "o")]
+    assert main(wrong) == 2
+    assert "no file of compressed images" in capsys.readouterr().err

@@ -35,8 +35,10 @@ class Codebook:
         flow = isinstance(prior, TransformedDistribution)
         base = prior.base_dist if flow else prior
         self._transforms = prior.transforms if flow else []
-        self._normal = getattr(base, "base_dist", None)
-        self.portable = isinstance(base, Independent) and isinstance(self._normal, Normal)
+        self._normal: Any = base
+        self.portable = isinstance(base, Independent) and isinstance(base.base_dist, Normal)
+        if self.portable:
+            self._normal = base.base_dist
         self._like = self._normal.loc if self.portable else prior.sample()
 
     def blocks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -18,7 +18,16 @@ CITATION = """\
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the version, the available names, and the citation; returns the exit status."""
+    """Print the version, the available names, and the citation; returns the exit status.
+
+    With ``compress`` or ``decompress`` as the first argument, run this command instead.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] in (["compress"], ["decompress"]):
+        from pyro_vlae.experiments import compression
+        from pyro_vlae.experiments.command_line import exit_status
+
+        return exit_status(lambda: getattr(compression, arguments[0])(arguments[1:]))
     parser = argparse.ArgumentParser(
         prog="python -m pyro_vlae",
         description=f"pyro_vlae {__version__}: the Variational Lossy Autoencoder as a Pyro program",

@@ -1,0 +1,170 @@
+"""Lossy compression of images to the code of a VLAE.
+
+References:
+    Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731.
+    Theis and Yosri, "Algorithms for the Communication of Samples", 2022, arXiv:2110.12805.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import log
+from typing import Any
+
+import numpy as np
+import torch
+from pyro.distributions import Delta
+from torch import Tensor
+
+from pyro_vlae.codec.codebook import Codebook
+from pyro_vlae.codec.container import CodecError, Container, environment, fingerprint
+from pyro_vlae.codec.programs import check_model, posterior
+from pyro_vlae.codec.relative_entropy import ZipfCoder, choose_candidates, fit_exponent
+from pyro_vlae.codec.stack import BitStack
+from pyro_vlae.nn.weight_norm import initialization
+from pyro_vlae.reproducible import derive_seed, evaluation_context, set_seed
+
+CHUNK = 256  # images in one pass of the networks
+RATE_SAMPLES = 32
+SPARE_BITS = 2
+
+
+class LossyCodec:
+    """Compresses images to a sample of their code, a few bits more than the rate.
+
+    Only the code is sent, as its index among ``2^log2_candidates`` samples of the prior.
+    Decompressed images have the same global shape; what the decoder models by itself, such as
+    texture and the noise along edges, is sampled anew at each decompression.
+
+    The file can be decoded only by the same model, on any machine.
+
+    Args:
+        model: a `pyro_vlae.models.VLAE` with any prior and likelihood.
+        guide: any guide with a density whose only site is ``"z"``. Gaussian guides are fast.
+        log2_candidates: the time to compress is proportional to ``2^log2_candidates``. Codes of
+            images with a higher rate than ``log2_candidates - 2`` bits are the best among the
+            candidates, no samples; a warning names these images.
+
+    Raises:
+        CodecError: model or guide is another one.
+
+    Example:
+        >>> codec = LossyCodec(*load_pretrained("static-mnist"))
+        >>> similar = codec.decompress(codec.compress(images))
+    """
+
+    def __init__(self, model: Any, guide: Any, log2_candidates: int = 20) -> None:
+        check_model(model)
+        if not 2 <= log2_candidates <= 30:
+            raise CodecError(f"log2_candidates must lie in 2..30, got {log2_candidates}")
+        self.model, self.guide, self.log2_candidates = model, guide, log2_candidates
+        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+
+    @property
+    def largest_rate(self) -> int:
+        """The highest rate, in bits, at which codes are samples of the guide."""
+        return self.log2_candidates - SPARE_BITS
+
+    def compress(self, images: Tensor) -> bytes:
+        """Compress images ``(N, C, H, W)`` to the content of a file.
+
+        Warns if the rate of an image is too high for the number of candidates.
+
+        Raises:
+            CodecError: there are no images, or the guide has no density.
+        """
+        if len(images) == 0:
+            raise CodecError("there are no images to compress")
+        rates = self.rates(images)
+        too_high = (rates > self.largest_rate).nonzero().flatten().tolist()
+        if too_high:
+            names = ", ".join(map(str, too_high[:10])) + ", ..." * (len(too_high) > 10)
+            warnings.warn(
+                f"{len(too_high)} of {len(images)} images have a rate above {self.largest_rate} "
+                f"bits (index {names}): their codes are the best of 2^{self.log2_candidates} "
+                "candidates, no samples; use more candidates",
+                stacklevel=2,
+            )
+        size = 2**self.log2_candidates
+        with self._evaluation():
+            posteriors = [self._posterior(x) for x in images.split(CHUNK)]
+            codebook = Codebook(self.model.prior())
+            index = choose_candidates(codebook, size, posteriors, derive_seed(0, "lossy codec"))
+        k = fit_exponent(index, size)
+        stack = BitStack(np.zeros(0, np.uint32))
+        ZipfCoder(self.log2_candidates, k).push(stack, index)
+        return Container(
+            "lossy",
+            fingerprint(self.model),
+            bytes(8),
+            (len(images), self.log2_candidates, k),
+            () if codebook.portable else environment()[:1],
+            stack.words(),
+        ).pack()
+
+    def decompress(self, data: bytes) -> Tensor:
+        """Sample images ``(N, C, H, W)`` with the codes of a file.
+
+        Each call samples new pixels, with PyTorch's global random state.
+
+        Raises:
+            CodecError: the file is truncated or altered, or comes from another model.
+        """
+        z = self.codes(data)
+        seed = int(torch.randint(2**62, ()))
+        with self._evaluation():
+            set_seed(seed, self.device)
+            parts = [self.model.likelihood(self.model.decoder(c)).sample() for c in z.split(CHUNK)]
+        return torch.cat(parts)
+
+    def codes(self, data: bytes) -> Tensor:
+        """The codes ``(N, code_dim)`` in a file; raises as `decompress` does."""
+        file = Container.unpack(data)
+        if file.method != "lossy":
+            raise CodecError("the file is compressed without loss: use LosslessCodec")
+        if file.weights != fingerprint(self.model):
+            raise CodecError(
+                "the file was compressed with another model: load the weights it was written with"
+            )
+        with self._evaluation():
+            codebook = Codebook(self.model.prior())
+            if not codebook.portable and file.texts != environment()[:1]:
+                raise CodecError(
+                    f"the file was written with {file.texts[0]} (here: {environment()[0]}), which "
+                    "may sample this prior differently: use the same version"
+                )
+            count, log2_candidates, k = file.numbers
+            index = ZipfCoder(log2_candidates, k).pop(BitStack(file.words), count)
+            return codebook.codes(index)
+
+    def rates(self, images: Tensor) -> Tensor:
+        """KL of q(z | x) from the prior, in bits, estimated with 32 samples: ``(N,)``."""
+        with self._evaluation():
+            set_seed(0, self.device)
+            prior, rates = self.model.prior(), []
+            for x in images.split(CHUNK):
+                q, total = self._posterior(x), torch.zeros(len(x), dtype=torch.float64)
+                for _ in range(RATE_SAMPLES):
+                    z = q.sample()
+                    total += (q.log_prob(z) - prior.log_prob(z)).double().cpu()
+                rates.append(total / (RATE_SAMPLES * log(2)))
+        return torch.cat(rates)
+
+    def _posterior(self, images: Tensor) -> Any:
+        """q(z | x) of images."""
+        q = posterior(self.guide, images.to(self.device))
+        if isinstance(getattr(q, "base_dist", q), Delta):
+            raise CodecError(
+                "the guide's code is a point estimate (a Delta distribution), which would take "
+                "infinitely many bits: use a guide with a density, such as GaussianGuide"
+            )
+        return q
+
+    @contextmanager
+    def _evaluation(self) -> Iterator[None]:
+        with (
+            evaluation_context(self.device, self.model, self.guide),
+            initialization(False),
+            torch.no_grad(),
+        ):
+            yield

@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pyro_vlae.__main__ import main
+from pyro_vlae.experiments import ConfigError
+from pyro_vlae.experiments.compression import compress, decompress, read_images, write_images
+
+
+@pytest.fixture
+def array():
+    return (np.random.default_rng(0).random((3, 28, 28)) < 0.1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", ["back.npy", "back"])
+def test_files_survive_without_loss(tmp_path, array, name, capsys):
+    np.save(tmp_path / "images.npy", array)
+    file = tmp_path / "deep" / "images.vlae"
+    options = ["--model", "static-mnist"]
+    assert compress([*options, "--lossless", str(tmp_path / "images.npy"), str(file)]) == 0
+    assert f"3 images, {file.stat().st_size} bytes" in capsys.readouterr().out
+    assert decompress([*options, str(file), str(tmp_path / name)]) == 0
+    assert torch.equal(read_images(tmp_path / name)[:, 0], torch.from_numpy(array).float())
+
+
+def test_a_folder_of_png_files_is_compressed_with_loss(tmp_path, array, capsys, monkeypatch):
+    from pyro_vlae.codec import LossyCodec
+
+    monkeypatch.setattr(LossyCodec.__init__, "__defaults__", (4,))
+    write_images(tmp_path / "in", torch.from_numpy(array).float().unsqueeze(1))
+    assert sorted(path.name for path in (tmp_path / "in").iterdir()) == ["0.png", "1.png", "2.png"]
+    options, file = ["--model", "static-mnist"], str(tmp_path / "file")
+    compress([*options, "--lossy", str(tmp_path / "in"), file])
+    assert "warning: 3 of 3 images have a rate above 2 bits" in capsys.readouterr().out
+    outs = []
+    for seed in (0, 0, 1):
+        decompress([*options, file, str(tmp_path / "out.npy"), "--seed", str(seed)])
+        outs.append(np.load(tmp_path / "out.npy"))
+    assert outs[0].shape == (3, 28, 28)
+    assert np.array_equal(outs[0], outs[1]) and not np.array_equal(outs[0], outs[2])
+
+
+def test_values_0_and_255_and_layouts(tmp_path):
+    for made in (np.array([[[0, 255]]], np.uint8), np.array([[[[False, True]]]]), [[[0.0, 1.0]]]):
+        np.save(tmp_path / "x.npy", made)
+        assert torch.equal(read_images(tmp_path / "x.npy"), torch.tensor([[[[0.0, 1.0]]]]))
+
+
+def test_input_that_is_no_binary_images_is_named(tmp_path):
+    file = tmp_path / "x.npy"
+    for made, message in (
+        (np.arange(4).reshape(1, 2, 2), "4 different values from 0 to 3.*binarize"),
+        (np.zeros(4), r"shape \(4,\); expected images"),
+    ):
+        np.save(file, made)
+        with pytest.raises(ConfigError, match=message):
+            read_images(file)
+    file.write_text("text")
+    with pytest.raises(ConfigError, match=r"no \.npy file"):
+        read_images(file)
+    with pytest.raises(ConfigError, match="no PNG files"):
+        read_images(tmp_path)
+    for size in (2, 3):
+        Image.new("L", (size, 2)).save(tmp_path / f"{size}.png")
+    with pytest.raises(ConfigError, match=r"3\.png has shape \(2, 3\)"):
+        read_images(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        read_images(tmp_path / "none.npy")
+    with pytest.raises(ConfigError, match="3 channels"):
+        write_images(tmp_path / "out", torch.zeros(1, 3, 2, 2))
+
+
+def test_the_package_offers_both_commands(tmp_path, capsys):
+    for command in ("compress", "decompress"):
+        with pytest.raises(SystemExit) as stopped:
+            main([command, "--help"])
+        assert stopped.value.code == 0 and "--model" in capsys.readouterr().out
+    (tmp_path / "x.png").write_bytes(b"\x89PNG")
+    wrong = ["decompress", "--model", "static-mnist", str(tmp_path / "x.png"), str(tmp_path / "o")]
+    assert main(wrong) == 2
+    assert "no file of compressed images" in capsys.readouterr().err

@@ -1,73 +1,13 @@
-"""Train and score the rows of one of the paper's tables of binary images.
+"""Train and score the rows of one of the paper's tables: `python examples/binary_images.py`.
 
-    python examples/binary_images.py static-mnist
-
-Each row gets a folder under results/; `python examples/results_page.py` then
-compares the results with the paper's. Rows that already have results are
-skipped; to run all of them, choose another folder with --results.
+The code is in `pyro_vlae/commands/paper_table.py`;
+`pyro-vlae paper-table` does the same.
 """
 
-import argparse
 import sys
-from pathlib import Path
 
-from pyro_vlae.experiments import BinaryRecipe, ConfigError
-from pyro_vlae.experiments.command_line import (
-    add_place_options,
-    add_recipe_options,
-    carry_out,
-    exit_status,
-    make_parser,
-    pick_device,
-    recipe_options,
-)
-from pyro_vlae.experiments.paper_tables import TABLES
-from pyro_vlae.training import has_checkpoint
-
-OPTIONS = ("epochs", "max_minutes", "seed", "num_samples", "eval_images", "precision", "compile")
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Parse the command line."""
-    parser = make_parser(__doc__)
-    add = parser.add_argument
-    add("table", choices=TABLES, metavar="TABLE", help=f"the table for {', '.join(TABLES)}")
-    add("--rows", nargs="+", metavar="ROW", help="run only these rows")
-    add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    add("--resume", action="store_true", help="continue unfinished rows")
-    add_recipe_options(parser, BinaryRecipe, ("preset", *OPTIONS))
-    add_place_options(parser)
-    return parser.parse_args(arguments)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the rows one by one, and return the exit status."""
-    options = parse(arguments)
-    rows = {row.name: row for row in TABLES[options.table]}
-    unknown = set(options.rows or ()) - set(rows)
-    if unknown:
-        raise ConfigError(f"no such row: {min(unknown)}; the table has {', '.join(rows)}")
-    given = recipe_options(options, BinaryRecipe)
-    device = pick_device(options.device)
-    data = None
-    for name in options.rows or rows:
-        out = options.results / name
-        begun = has_checkpoint(out)
-        if (out / "results.json").exists() and not begun:
-            print(f"\n{name}: skipped, {out} already holds its results; move them to run it again")
-            continue
-        if options.resume and begun:
-            recipe = BinaryRecipe.resume(out, **given)
-        else:
-            chosen = {**given, **rows[name].options, "dataset": options.table}
-            recipe = BinaryRecipe.from_options(**chosen)
-        if data is None:
-            data = recipe.load_data(options.data_dir, device)
-            print(data.description)
-        print(f"\n{name}")
-        carry_out(recipe, data, out, options.resume)
-    return 0
-
+from pyro_vlae.commands.paper_table import main
+from pyro_vlae.experiments.command_line import exit_status
 
 if __name__ == "__main__":
     sys.exit(exit_status(main, "the same command and --resume"))

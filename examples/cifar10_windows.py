@@ -1,73 +1,13 @@
-"""Decompress the same CIFAR-10 test images under several windows (figure 3).
+"""Decompress the same images under several windows: `python examples/cifar10_windows.py`.
 
-    python examples/cifar10_windows.py RUN RUN ...
-
-Each RUN is the folder of a finished run of cifar10_vlae.py, usually one per
-window. Writes windows.png, and windows.json with the mean color error of the
-decompressions.
+The code is in `pyro_vlae/commands/compare_windows.py`;
+`pyro-vlae compare-windows` does the same.
 """
 
 import sys
-from pathlib import Path
 
-import pyro
-
-from pyro_vlae.experiments import load_run
-from pyro_vlae.experiments.color import color_error
-from pyro_vlae.experiments.command_line import (
-    add_place_options,
-    exit_status,
-    folder,
-    make_parser,
-    pick_device,
-    positive,
-)
-from pyro_vlae.experiments.recipes import read_recipe
-from pyro_vlae.experiments.run import EVALUATION_SEED, evaluation_index
-from pyro_vlae.infer import reconstruct
-from pyro_vlae.plots import plot_groups, save_figure
-from pyro_vlae.reproducible import write_json
-
-SHOWN = 32
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Plot decompressions, measure their color error, and return the exit status."""
-    parser = make_parser(__doc__)
-    add = parser.add_argument
-    add("runs", nargs="+", type=Path, metavar="RUN", help="folders of finished runs")
-    add_place_options(parser)
-    add("--images", type=positive(int), default=256, help="images for the error; default: 256")
-    add("--out", type=folder, default=Path("."), metavar="DIR", help="default: this folder")
-    options = parser.parse_args(arguments)
-    device = pick_device(options.device)
-    data = read_recipe(options.runs[0]).load_data(options.data_dir, device)
-    to_unit_range = data.values.to_unit_range
-    x = data.test.batch(evaluation_index(data.test, options.images))
-    pictures = {"original": to_unit_range(x[:SHOWN])}
-    errors = {}
-    for run in options.runs:
-        model, guide = (module.to(device) for module in load_run(run))
-        pyro.set_rng_seed(EVALUATION_SEED)
-        decompressed = reconstruct(model, guide, x)
-        window = model.card["config"]["window"]
-        head = window if window not in pictures else f"{window} ({run.name})"
-        pictures[head] = to_unit_range(decompressed[:SHOWN])
-        error = color_error(x, decompressed)
-        errors[head] = {
-            "run": run.name,
-            "mean_color_error": error.mean().item(),
-            "standard_error": error.std().item() / len(x) ** 0.5,
-            "num_images": len(x),
-        }
-        print(f"{head}: mean color error {error.mean():.2f} of 255 levels")
-    options.out.mkdir(parents=True, exist_ok=True)
-    title = "Test images and one decompression for each window"
-    save_figure(plot_groups(pictures, title), options.out / "windows.png")
-    write_json(options.out / "windows.json", errors)
-    print(f"the figure is {options.out / 'windows.png'}")
-    return 0
-
+from pyro_vlae.commands.compare_windows import main
+from pyro_vlae.experiments.command_line import exit_status
 
 if __name__ == "__main__":
     sys.exit(exit_status(main))

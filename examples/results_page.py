@@ -1,30 +1,13 @@
-"""Write results/README.md: the paper's results and those of the runs in results/.
+"""Compare the runs in results/ with the paper: `python examples/results_page.py`.
 
-python examples/results_page.py
+The code is in `pyro_vlae/commands/results_page.py`;
+`pyro-vlae results-page` does the same.
 """
 
 import sys
-from pathlib import Path
 
-from pyro_vlae.experiments import ConfigError
-from pyro_vlae.experiments.command_line import exit_status, folder, make_parser
-from pyro_vlae.experiments.paper_tables import results_page
-
-RESULTS = Path(__file__).parents[1] / "results"
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Write the page, and return the exit status."""
-    parser = make_parser(__doc__)
-    text = "folder with the runs; default: the repository's"
-    parser.add_argument("--results", type=folder, metavar="DIR", default=RESULTS, help=text)
-    results = parser.parse_args(arguments).results
-    if not results.is_dir():
-        raise ConfigError(f"there is no folder {results}: name the one that contains the runs")
-    (results / "README.md").write_text(results_page(results))
-    print(f"wrote {results / 'README.md'}")
-    return 0
-
+from pyro_vlae.commands.results_page import main
+from pyro_vlae.experiments.command_line import exit_status
 
 if __name__ == "__main__":
     sys.exit(exit_status(main))

@@ -1,53 +1,85 @@
-"""Version, data sets, trained weights, and citation: ``python -m pyro_vlae``."""
+"""The command ``pyro-vlae``, which is also ``python -m pyro_vlae``."""
 
 import argparse
 import sys
+from importlib import import_module
+from typing import NamedTuple
 
 from pyro_vlae._version import __version__
 
-CITATION = """\
-@inproceedings{chen2017variational,
-  title     = {Variational Lossy Autoencoder},
-  author    = {Chen, Xi and Kingma, Diederik P. and Salimans, Tim and
-               Duan, Yan and Dhariwal, Prafulla and Schulman, John and
-               Sutskever, Ilya and Abbeel, Pieter},
-  booktitle = {International Conference on Learning Representations},
-  year      = {2017},
-  note      = {arXiv:1611.02731}
-}"""
+
+class Command(NamedTuple):
+    """A command: its function, ``module:function``, and what it does.
+
+    The function takes the remaining arguments and returns the exit status. `resume` are the options
+    that continue an interrupted run, with ``{out}`` for its folder.
+    """
+
+    target: str
+    summary: str
+    resume: str = ""
+
+
+_AGAIN = "the same command and --resume"
+COMMANDS = {
+    "train": Command(
+        "pyro_vlae.commands.train:main", "train a model and score it", "--resume --out {out}"
+    ),
+    "score": Command("pyro_vlae.commands.score:main", "score a trained model on test images"),
+    "sample": Command("pyro_vlae.commands.sample:main", "generate images from a trained model"),
+    "figures": Command("pyro_vlae.commands.figures:main", "plot what a model's code controls"),
+    "compress": Command(
+        "pyro_vlae.experiments.compression:compress", "compress images to a file"
+    ),
+    "decompress": Command(
+        "pyro_vlae.experiments.compression:decompress", "decompress a file of images"
+    ),
+    "window-study": Command(
+        "pyro_vlae.commands.window_study:main", "train one model per window", _AGAIN
+    ),
+    "compare-windows": Command(
+        "pyro_vlae.commands.compare_windows:main", "decompress color images under several windows"
+    ),
+    "paper-table": Command(
+        "pyro_vlae.commands.paper_table:main", "train the rows of one of the paper's tables", _AGAIN
+    ),
+    "results-page": Command(
+        "pyro_vlae.commands.results_page:main", "compare runs with the paper's tables"
+    ),
+    "info": Command(
+        "pyro_vlae.commands.info:main", "show data sets, trained weights, and how to cite"
+    ),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the version, the available names, and the citation; returns the exit status.
-
-    With ``compress`` or ``decompress`` as the first argument, run this command instead.
-    """
+    """Run the command that the arguments name, and return the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] in (["compress"], ["decompress"]):
-        from pyro_vlae.experiments import compression
-        from pyro_vlae.experiments.command_line import exit_status
-
-        return exit_status(lambda: getattr(compression, arguments[0])(arguments[1:]))
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
     parser = argparse.ArgumentParser(
-        prog="python -m pyro_vlae",
+        prog="pyro-vlae",
+        usage="%(prog)s COMMAND [options]",
         description=f"pyro_vlae {__version__}: the Variational Lossy Autoencoder as a Pyro program",
+        epilog="commands:\n" + "\n".join(lines) + "\n\n%(prog)s COMMAND --help shows its options",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_help=False,
     )
-    add = parser.add_argument
-    add("-h", "--help", action="store_true", help="show this page, which is also the default")
-    add("--version", action="version", version=f"pyro_vlae {__version__}")
-    parser.parse_args(arguments)
-    # Imported here because they need torch, and --version does not.
-    from pyro_vlae.data import dataset_names
-    from pyro_vlae.experiments import pretrained_names
-
-    parser.epilog = (
-        f"data sets: {', '.join(dataset_names())}\n"
-        f"trained weights: {', '.join(pretrained_names())}\n\nto cite:\n{CITATION}"
-    )
-    parser.print_help()
-    return 0
+    parser.add_argument("--version", action="version", version=f"pyro_vlae {__version__}")
+    parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
+    name = parser.parse_args(arguments[:1]).command
+    if name is None:
+        parser.print_help()
+        return 0
+    if name not in COMMANDS:
+        parser.error(f"there is no command {name!r}: choose {', '.join(COMMANDS)}")
+    command = COMMANDS[name]
+    # What the command sees as its own name, and where `exit_status` looks for --debug.
+    sys.argv = [f"pyro-vlae {name}", *arguments[1:]]
+    module, function = command.target.split(":")
+    # Imported here because they need torch, and --version and --help do not.
+    run = getattr(import_module(module), function)
+    exit_status = import_module("pyro_vlae.experiments.command_line").exit_status
+    return exit_status(lambda: run(arguments[1:]), command.resume)
 
 
 if __name__ == "__main__":

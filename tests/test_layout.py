@@ -37,9 +37,10 @@ ARROWS = {
     "guides": {"distributions", "infer", "nn", "registration", "transforms"},
     "testing": PARTS | PROGRAMS | PLUMBING | UPPER,
     "experiments": PARTS | PROGRAMS | PLUMBING | UPPER | {"__init__", "testing"},
-    # The package itself and its command offer names of all rooms.
+    "commands": PARTS | PROGRAMS | PLUMBING | UPPER | {"experiments"},
+    # The package itself offers names of all rooms.
     "__init__": PARTS | PROGRAMS | PLUMBING | UPPER | {"experiments", "testing"},
-    "__main__": PARTS | PROGRAMS | PLUMBING | UPPER | {"__init__", "experiments", "testing"},
+    "__main__": {"_version"},  # commands are loaded when they are called
 }
 # `pyro_vlae.models` offers these, too: imported lazily, when they are asked for.
 LAZY = {("pyro_vlae.models", "pyro_vlae.experiments.pretrained")}

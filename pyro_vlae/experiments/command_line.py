@@ -15,7 +15,7 @@ import torch
 from pyro_vlae._version import __version__
 from pyro_vlae.data import DatasetNotFoundError, ImageDataset
 from pyro_vlae.experiments.recipes import ConfigError, Recipe
-from pyro_vlae.experiments.run import run
+from pyro_vlae.experiments.run import program, run
 from pyro_vlae.training import TrainingInterrupted, has_checkpoint, read_state
 
 
@@ -94,11 +94,14 @@ def carry_out(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> di
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser with the options that every script has.
+    """A parser with the options that every command and script has.
+
+    ``%(prog)s`` in the description is how it was called, e.g. ``pyro-vlae train``.
 
     Options cannot be abbreviated: `exit_status` looks for ``--debug`` before any parser has run.
     """
     parser = argparse.ArgumentParser(
+        prog=program(),
         description=description,
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=28),
         allow_abbrev=False,

@@ -166,4 +166,11 @@ def _provenance(device: torch.device) -> dict[str, Any]:
         "pyro": pyro.__version__,
         "numpy": numpy.__version__,
     }
-    return {"device": name, "versions": versions, "command": shlex.join(["python", *sys.argv])}
+    command = f"{program()} {shlex.join(sys.argv[1:])}".rstrip()
+    return {"device": name, "versions": versions, "command": command}
+
+
+def program() -> str:
+    """How this process was called: ``pyro-vlae COMMAND``, or ``python SCRIPT``."""
+    called = sys.argv[0]
+    return called if called.startswith("pyro-vlae ") else shlex.join(["python", called])

@@ -16,9 +16,11 @@ PAGE = EXAMPLES.parent / "results" / "README.md"
 
 
 def run_script(name, *options):
-    command = [sys.executable, str(EXAMPLES / name), *options]
+    command = [sys.executable, f"examples/{name}", *options]
     environment = {**os.environ, "COLUMNS": "80"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=EXAMPLES.parent
+    )
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -1,11 +1,11 @@
-"""The window study, and the figures of a trained code, as a user runs them."""
+"""The window study, as a user runs it."""
 
 import json
 
 import numpy as np
 import pytest
 
-from pyro_vlae.experiments import BinaryRecipe, ConfigError, binary, load_run
+from pyro_vlae.experiments import BinaryRecipe, ConfigError, binary
 from pyro_vlae.experiments.window_study import window_options, window_rows
 
 TINY = ["--dataset", "digits", "--images", "256", "--eval-images", "4", "--num-samples", "3"]
@@ -71,17 +71,3 @@ def test_rows_of_a_figure_hold_paired_errors(tmp_path):
     assert [row["difference_error"] for row in rows] == pytest.approx([0.0, 0.0])
     alone = window_rows({"4x2": results["4x2"]}, tmp_path)
     assert "difference_error" not in alone[0] and alone[0]["nll_error"] == 5.0
-
-
-def test_code_figures_of_a_run(load_example, tmp_path, capsys):
-    run = tmp_path / "run"
-    options = ["--dataset", "digits", "--device", "cpu", "--max-minutes", "0.01"]
-    options += ["--num-samples", "2", "--eval-images", "2", "--out", str(run)]
-    assert load_example("mnist_vlae").main(options) == 0
-    model, guide = load_run(run)
-    assert model.card["results"]["num_images"] == 2 and not model.training and not guide.training
-    assert load_example("code_figures").main([str(run), "--device", "cpu"]) == 0
-    names = ("interpolations", "code_swap", "code_dimensions", "window_in_use", "code_map")
-    for name in (f"{name}.png" for name in names):
-        assert (run / name).read_bytes()[:4] == b"\x89PNG"
-    assert "nats more" in capsys.readouterr().out

@@ -1,0 +1,1 @@
+"""The commands of ``pyro-vlae``, one module each; `pyro_vlae.__main__` lists them."""

@@ -1,0 +1,44 @@
+"""Generate images from a trained model.
+
+    %(prog)s static-mnist --count 64
+
+Writes a figure, or an array (N, C, H, W) of values in [0, 1] if the file's name
+ends in .npy.
+"""
+
+import io
+from pathlib import Path
+
+import numpy
+import pyro
+import torch
+
+from pyro_vlae.commands.trained import add_model_options, load_model, run_folder
+from pyro_vlae.experiments.command_line import make_parser, positive, seed
+from pyro_vlae.plots import plot_samples, save_figure
+from pyro_vlae.reproducible import write_atomically
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the samples, and return the exit status."""
+    parser = make_parser(__doc__)
+    add_model_options(parser)
+    add = parser.add_argument
+    add("--count", type=positive(int), metavar="N", default=64, help="images; default: 64")
+    add("--seed", type=seed, metavar="N", default=0, help="seed of the samples; default: 0")
+    add("--out", type=Path, metavar="FILE", help="default: samples.png in the run's folder")
+    options = parser.parse_args(arguments)
+    model, _, recipe, _ = load_model(options)
+    pyro.set_rng_seed(options.seed)
+    with torch.no_grad():
+        images = recipe.values.to_unit_range(model(batch_size=options.count))
+    out = options.out or run_folder(options.model) / "samples.png"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".npy":
+        content = io.BytesIO()
+        numpy.save(content, images.cpu().numpy())
+        write_atomically(out, content.getvalue())
+    else:
+        save_figure(plot_samples(images, f"Samples: {options.model}"), out)
+    print(f"wrote {out}")
+    return 0

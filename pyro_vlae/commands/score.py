@@ -1,0 +1,52 @@
+"""Score a trained model on test images.
+
+    %(prog)s runs/static-mnist-quick --num-samples 1024
+
+Estimates log p(x) of each image by importance sampling, and prints it with the
+ELBO, the rate of the code, and how reliable the estimate is. The images are
+the first of a fixed random order, so that models can be compared.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+
+from pyro_vlae.commands.trained import add_model_options, load_model
+from pyro_vlae.experiments.command_line import make_parser, positive
+from pyro_vlae.experiments.run import EVALUATION_SEED, evaluation_index
+from pyro_vlae.infer import marginal_log_likelihood
+from pyro_vlae.reproducible import write_json
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Score the images, and return the exit status."""
+    parser = make_parser(__doc__)
+    add_model_options(parser)
+    add = parser.add_argument
+    text = "importance samples per image; default: 64"
+    add("--num-samples", type=positive(int), metavar="K", default=64, help=text)
+    text = "number of test images; default: 500"
+    add("--eval-images", type=positive(int), metavar="N", default=500, help=text)
+    add("--out", type=Path, metavar="FILE", help="also write the scores to this file, as JSON")
+    options = parser.parse_args(arguments)
+    model, guide, recipe, device = load_model(options)
+    data = recipe.load_data(options.data_dir, device)
+    print(data.description, flush=True)
+    index = evaluation_index(data.test, options.eval_images)
+    with torch.no_grad():
+        score = marginal_log_likelihood(
+            model,
+            guide,
+            data.test.batch(index),
+            options.num_samples,
+            seed=EVALUATION_SEED,
+            image_index=index,
+            progress=True,
+        )
+    summary = score.summary()
+    for name, value in summary.items():
+        print(f"{name:35} {math.nan if value is None else value:12.4f}")
+    if options.out:
+        write_json(options.out, {"model": options.model, "dataset": data.name, **summary})
+    return 0

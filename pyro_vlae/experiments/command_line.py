@@ -83,7 +83,7 @@ def carry_out(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> di
         f"bound {bound:.2f}, rate {rate:.2f} nats = {results['kl_bits']:.1f} bits\n"
         f"figures, metrics, and results are in {out}"
     )
-    high = results["share_of_pareto_k_above_0.7"]
+    high = results["fraction_of_pareto_k_above_0.7"]
     if high > 0.1:
         print(
             "the importance sampling estimate is unreliable: median effective sample size "

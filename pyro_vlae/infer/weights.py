@@ -84,7 +84,7 @@ class MarginalLikelihood:
             "num_images": len(self.log_prob),
             "nll_monte_carlo_error": self.mean_monte_carlo_error,
             "median_effective_sample_size": self.effective_sample_size.median().item(),
-            "share_of_pareto_k_above_0.7": (fitted > 0.7).double().mean().item(),
+            "fraction_of_pareto_k_above_0.7": (fitted > 0.7).double().mean().item(),
         }
 
 

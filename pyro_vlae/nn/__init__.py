@@ -5,7 +5,7 @@ from pyro_vlae.nn.blocks import ResidualBlock
 from pyro_vlae.nn.causal import CausalConv2d
 from pyro_vlae.nn.encoders import MapDecoder, MapEncoder, ResNetDecoder, ResNetEncoder
 from pyro_vlae.nn.fronts import wavefronts
-from pyro_vlae.nn.masked_maps import MaskedMapNet
+from pyro_vlae.nn.masked_convnet import MaskedConvNet
 from pyro_vlae.nn.masked_resnet import MaskedResNet
 from pyro_vlae.nn.pixel_network import PixelNetwork
 from pyro_vlae.nn.pixelcnn_pp import PixelCNNPlusPlusNet
@@ -23,7 +23,7 @@ __all__ = [
     "MapArchitecture",
     "MapDecoder",
     "MapEncoder",
-    "MaskedMapNet",
+    "MaskedConvNet",
     "MaskedResNet",
     "PixelCNNPlusPlusNet",
     "PixelNetwork",

@@ -1,4 +1,10 @@
-"""The operations of a causal network on features of single pixels, and the pixels they read."""
+"""The operations of a causal network on features of single pixels, and the pixels they read.
+
+The degree of a channel, as in MADE (Germain et al., "MADE: Masked Autoencoder for Distribution
+Estimation", 2015, arXiv:1502.03509), is the number of writes to the pixel itself that it must wait
+for: 0 if it depends on other pixels alone. A write sets all channels of the image or, for a
+channel-autoregressive network, the next one.
+"""
 
 import operator
 from collections.abc import Callable, Sequence

@@ -34,9 +34,8 @@ class Trace:
         output: node of the parameters.
         operations: the operations that depend on the image, in order.
         static: nodes that do not depend on the image, in order.
-        degrees: for each node that depends on the image, the numbers of writes to the pixel itself
-            that its channels must wait for, distinct and ascending. A write sets all channels of
-            the image or, for a channel-autoregressive network, the next one.
+        degrees: for each node that depends on the image, the degrees of its channels
+            (`pyro_vlae.nn.operations`), distinct and ascending.
         channels: number of channels of each such node that has a single result.
     """
 

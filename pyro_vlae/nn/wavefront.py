@@ -26,7 +26,7 @@ from pyro_vlae.nn.causal import Offset
 from pyro_vlae.nn.fronts import Front, FrontCache, Fronts, wavefront_slope
 from pyro_vlae.nn.graph import NotCausal, UntraceableNetwork
 from pyro_vlae.nn.pixel_network import PixelNetwork
-from pyro_vlae.nn.steps import StepBuilder
+from pyro_vlae.nn.tasks import TaskBuilder
 from pyro_vlae.nn.tracing import plan
 
 MANY = 64  # offsets from which on one gather is faster than a slice for each
@@ -70,13 +70,13 @@ class WavefrontEvaluator:
             for node, offsets in found.kept.items()
         }
         self._image = self._caches[traced.image]
-        builder = StepBuilder(network, context, found, self._caches, self._fronts, size)
+        builder = TaskBuilder(network, context, found, self._caches, self._fronts, size)
         for operation in traced.operations:
             builder.add(operation)
         self._slots = len(builder.slots)
-        # The steps to run after each number of writes to the front.
+        # The tasks to run after each number of writes to the front.
         self._due = [
-            [step for step in builder.steps if written in step.after]
+            [task for task in builder.tasks if written in task.after]
             for written in range(self._writes + 1)
         ]
         self._output, self._own = builder.slot(traced.output), builder.slot(traced.image)
@@ -90,7 +90,7 @@ class WavefrontEvaluator:
     def __iter__(self) -> Iterator[Front]:
         """Iterate over the fronts, each as the rows and columns of its pixels."""
         indices = self._fronts.indices(self._like.device)
-        ahead = max(step.lead for step in self._due[0])
+        ahead = max(task.lead for task in self._due[0])
         for front in range(-max(0, ahead), max(indices) + 1):
             self._front, self._written = front, 0
             self._values = [None] * self._slots
@@ -124,14 +124,14 @@ class WavefrontEvaluator:
 
     @torch.no_grad()
     def _compute(self) -> None:
-        """Run all steps that had to wait for the latest write."""
+        """Run all tasks that had to wait for the latest write."""
         values = self._values
-        for step in self._due[self._written]:
-            front = self._front + step.lead
+        for task in self._due[self._written]:
+            front = self._front + task.lead
             if self._fronts.rows(front):
-                values[step.slot] = step.compute(values, front)
-                if step.cache is not None:
-                    step.cache.write(front, values[step.slot])
+                values[task.slot] = task.compute(values, front)
+                if task.cache is not None:
+                    task.cache.write(front, values[task.slot])
 
 
 class FullPasses:

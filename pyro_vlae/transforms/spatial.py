@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from pyro_vlae.nn.causal import CausalConv2d, Offset
 from pyro_vlae.nn.fronts import FrontCache, Fronts, by_pixel, wavefront_slope
-from pyro_vlae.nn.masked_maps import MaskedMapNet
+from pyro_vlae.nn.masked_convnet import MaskedConvNet
 
 
 class SpatialMeanOnlyAutoregressive(TransformModule):
@@ -35,7 +35,7 @@ class SpatialMeanOnlyAutoregressive(TransformModule):
 
     Args:
         code_shape: ``(C, H, W)`` of the code.
-        hidden_maps: channels of the hidden layers.
+        hidden_channels: channels of the hidden layers.
         reverse: use the reversed order.
     """
 
@@ -49,13 +49,13 @@ class SpatialMeanOnlyAutoregressive(TransformModule):
     def __init__(
         self,
         code_shape: tuple[int, int, int] = (16, 8, 8),
-        hidden_maps: Sequence[int] = (128, 128),
+        hidden_channels: Sequence[int] = (128, 128),
         reverse: bool = False,
     ) -> None:
         super().__init__(cache_size=1)
         self.code_shape = code_shape
         self.reverse = reverse
-        self.network = MaskedMapNet(code_shape[0], hidden_maps)
+        self.network = MaskedConvNet(code_shape[0], hidden_channels)
 
     def _call(self, x: Tensor) -> Tensor:
         return x + self._flat(self.network(self._maps(x)), x)
@@ -86,7 +86,7 @@ class SpatialMeanOnlyAutoregressive(TransformModule):
 EARLIER: list[Offset] = [(-1, -1), (-1, 0), (-1, 1), (0, -1)]
 
 
-def invert_mean_only(network: MaskedMapNet, y: Tensor) -> Tensor:
+def invert_mean_only(network: MaskedConvNet, y: Tensor) -> Tensor:
     """Find x such that ``x + network(x) = y``, computing each feature of the network once.
 
     The evaluator of `pyro_vlae.nn.wavefront` would recompute all hidden units of a position for
@@ -109,7 +109,7 @@ def invert_mean_only(network: MaskedMapNet, y: Tensor) -> Tensor:
     kernels = [layer.weight().flatten(2).permute(2, 1, 0) for layer in layers]
     biases = [layer.bias for layer in layers]
     earlier = [kernel[: len(EARLIER)].flatten(0, 1) for kernel in kernels]
-    # Weights at the position itself, split by the degree of their inputs: values or hidden units.
+    # Weights at the position itself, split by the degree (see `MaskedConvNet`) of their inputs.
     degrees = [[1] * channels, *network.units]
     own = [kernel[len(EARLIER)].split(n) for kernel, n in zip(kernels, degrees, strict=False)]
     fronts = Fronts(height, width, wavefront_slope(EARLIER))

@@ -597,7 +597,7 @@ def test_summary_does_not_pass_off_what_was_not_estimated(linear_gaussian, tmp_p
     problem = linear_gaussian()
     x = problem.sample(1)
     few = marginal_log_likelihood(problem.model, problem.guide, x, 5).summary()
-    for name in ("nll_standard_error", "share_of_pareto_k_above_0.7"):
+    for name in ("nll_standard_error", "fraction_of_pareto_k_above_0.7"):
         assert math.isnan(few[name]) and f"{few[name]:.2f}" == "nan"
     write_json(tmp_path / "scores.json", {"of": [few, {}]})
     saved = json.loads((tmp_path / "scores.json").read_text())["of"][0]
@@ -608,5 +608,5 @@ def test_summary_does_not_pass_off_what_was_not_estimated(linear_gaussian, tmp_p
 
     score = marginal_log_likelihood(problem.model, wide, problem.sample(4), 200)
     metrics = score.summary()
-    assert metrics["share_of_pareto_k_above_0.7"] == (score.pareto_k > 0.7).double().mean()
+    assert metrics["fraction_of_pareto_k_above_0.7"] == (score.pareto_k > 0.7).double().mean()
     assert "4 images, 200 samples each" in repr(score)

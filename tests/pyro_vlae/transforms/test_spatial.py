@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyro_vlae.models import spatial_flow_prior
-from pyro_vlae.nn.masked_maps import MaskedMapNet
+from pyro_vlae.nn.masked_convnet import MaskedConvNet
 from pyro_vlae.transforms import SpatialMeanOnlyAutoregressive, spatial
 
 
@@ -48,7 +48,7 @@ def test_jacobian_is_triangular_with_unit_diagonal_in_the_stated_order(reverse, 
     torch.testing.assert_close(step.log_abs_det_jacobian(x, step(x)), expected, atol=1e-10, rtol=0)
 
 
-def test_a_value_sees_the_earlier_maps_of_its_position_and_the_positions_around():
+def test_a_value_sees_the_earlier_channels_of_its_position_and_the_positions_around():
     torch.manual_seed(0)
     step = made((4, 5, 5), (32, 32))
     x = torch.randn(100, dtype=torch.float64)
@@ -63,16 +63,16 @@ def test_a_value_sees_the_earlier_maps_of_its_position_and_the_positions_around(
 
 @settings(deadline=None, max_examples=25)
 @given(
-    maps=st.integers(1, 4),
+    channels=st.integers(1, 4),
     height=st.integers(1, 4),
     width=st.integers(1, 5),
     hidden=st.lists(st.integers(1, 9), max_size=3),
     reverse=st.booleans(),
 )
-def test_the_inverse_is_that_of_a_pass_per_dimension(maps, height, width, hidden, reverse):
-    torch.manual_seed(maps * height + width)
-    step = made((maps, height, width), hidden, reverse)
-    y = torch.randn(2, 3, maps * height * width, dtype=torch.float64)
+def test_the_inverse_is_that_of_a_pass_per_dimension(channels, height, width, hidden, reverse):
+    torch.manual_seed(channels * height + width)
+    step = made((channels, height, width), hidden, reverse)
+    y = torch.randn(2, 3, channels * height * width, dtype=torch.float64)
     with torch.no_grad():
         x = step.inv(y)
         torch.testing.assert_close(x, slow_inverse(step, y), atol=1e-10, rtol=0)
@@ -128,7 +128,7 @@ def test_a_new_step_starts_near_the_identity():
 
 
 def test_degrees_are_shared_out_evenly_and_the_masks_are_not_saved():
-    network = MaskedMapNet(16, (128, 128))
+    network = MaskedConvNet(16, (128, 128))
     assert network.units == [[8] * 16, [8] * 16, [1] * 16]
     assert not [name for name in network.state_dict() if "mask" in name]
 

@@ -1,4 +1,4 @@
-"""The operations of a network with its current weights, one front at a time."""
+"""The operations of a network as tasks: functions that compute one front with its weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ Compute = Callable[[list[Any], int], Any]
 
 
 @dataclass(frozen=True)
-class Step:
+class Task:
     """The computation of features ``(P * N, channels)`` for the pixels of a front.
 
     Attributes:
@@ -38,8 +38,8 @@ class Step:
     cache: Cache | None = None
 
 
-class StepBuilder:
-    """Converts the operations of a plan to steps, with the network's current weights."""
+class TaskBuilder:
+    """Converts the operations of a plan to tasks, with the network's current weights."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class StepBuilder:
         self.fronts, self.size = fronts, size
         traced = found.trace
         self.static = run_static(network, traced.static, traced.context, context)
-        self.steps: list[Step] = []
+        self.tasks: list[Task] = []
         self.slots: dict[tuple[fx.Node, int], int] = {}
         self.slot(traced.image)
         self.first = {traced.image: 1}
@@ -66,32 +66,32 @@ class StepBuilder:
         return self.slots.setdefault(key, len(self.slots))
 
     def add(self, operation: Operation) -> None:
-        """Add the step of an operation, after the steps that it depends on."""
+        """Add the task of an operation, after the tasks that it depends on."""
         node, trace = operation.node, self.plan.trace
         lead = self.plan.leads[node]
         if isinstance(operation, Convolution):
             compute = self._convolution(operation, lead)
         else:
             compute = self._function(operation, lead)
-        # Steps ahead of the pixels being sampled or behind them need not wait for a write.
+        # Tasks ahead of the pixels being sampled or behind them need not wait for a write.
         after = trace.degrees[node] if lead == 0 else (0,)
-        self.steps.append(Step(compute, self.slot(node), lead, after, self.caches.get(node)))
+        self.tasks.append(Task(compute, self.slot(node), lead, after, self.caches.get(node)))
         self.first[node] = after[0]
         for read in operation.reads:
             if lead == 0 and self.first[read.source] > after[0]:
                 self.blanks[self.slot(read.source)] = trace.channels[read.source]
 
     def _own_pixel(self, node: fx.Node, lead: int) -> int:
-        """The slot of a node's values at the pixel itself; adds a step to fetch them if needed."""
+        """The slot of a node's values at the pixel itself; adds a task to fetch them if needed."""
         known = (node, lead) in self.slots
         slot = self.slot(node, lead)
         if not known:
             if node in self.caches:
                 cache = self.caches[node]
-                self.steps.append(Step(lambda _, front: cache.read(front, (OWN,)), slot, lead))
+                self.tasks.append(Task(lambda _, front: cache.read(front, (OWN,)), slot, lead))
             else:
                 fronts, maps = self.fronts, by_pixel(self._maps(node))
-                self.steps.append(Step(lambda _, front: fronts.pixels(maps, front), slot, lead))
+                self.tasks.append(Task(lambda _, front: fronts.pixels(maps, front), slot, lead))
         return slot
 
     def _maps(self, node: fx.Node) -> Tensor:

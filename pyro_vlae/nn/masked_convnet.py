@@ -20,7 +20,7 @@ from pyro_vlae.nn.causal import CausalConv2d
 from pyro_vlae.nn.weight_norm import BRANCH_INIT_SCALE, image_layout
 
 
-class MaskedMapNet(nn.Module):
+class MaskedConvNet(nn.Module):
     """A PixelCNN on feature maps, autoregressive over positions *and* the channels at a position.
 
     Ordering the channels as well costs nothing when all values are known, and lets a value depend
@@ -29,19 +29,20 @@ class MaskedMapNet(nn.Module):
     further. Transforms in the reversed order see the rest.
 
     Args:
-        maps: number of channels C.
-        hidden_maps: channels of each hidden layer; the degrees 0..C-1 are assigned evenly.
+        channels: number of channels C.
+        hidden_channels: channels of each hidden layer; a unit of degree k depends on the first k
+            values at its position, and the degrees 0..C-1 are assigned evenly.
 
-    Shapes: ``(N, maps, H, W) -> (N, maps, H, W)``, any H and W.
+    Shapes: ``(N, C, H, W) -> (N, C, H, W)``, any H and W.
     """
 
-    def __init__(self, maps: int = 16, hidden_maps: Sequence[int] = (128, 128)) -> None:
+    def __init__(self, channels: int = 16, hidden_channels: Sequence[int] = (128, 128)) -> None:
         super().__init__()
-        self.maps = maps
-        hidden = [torch.arange(size) * maps // size for size in hidden_maps]
+        self.channels = channels
+        hidden = [torch.arange(size) * channels // size for size in hidden_channels]
         # Units of degree k + 1 and above see value k (from 0); its own parameter has degree k, so
         # it depends on the k values before it.
-        degrees = [torch.arange(maps) + 1, *hidden, torch.arange(maps)]
+        degrees = [torch.arange(channels) + 1, *hidden, torch.arange(channels)]
         last = len(hidden)
         self.layers = nn.ModuleList(
             CausalConv2d(
@@ -53,7 +54,7 @@ class MaskedMapNet(nn.Module):
             for k in range(last + 1)
         )
         # Number of units of each degree, (layers, C); units are stored in order of degree.
-        self.units = [d.bincount(minlength=maps).tolist() for d in degrees[1:]]
+        self.units = [d.bincount(minlength=channels).tolist() for d in degrees[1:]]
 
     def forward(self, x: Tensor) -> Tensor:
         h = image_layout(x)

@@ -26,7 +26,7 @@ from pyro_vlae.infer import reconstruct
 from pyro_vlae.plots import plot_groups, save_figure
 from pyro_vlae.reproducible import write_json
 
-SHOWN = 32
+SHOWN = 6
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,8 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
         }
         print(f"{head}: mean color error {error.mean():.2f} of 255 levels")
     options.out.mkdir(parents=True, exist_ok=True)
-    title = "Test images and one decompression for each window"
-    save_figure(plot_groups(pictures, title), options.out / "windows.png")
+    title = f"{data.name}: test images and one decompression for each window of the decoder"
+    save_figure(plot_groups(pictures, title, groups_per_row=2), options.out / "windows.png")
     write_json(options.out / "windows.json", errors)
     print(f"the figure is {options.out / 'windows.png'}")
     return 0

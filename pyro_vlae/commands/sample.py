@@ -39,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
         numpy.save(content, images.cpu().numpy())
         write_atomically(out, content.getvalue())
     else:
-        save_figure(plot_samples(images, f"Samples: {options.model}"), out)
+        save_figure(
+            plot_samples(images, f"Samples: {options.model}, {recipe.describe_parts()}"), out
+        )
     print(f"wrote {out}")
     return 0

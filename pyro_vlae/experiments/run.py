@@ -134,7 +134,7 @@ def _plot(
     out: Path,
 ) -> None:
     """Write ``samples.png``, ``reconstructions.png`` (32 images), and ``training.png``."""
-    title = f"{recipe.dataset}, {result.images_seen:,} training images seen"
+    title = run_title(recipe, result.images_seen)
     show = data.values.to_unit_range
     pyro.set_rng_seed(recipe.seed)
     samples = plot_samples(show(model(batch_size=64)), f"Samples: {title}")
@@ -145,6 +145,14 @@ def _plot(
         save_figure(figure, out / "reconstructions.png")
     dimensions = x[0].numel() if data.values.unit == "bits/dim" else None
     save_figure(plot_training(result.history, title, dimensions), out / "training.png")
+
+
+def run_title(recipe: Recipe, images_seen: int) -> str:
+    """A run's data set, model, and training, for the titles of its figures."""
+    return (
+        f"{recipe.dataset}, {recipe.describe_parts()}\n{images_seen:,} training images seen, "
+        f"seed {recipe.seed}"
+    )
 
 
 def _write_scores(path: Path, index: Tensor, score: MarginalLikelihood) -> None:

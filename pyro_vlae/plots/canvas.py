@@ -3,6 +3,7 @@
 import io
 import os
 from pathlib import Path
+from textwrap import fill
 from typing import cast
 
 from matplotlib.axes import Axes
@@ -31,6 +32,11 @@ def new_axes(
     if title:
         ax.set_title(title, fontsize=10)
     return cast(Figure, ax.figure.figure), ax  # the figure itself, not a subfigure
+
+
+def wrap_title(title: str, width: float) -> str:
+    """Break the lines of a title of 11 points so that they fit into a width in inches."""
+    return "\n".join(fill(line, max(20, int(11 * width))) for line in title.splitlines())
 
 
 def add_grid(ax: Axes) -> None:

@@ -8,11 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyro_vlae.plots.canvas import DPI
+from pyro_vlae.plots.canvas import DPI, wrap_title
 
 _GAP = 0.04  # margin around an image, relative to its size
 _IMAGE_DOTS = 110  # approximate width of an image when saved, about 0.75 inches
 _MARGIN = 0.12  # inches
+_LINE = 0.18  # height of a line of the title, inches
 
 
 def plot_samples(images: Tensor, title: str | None = None, columns: int = 8) -> Figure:
@@ -110,7 +111,8 @@ def image_axes(
     # A whole number of dots per pixel, so that all pixels have the same size.
     scale = max(1, round(_IMAGE_DOTS / image_width)) / (DPI * (1 - 2 * _GAP))
     inner = width * image_width * scale, rows * image_height * scale  # inches, as all sizes below
-    top = heads + (0.45 if title else _MARGIN)
+    title = title and wrap_title(title, inner[0])
+    top = heads + (0.27 + _LINE * (1 + title.count("\n")) if title else _MARGIN)
     size = inner[0] + 2 * _MARGIN, inner[1] + _MARGIN + top
     figure = Figure(figsize=size)
     axes = figure.add_axes(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from pyro_vlae.plots.canvas import BLUE, RED, add_grid
+from pyro_vlae.plots.canvas import BLUE, COLORS, RED, add_grid, legend_outside, new_axes, wrap_title
 
-_SMOOTHED = 25  # the running mean extends over 1/25 of a curve to either side
+_SMOOTHED = 25  # a curve is smoothed over 1/25 of its length to either side
 _IGNORED = 10  # the first tenth of a curve does not affect the range of the axes
 _QUANTILES = (0.01, 0.99)  # of the rest of the curve, shown with a margin
 _MARGIN = 0.1
@@ -25,7 +26,7 @@ def plot_training(
 ) -> Figure:
     """Plot ELBO, rate and distortion against the images seen, for training and validation.
 
-    Training values are shown as a thin line with their running mean. The first steps are orders of
+    Training values are shown as a thin line and smoothed. The first steps are orders of
     magnitude worse than the rest, so the axes show the range of the later curve.
 
     Args:
@@ -54,7 +55,7 @@ def plot_training(
     if not any("kl_nats" in record for record in records):  # a model without a code
         heads = {"elbo": "log p(x) (higher is better)"}
     layout = ConstrainedLayoutEngine(wspace=0.06)
-    figure = Figure(figsize=(12 if len(heads) > 1 else 5, 4.0), layout=layout)
+    figure = Figure(figsize=(12 if len(heads) > 1 else 5, 4.2), layout=layout)
     panels = figure.subplots(1, len(heads), squeeze=False)[0]
     for axes, (key, head) in zip(panels, heads.items(), strict=True):
         _plot_metric(axes, records, key, scale)
@@ -70,9 +71,43 @@ def plot_training(
         panels[1].secondary_yaxis("right", functions=functions).set_ylabel("bits per image")
     handles, labels = panels[0].get_legend_handles_labels()
     if handles:
-        panels[0].legend(handles, labels, frameon=False, loc="lower right")
+        # Below the panels: curves of short runs may be anywhere within them.
+        figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=2)
     if title:
-        figure.suptitle(title, fontsize=12)
+        figure.suptitle(wrap_title(title, figure.get_figwidth()), fontsize=11)
+    return figure
+
+
+def plot_rates(
+    histories: Mapping[str, Sequence[Mapping[str, Any]]],
+    ax: Axes | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Plot the rates of several runs against the images seen, smoothed.
+
+    Args:
+        histories: by name of the run, lines of ``metrics.jsonl`` with ``images_seen`` and
+            ``kl_nats``.
+        ax: axes to plot into; new ones if None.
+        title: title of the axes.
+
+    Raises:
+        ValueError: a run has no rates.
+    """
+    figure, ax = new_axes(ax, title, 7.6, 3.6)
+    for (name, records), color in zip(histories.items(), cycle(COLORS), strict=False):
+        x, y = _curve(records, "kl_nats", 1.0)
+        if not len(x):
+            raise ValueError(f"run {name!r} has no rates (kl_nats): train with a `RateELBO`")
+        x, y, images = _merge_short_records(x, y)
+        ax.plot(x, _smooth(y, images), color=color, lw=1.6, label=name)
+    ax.set_xlabel("training images seen")
+    ax.set_ylabel("rate KL(q(z|x) || p(z)),\nnats per image")
+    ax.set_xlim(left=0)
+    ax.set_ylim(bottom=0)
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    add_grid(ax)
+    legend_outside(ax)
     return figure
 
 
@@ -83,7 +118,7 @@ def _plot_metric(axes: Axes, records: Sequence[Mapping[str, Any]], key: str, sca
         x, y, images = _merge_short_records(x, y)
         axes.plot(x, y, color=BLUE, lw=0.8, alpha=0.35)
         marker = "o" if len(x) == 1 else ""
-        smooth = _running_mean(y, images)
+        smooth = _smooth(y, images)
         axes.plot(x, smooth, color=BLUE, lw=1.6, marker=marker, ms=3.5, label="training")
     if len(x_validation):
         label = "validation (averaged weights)"
@@ -125,11 +160,21 @@ def _merge_short_records(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.n
     return x[ends], np.add.reduceat(images * y, starts) / merged, merged
 
 
-def _running_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted running mean over a window that shrinks at both ends, so that slopes add no bias."""
+def _smooth(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Fit a line to the window around each value, and evaluate it there.
+
+    Away from the ends this is a running mean. At the ends, where the window is cut off, a mean
+    would be biased on a slope, and a shorter window would show the noise of the last values.
+    """
     center = np.arange(len(values))
-    half = max(1, len(values) // _SMOOTHED)
-    reach = np.minimum(half, np.minimum(center, center[::-1]))
-    sums, totals = (np.cumsum([0.0, *a]) for a in (weights * values, weights))
-    first, stop = center - reach, center + reach + 1
-    return (sums[stop] - sums[first]) / (totals[stop] - totals[first])
+    half = max(2, len(values) // _SMOOTHED)
+    first, stop = np.maximum(center - half, 0), np.minimum(center + half + 1, len(values))
+
+    def mean(terms: np.ndarray) -> np.ndarray:
+        sums, totals = (np.cumsum([0.0, *a]) for a in (weights * terms, weights))
+        return (sums[stop] - sums[first]) / (totals[stop] - totals[first])
+
+    middle, height = mean(center), mean(values)
+    spread = mean(center**2) - middle**2
+    slope = (mean(center * values) - middle * height) / np.where(spread > 1e-9, spread, np.inf)
+    return height + slope * (center - middle)

@@ -38,7 +38,7 @@ def test_training_has_three_panels_with_bits_beside_nats():
     FigureCanvasAgg(figure).draw()
     assert bits.get_ylim()[1] == pytest.approx(rate.get_ylim()[1] / math.log(2))
     assert "bits" in bits.get_ylabel() and rate.get_ylim()[0] == 0
-    legend = [text.get_text() for text in elbo.get_legend().get_texts()]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["training", "validation (averaged weights)"]
 
 

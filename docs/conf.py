@@ -11,26 +11,32 @@ import inspect
 import os
 import pkgutil
 import shutil
+import sys
 from pathlib import Path
 
 import pyro_vlae
 
 DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS))  # for mathml.py
 
 project = "pyro_vlae"
 author = "The pyro_vlae developers"
+copyright = f"2026, {author}. MIT license"
 version = release = pyro_vlae.__version__
 
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "mathml",
     "myst_nb",
 ]
-exclude_patterns = ["_build", "conf.py"]
+exclude_patterns = ["_build", "conf.py", "mathml.py", "notebooks/small_digits.py"]
 html_theme = "furo"
+html_math_renderer = "mathml"
+html_static_path = ["static"]
+html_css_files = ["pages.css"]
 html_title = f"pyro_vlae {release}"
 myst_enable_extensions = ["dollarmath"]
 source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".py": "myst-nb"}
@@ -50,6 +56,7 @@ nb_execution_mode = os.environ.get("NOTEBOOKS", "force")
 suppress_warnings = ["myst-nb.lexer"] if nb_execution_mode == "off" else []  # nobody says "Python"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
+nb_merge_streams = True  # one box for all lines that a cell prints
 nb_output_stderr = "remove"  # progress bars and other people's announcements
 
 
@@ -65,10 +72,14 @@ def write_api() -> None:
     for room in sorted(rooms):
         module = importlib.import_module(room)
         # Registries are plain dicts, whose docstring is that of dict.
-        names = [n for n in module.__all__ if not isinstance(getattr(module, n), dict)]
+        names = [
+            n for n in getattr(module, "__all__", []) if not isinstance(getattr(module, n), dict)
+        ]
         names.sort(key=str.lower)
+        if not names:
+            continue  # commands: their help is their documentation
         lines = [room, "=" * len(room), "", f".. automodule:: {room}", ""]
-        lines += [".. autosummary::", "", *(f"   {name}" for name in names), ""] if names else []
+        lines += [".. autosummary::", "", *(f"   {name}" for name in names), ""]
         for name in names:
             public = getattr(module, name)
             kind = "autofunction" if callable(public) else "autodata"

@@ -47,8 +47,8 @@ def test_a_name_that_does_not_exist_is_noticed():
 
 def test_every_notebook_can_be_read_as_a_script_and_links_to_existing_ones():
     folder = ROOT / "examples" / "notebooks"
-    assert len(list(folder.glob("*.py"))) >= 7
-    for path in folder.glob("*.py"):
+    assert len(list(folder.glob("[0-9]*.py"))) >= 7
+    for path in folder.glob("[0-9]*.py"):
         text = path.read_text()
         assert text.startswith("# %% [markdown]\n# # ")
         compile(text, path.name, "exec")
@@ -78,6 +78,7 @@ def test_api_pages_document_the_public_names_of_every_room(tmp_path):
     runpy.run_path(str(tmp_path / "docs" / "conf.py"))
     pages = {path.stem: path.read_text() for path in (tmp_path / "docs" / "api").glob("*.rst")}
     packages = [path.parent.name for path in (ROOT / "pyro_vlae").glob("*/__init__.py")]
+    packages.remove("commands")  # has no public names
     assert pages.keys() == {f"pyro_vlae.{name}" for name in (*packages, "models", "guides")}
     for room, page in pages.items():
         module = importlib.import_module(room)

@@ -9,32 +9,24 @@
 # %%
 # %matplotlib inline
 import copy
-import dataclasses
 import time
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions.transforms import affine_autoregressive, spline_autoregressive
-from pyro.infer import Trace_ELBO
+from small_digits import load_small_digits, small_architecture, train_quickly
 from torch import Tensor, nn
 
 from pyro_vlae.analysis import compare_models
-from pyro_vlae.data import load_dataset
 from pyro_vlae.guides import GaussianGuide
-from pyro_vlae.infer import JointOptim, marginal_log_likelihood
+from pyro_vlae.infer import marginal_log_likelihood
 from pyro_vlae.models import VLAE, FlowPrior, StandardNormalPrior, binary_vlae
-from pyro_vlae.nn import ResNetArchitecture
-from pyro_vlae.plots import plot_samples
-from pyro_vlae.training import TrainingSettings, fit
+from pyro_vlae.plots import plot_rows
 
-data = load_dataset("digits")
-train, test = (  # every other pixel, so that training takes seconds
-    dataclasses.replace(split, images=split.images[..., ::2, ::2])
-    for split in (data.train, data.test)
-)
+train, test = load_small_digits()
 code_dim = 16
-architecture = ResNetArchitecture(train.image_shape, code_dim, channels=(8,), features=64)
+architecture = small_architecture(code_dim)
 
 # %% [markdown]
 # ## Two priors of our own
@@ -103,24 +95,10 @@ PRIORS = {
 
 
 # %%
-def train_further(model: nn.Module, guide: nn.Module, steps: int) -> None:
-    optimizer = JointOptim(torch.optim.Adamax, {"lr": 0.01})
-    settings = TrainingSettings(max_steps=steps)
-    fit(
-        model,
-        guide,
-        train,
-        elbo=Trace_ELBO(),
-        optimizer=optimizer,
-        settings=settings,
-        progress=False,
-    )
-
-
 pyro.set_rng_seed(0)
 first_guide = GaussianGuide(architecture=architecture)
 first_model = binary_vlae(architecture=architecture, prior="normal", likelihood="bernoulli")
-train_further(first_model, first_guide, steps=500)
+train_quickly(first_model, first_guide, train, steps=500)
 
 models, scores = {}, {}
 for name, make_prior in PRIORS.items():
@@ -129,7 +107,7 @@ for name, make_prior in PRIORS.items():
     guide = copy.deepcopy(first_guide)
     decoder, likelihood = copy.deepcopy((first_model.decoder, first_model.likelihood))
     models[name] = VLAE(make_prior(guide), decoder, likelihood)
-    train_further(models[name], guide, steps=200)
+    train_quickly(models[name], guide, train, steps=200)
     x = test.batch(slice(None))
     scores[name] = marginal_log_likelihood(models[name], guide, x, num_samples=64)
     rate = scores[name].kl.mean()
@@ -149,11 +127,9 @@ print(compare_models(scores))
 
 # %% [markdown]
 # ## Samples
-#
-# There is one row for each prior, in the order above.
 
 # %%
 pyro.set_rng_seed(1)
 with torch.no_grad():
-    rows = [model(batch_size=8) for model in models.values()]
-plot_samples(torch.cat(rows), "From above: " + ", ".join(models))
+    rows = {name: model(batch_size=8) for name, model in models.items()}
+plot_rows(rows, "Samples of the small model under each prior")

@@ -8,12 +8,10 @@
 
 # %%
 # %matplotlib inline
-import dataclasses
 
 import pyro
 import torch
-from pyro import poutine
-from pyro.infer import Predictive, Trace_ELBO
+from small_digits import SMALL_FLOW, load_small_digits, small_architecture, train_quickly
 
 from pyro_vlae.analysis import (
     code_marginals,
@@ -21,26 +19,19 @@ from pyro_vlae.analysis import (
     linear_probe,
     pixel_influence,
 )
-from pyro_vlae.data import load_dataset
 from pyro_vlae.guides import GaussianGuide
-from pyro_vlae.infer import JointOptim, marginal_log_likelihood
+from pyro_vlae.infer import marginal_log_likelihood, reconstruct
 from pyro_vlae.models import binary_vlae
-from pyro_vlae.nn import ResNetArchitecture
 from pyro_vlae.plots import (
     plot_code_map,
     plot_interpolations,
     plot_pixel_influence,
     plot_rate_distortion,
-    plot_samples,
+    plot_rows,
 )
-from pyro_vlae.training import TrainingSettings, fit
 
-data = load_dataset("digits")
-train, test = (  # every other pixel, so that training takes seconds
-    dataclasses.replace(split, images=split.images[..., ::2, ::2])
-    for split in (data.train, data.test)
-)
-architecture = ResNetArchitecture(train.image_shape, code_dim=16, channels=(8,), features=64)
+train, test = load_small_digits()
+architecture = small_architecture()
 x_train, x_test = train.batch(slice(None)), test.batch(slice(None))
 
 # %% [markdown]
@@ -58,19 +49,9 @@ WINDOWS = {
 models, guides, scores = {}, {}, {}
 for name, options in WINDOWS.items():
     pyro.set_rng_seed(0)
-    models[name] = binary_vlae(
-        architecture=architecture, flow_layers=2, flow_hidden_dims=(64, 64), **options
-    )
+    models[name] = binary_vlae(architecture=architecture, **SMALL_FLOW, **options)
     guides[name] = GaussianGuide(architecture=architecture)
-    fit(
-        models[name],
-        guides[name],
-        train,
-        elbo=Trace_ELBO(),
-        optimizer=JointOptim(torch.optim.Adamax, {"lr": 0.01}),
-        settings=TrainingSettings(max_steps=400),
-        progress=False,
-    )
+    train_quickly(models[name], guides[name], train, steps=400)
     scores[name] = marginal_log_likelihood(models[name], guides[name], x_test, num_samples=64)
 
 # %% [markdown]
@@ -120,17 +101,19 @@ plot_code_map(code_marginals(guides["one row"], x_test).loc, test.labels)
 # ## Decompressions
 #
 # What all decompressions of an image have in common is in its code; what differs between them is
-# not. Each row shows an image and seven decompressions of it, with two rows for each window.
+# not. Each row shows an image, five decompressions of it, and one at temperature 0, where every
+# pixel takes its most probable value.
 
 # %%
 pyro.set_rng_seed(0)
-chosen = x_test[[0, 3]]
-rows = []
-for name, model in models.items():
-    decompress = Predictive(poutine.uncondition(model), guide=guides[name], num_samples=7)
-    with torch.no_grad():
-        rows.append(torch.cat([chosen[None], decompress(chosen)["x"]]).transpose(0, 1))
-plot_samples(torch.cat(rows).flatten(0, 1), "From top to bottom: " + ", ".join(models))
+rows = {}
+for digit in (2, 8):
+    image = x_test[test.labels == digit][:1]
+    for name, model in models.items():
+        several = reconstruct(model, guides[name], image, num_samples=5)[:, 0]
+        mode = reconstruct(model, guides[name], image, mean=True, temperature=0)
+        rows[f"{digit}, {name}"] = torch.cat([image, several, mode])
+plot_rows(rows, "Image, five decompressions, and one at temperature 0")
 
 # %% [markdown]
 # ## Interpolation

@@ -7,7 +7,6 @@
 
 # %%
 # %matplotlib inline
-import dataclasses
 import warnings
 
 import numpy as np
@@ -15,29 +14,23 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.infer import HMC, MCMC, RenyiELBO
+from small_digits import SMALL_FLOW, load_small_digits, small_architecture, train_quickly
 from torch import Tensor
 
 from pyro_vlae.analysis import to_inference_data
-from pyro_vlae.data import load_dataset
 from pyro_vlae.guides import GaussianGuide
-from pyro_vlae.infer import JointOptim, marginal_log_likelihood
+from pyro_vlae.infer import marginal_log_likelihood
 from pyro_vlae.models import binary_vlae
-from pyro_vlae.nn import ResNetArchitecture
 from pyro_vlae.plots import plot_samples
-from pyro_vlae.training import TrainingSettings, fit
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # ArviZ announces its next version
     import arviz
 
 pyro.set_rng_seed(0)
-data = load_dataset("digits")
-train, test = (  # every other pixel, so that training takes seconds
-    dataclasses.replace(split, images=split.images[..., ::2, ::2])
-    for split in (data.train, data.test)
-)
+train, test = load_small_digits()
 shape, code_dim = train.image_shape, 8
-architecture = ResNetArchitecture(shape, code_dim, channels=(8,), features=64)
+architecture = small_architecture(code_dim)
 
 # %% [markdown]
 # ## Training on another bound
@@ -47,20 +40,10 @@ architecture = ResNetArchitecture(shape, code_dim, channels=(8,), features=64)
 # particles are vectorized: all networks accept leading dimensions.
 
 # %%
-model = binary_vlae(
-    architecture=architecture, masked_layers=1, flow_layers=2, flow_hidden_dims=(64, 64)
-)
+model = binary_vlae(architecture=architecture, masked_layers=1, **SMALL_FLOW)
 guide = GaussianGuide(architecture=architecture)
-optimizer = JointOptim(torch.optim.Adamax, {"lr": 0.01})
-fit(
-    model,
-    guide,
-    train,
-    elbo=RenyiELBO(alpha=0, num_particles=4, vectorize_particles=True, max_plate_nesting=1),
-    optimizer=optimizer,
-    settings=TrainingSettings(max_steps=400),
-    progress=False,
-)
+bound = RenyiELBO(alpha=0, num_particles=4, vectorize_particles=True, max_plate_nesting=1)
+train_quickly(model, guide, train, steps=400, elbo=bound)
 model.eval().requires_grad_(False)
 guide.eval().requires_grad_(False)
 x = test.batch(slice(0, 64))
@@ -89,6 +72,8 @@ plot_samples(siblings, "Each row: images sampled from one code")
 
 # %% [markdown]
 # ## In-painting: what was in the lower half?
+#
+# `pyro_vlae.infer.inpaint` fills in any unknown pixels. Here is how to do it by hand.
 #
 # Suppose that only the upper rows of an image are known. Pixels are modeled in raster order, so
 # $p(x_{upper} \mid z)$ is the product over the upper rows, without an integral over the lower ones.

@@ -14,7 +14,7 @@ from pyro_vlae.plots.codes import (
 )
 from pyro_vlae.plots.comparisons import plot_comparison, plot_rate_distortion, plot_window_study
 from pyro_vlae.plots.diagnostics import plot_pareto_k, plot_pixel_influence
-from pyro_vlae.plots.images import plot_groups, plot_reconstructions, plot_samples
+from pyro_vlae.plots.images import plot_groups, plot_reconstructions, plot_rows, plot_samples
 from pyro_vlae.plots.training import plot_rates, plot_training
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "plot_rate_distortion",
     "plot_rates",
     "plot_reconstructions",
+    "plot_rows",
     "plot_samples",
     "plot_training",
     "plot_window_study",

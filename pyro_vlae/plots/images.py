@@ -81,6 +81,27 @@ def plot_groups(
     return figure
 
 
+def plot_rows(images: Mapping[str, Tensor], title: str | None = None) -> Figure:
+    """Plot rows of images, each with its name on the left.
+
+    Args:
+        images: by name of the row, ``(N, C, H, W)`` in [0, 1].
+        title: title of the figure.
+
+    Raises:
+        ValueError: the images have another shape or range.
+    """
+    rows = {name: as_pictures(row, f"{name!r} images") for name, row in images.items()}
+    first = next(iter(rows.values()))
+    left = 0.1 + 0.09 * max(map(len, rows))  # in image widths
+    across = max(map(len, rows.values()))
+    figure, axes = image_axes(across + left, len(rows), first, title)
+    for row, (name, pictures) in enumerate(rows.items()):
+        place(axes, pictures, ((left + n, row) for n in range(len(pictures))))
+        axes.text(left - 0.1, row + 0.5, name, ha="right", va="center", fontsize=8)
+    return figure
+
+
 def as_pictures(images: Tensor, name: str) -> np.ndarray:
     """Check images and convert them to RGB, ``(N, H, W, 3)``, with ink 1 as black."""
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.numel():

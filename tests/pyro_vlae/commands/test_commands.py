@@ -55,6 +55,14 @@ def test_samples_are_a_figure_or_an_array_and_depend_on_the_seed(run, tmp_path):
     assert (images[0] == images[1]).all() and (images[0] != images[2]).any()
 
 
+def test_samples_at_temperature_0_depend_on_the_codes_alone(run, tmp_path):
+    out = tmp_path / "samples.npy"
+    options = ["--count", "3", "--temperature", "0", "--prior-temperature", "0"]
+    assert main(["sample", str(run), *options, "--out", str(out)]) == 0
+    images = np.load(out)
+    assert (images == images[:1]).all()
+
+
 def test_figures_of_a_run_are_written_to_its_folder(run, capsys):
     assert main(["figures", str(run), "--device", "cpu"]) == 0
     names = ("interpolations", "code_swap", "code_dimensions", "window_in_use", "code_map")

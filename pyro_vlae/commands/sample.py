@@ -43,9 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.temperature == options.prior_temperature == 1:
             images = model(batch_size=options.count)
         else:
-            raise ConfigError(
-                f"{options.model} has no code: sample it at temperature 1"
-            )
+            raise ConfigError(f"{options.model} has no code: sample it at temperature 1")
     images = recipe.values.to_unit_range(images)
     out = options.out or run_folder(options.model) / "samples.png"
     out.parent.mkdir(parents=True, exist_ok=True)

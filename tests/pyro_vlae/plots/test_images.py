@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 
-from pyro_vlae.plots import plot_groups, plot_reconstructions, plot_samples, save_figure
+from pyro_vlae.plots import plot_groups, plot_reconstructions, plot_rows, plot_samples, save_figure
 
 
 def placed(figure):
@@ -65,6 +65,32 @@ def test_groups_stand_side_by_side_under_their_heads():
     assert len(found) == 30
     shades = [drawn.flat[0] for _, drawn in found]
     np.testing.assert_allclose(shades, [0, 0.25, 0.5, 0.75, 1] * 6, atol=1e-6)
+
+
+def test_rows_carry_their_names_on_the_left():
+    figure = plot_rows({"a long name of a row": shades(3), "short": shades(5)}, "a title")
+    corners = [corner for corner, _ in placed(figure)]
+    assert len(corners) == 8
+    names = figure.axes[0].texts
+    assert [text.get_text() for text in names] == ["a long name of a row", "short"]
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    for row, text in enumerate(names):
+        box = text.get_window_extent(canvas.get_renderer())
+        assert box.x0 >= 0  # not clipped
+        first = figure.axes[0].transData.transform((min(left for left, _ in corners), row))
+        assert box.x1 < first[0]
+
+
+def test_long_titles_are_wrapped_above_the_images():
+    title = "Samples: " + ", ".join(f"option {n} of a model" for n in range(12)) + "\nsecond line"
+    figure = plot_samples(shades(16), title)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    box = figure.texts[0].get_window_extent(canvas.get_renderer())
+    width, height = figure.get_size_inches() * figure.dpi
+    assert box.x0 >= 0 and box.x1 <= width and box.y1 <= height
+    assert box.y0 >= figure.axes[0].get_window_extent().y1
 
 
 def test_no_text_is_clipped():

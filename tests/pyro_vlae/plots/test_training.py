@@ -7,7 +7,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 
-from pyro_vlae.plots import plot_training, save_figure
+from pyro_vlae.plots import plot_rates, plot_training, save_figure
 
 
 def record(images_seen, elbo=-90.0, kl=12.0, **more):
@@ -86,6 +86,28 @@ def test_curves_in_bits_per_dimension():
     FigureCanvasAgg(rate.figure).draw()
     high = rate.get_ylim()[1]
     assert rate.child_axes[0].get_ylim()[1] == pytest.approx(high * 3072)
+
+
+def test_rates_of_runs_are_curves_with_their_names():
+    runs = {
+        name: [record(64 * n, kl=kl) for n in range(1, 30)] for name, kl in (("a", 2.0), ("b", 5))
+    }
+    axes = plot_rates(runs, title="rates").axes[0]
+    assert [line.get_label() for line in axes.get_lines()] == ["a", "b"]
+    for line, kl in zip(axes.get_lines(), (2, 5), strict=True):
+        np.testing.assert_allclose(line.get_ydata(), kl)
+    assert axes.get_ylim()[0] == 0
+    with pytest.raises(ValueError, match="run 'x' has no rates"):
+        plot_rates({"x": [{"images_seen": 5, "elbo": -1.0}]})
+
+
+def test_noise_at_the_end_does_not_bend_the_curve():
+    """The last smoothed value must not be the last raw one."""
+    noise = np.random.default_rng(1).normal(size=200)
+    records = [record(64 * n, elbo=-90 + e) for n, e in enumerate(noise, 1)]
+    records[-1]["elbo"] = -95.0
+    _, smooth = (line.get_ydata() for line in plot_training(records).axes[0].get_lines())
+    assert abs(smooth[-1] + 90) < 2.5
 
 
 def test_no_text_is_clipped():

@@ -8,6 +8,7 @@ decompressions.
 """
 
 from pathlib import Path
+from typing import Any
 
 import pyro
 
@@ -45,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     pictures = {"original": to_unit_range(x[:SHOWN])}
     errors = {}
     for run in options.runs:
+        model: Any
         model, guide = (module.to(device) for module in load_run(run))
         pyro.set_rng_seed(EVALUATION_SEED)
         decompressed = reconstruct(model, guide, x)

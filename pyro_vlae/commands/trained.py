@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,10 +21,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def load_model(
     options: argparse.Namespace,
-) -> tuple[nn.Module, nn.Module, Recipe, torch.device]:
+) -> tuple[Any, nn.Module, Recipe, torch.device]:
     """The model that ``options.model`` names, its guide, its recipe, and the device both are on."""
     device = pick_device(options.device)
     load = load_pretrained if is_shipped(options.model) else load_run
+    model: Any
     model, guide = (module.to(device) for module in load(options.model))
     return model, guide, recipe_from_config(model.card["config"], options.model), device
 

@@ -4,7 +4,7 @@
 
 A decoder that sees all earlier pixels hardly needs a code. Free bits, soft free
 bits, or a smaller window keep the code in use. Takes minutes on one core.
-Writes results.json and rates.png.
+Writes collapse.json and rates.png.
 """
 
 import dataclasses
@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
     save_figure(
         plot_rates(curves, title="Rate of the code: digits, 7x7"), options.out / "rates.png"
     )
-    write_json(options.out / "results.json", {"seed": options.seed, "runs": results})
+    write_json(options.out / "collapse.json", {"seed": options.seed, "runs": results})
     return 0
 
 

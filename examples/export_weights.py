@@ -1,4 +1,4 @@
-"""Export the averaged weights of a finished run in float16, with a model card beside them.
+"""Export the averaged weights of a run in float16, with a model card beside them.
 
 python examples/export_weights.py runs/static-mnist-quick static-mnist
 """

@@ -1,4 +1,4 @@
-"""Show posterior collapse and three cures: a model trained four times on 7x7 digits.
+"""Show posterior collapse and three cures: one model, four times, 7x7 digits.
 
     python examples/posterior_collapse.py
 

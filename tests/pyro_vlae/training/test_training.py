@@ -29,6 +29,7 @@ from pyro_vlae.training import (
     TrainingInterrupted,
     TrainingSettings,
     fit,
+    read_checkpoint,
     read_metrics,
     read_state,
     trainer,
@@ -393,7 +394,7 @@ def test_validation_disturbs_nothing(vae):
     assert_same_bits(with_it, without)
 
 
-def test_validation_uses_averages_and_evaluation_mode(vae, monkeypatch):
+def test_validation_uses_averages_and_evaluation_mode(vae, tmp_path, monkeypatch):
     seen = []
 
     def spy(model, guide, images, **options):
@@ -402,10 +403,10 @@ def test_validation_uses_averages_and_evaluation_mode(vae, monkeypatch):
         return metrics
 
     monkeypatch.setattr(trainer, "validate", spy)
-    result, model, _, optimizer = vae.train(None, epochs=1)
-    with optimizer.averaged():
-        assert torch.equal(seen[-1][0], model.net[0].weight)
-    assert not torch.equal(seen[-1][0], model.net[0].weight)
+    result, model, _, _ = vae.train(tmp_path, epochs=1)
+    assert torch.equal(seen[-1][0], model.net[0].weight)
+    last = read_checkpoint(tmp_path / "checkpoint").weights["model.net.0.weight"]
+    assert not torch.equal(seen[-1][0], last)
     assert result.history[-1]["validation_elbo"] == seen[-1][1]["elbo"]
     # The first step is checked as the caller has it, the others are not; validation evaluates.
     assert model.modes == {(True, True), (True, False), (False, False)}

@@ -55,6 +55,10 @@ def run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool = False) -> 
             f"{data.name} has {data.values.name} values, models of the family {recipe.family!r} "
             f"take {recipe.values.name} ones: choose another data set or family"
         )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(out, error) from error
     with own_folder(out):
         return _run(recipe, data, out, resume)
 
@@ -144,9 +148,12 @@ def _prepare_folder(recipe: Recipe, out: Path, resume: bool) -> None:
         if not begun:
             write_json(out / "config.json", recipe.to_config())
     except OSError as error:
-        raise ConfigError(
-            f"cannot write to {out} ({error.strerror or error}): choose another --out"
-        ) from error
+        raise _unwritable(out, error) from error
+
+
+def _unwritable(out: Path, error: OSError) -> ConfigError:
+    reason = error.strerror or error
+    return ConfigError(f"cannot write to {out} ({reason}): choose another --out")
 
 
 def _plot(

@@ -9,11 +9,11 @@ from pyro_vlae.reproducible import read_json
 _SCALARS = {int, float, str, bool, type(None)}
 # Types of what is read from results.json.
 _RESULTS: Mapping[str, Any] = (
-    dict.fromkeys(("family", "dataset", "preset", "device"), str)
+    dict.fromkeys(("family", "preset", "device"), str)
     | dict.fromkeys(("nll_nats", "elbo_nats", "kl_nats", "kl_bits", "train_seconds"), float)
     | dict.fromkeys(("num_samples", "num_images", "train_images_seen", "seed"), int)
-    | dict.fromkeys(("nll_standard_error", "nll_monte_carlo_error"), float | None)
 )
+_OPTIONAL = dict.fromkeys(("nll_standard_error", "nll_monte_carlo_error"), float | None)
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def read_results(path: Path) -> dict[str, Any]:
             f"{path} has no {missing[0]!r}, so it does not hold the results of a run: restore it "
             "from a copy, or move it away and score the run again with --resume"
         )
-    check_types(results, _RESULTS, path)
+    check_types(results, {**_RESULTS, **_OPTIONAL}, path)
     return results
 
 

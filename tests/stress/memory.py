@@ -71,7 +71,9 @@ def main(arguments=None):
     by_models, alive = models(options.models, x)
     grown = [used[-1] - used[len(used) // 2 - 1] for used in (by_steps, by_models)]
     print(f"{options.count} steps: {[round(mb) for mb in by_steps]} MB")
-    print(f"{options.models} models: {[round(mb) for mb in by_models]} MB, {alive} alive at the end")
+    print(
+        f"{options.models} models: {[round(mb) for mb in by_models]} MB, {alive} alive at the end"
+    )
     print(f"growth over the second half: {grown[0]:+.1f} and {grown[1]:+.1f} MB")
     return int(max(grown) > ALLOWED)
 

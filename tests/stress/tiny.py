@@ -1,4 +1,4 @@
-"""Runs so small that they can be killed and damaged hundreds of times; a checkpoint at each step."""
+"""Runs so small that they can be killed and damaged often, with a checkpoint at each step."""
 
 import importlib.util
 from contextlib import contextmanager

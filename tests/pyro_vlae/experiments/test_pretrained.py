@@ -7,9 +7,9 @@ from safetensors.torch import load_file
 
 from pyro_vlae.data import load_dataset
 from pyro_vlae.experiments import ConfigError
-from pyro_vlae.reproducible import read_json, write_json
 from pyro_vlae.infer import marginal_log_likelihood
 from pyro_vlae.models import load_pretrained, load_run, pretrained_names
+from pyro_vlae.reproducible import read_json, write_json
 
 
 @pytest.mark.parametrize("name", pretrained_names())

@@ -16,7 +16,7 @@ from pyro_vlae._version import __version__
 from pyro_vlae.data import DatasetNotFoundError, ImageDataset
 from pyro_vlae.experiments.recipes import ConfigError, Recipe
 from pyro_vlae.experiments.run import program, run
-from pyro_vlae.training import TrainingInterrupted, has_checkpoint, read_state
+from pyro_vlae.training import TrainingInterrupted
 
 
 def train(kind: type[Recipe], description: str | None, arguments: list[str] | None = None) -> int:
@@ -53,7 +53,7 @@ def train(kind: type[Recipe], description: str | None, arguments: list[str] | No
         recipe = kind.from_options(**{**given, "dataset": kind.fallback})
         data = recipe.load_data(options.data_dir, device)
     print(data.description)
-    carry_out(recipe, data, options.out or new_folder(recipe), options.resume)
+    carry_out(recipe, data, options.out or announced_folder(recipe), options.resume)
     return 0
 
 
@@ -61,9 +61,11 @@ def carry_out(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> di
     """`run` an experiment, and print a summary before and after."""
     images = data.train.images
     print(recipe.describe(), f"device {images.device}; writing to {out}", sep="\n", flush=True)
-    if resume and has_checkpoint(out):
-        state = read_state(out / "checkpoint")
-        print(f"resuming at step {state['step']}, {state['images_seen']:,} images seen")
+    if recipe.has_code and recipe.num_samples < 64:
+        print(
+            f"note: with {recipe.num_samples} importance samples per image the NLL is noticeably "
+            "too high; use --num-samples 64 or more to compare models"
+        )
     results = run(recipe, data, out, resume)
     scores = (
         results["nll_nats"],
@@ -192,9 +194,9 @@ def pick_device(name: str | None) -> torch.device:
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        torch.zeros(1, device=device).item()  # fails on devices that hold no values, such as meta
+    except Exception as error:  # of many kinds, by device
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"--device {name} cannot be used ({reason}); try --device cpu") from error
     return device
 
@@ -204,6 +206,18 @@ def new_folder(recipe: Recipe) -> Path:
     base = f"runs/{recipe.dataset}-{recipe.preset}"
     folders = (Path(f"{base}-{number}" if number > 1 else base) for number in itertools.count(1))
     return next(folder for folder in folders if not folder.exists())
+
+
+def announced_folder(recipe: Recipe) -> Path:
+    """A new folder; says so if there are earlier runs of the same name."""
+    chosen = new_folder(recipe)
+    first = chosen.with_name(f"{recipe.dataset}-{recipe.preset}")
+    if chosen != first:
+        print(
+            f"{first} already holds a run: this is a new one, in {chosen} (to continue the other "
+            f"one instead, use --resume --out {first})"
+        )
+    return chosen
 
 
 def exit_status(main: Callable[[], int], resume: str = "") -> int:

@@ -9,7 +9,8 @@ from safetensors import safe_open
 from torch import nn
 
 from pyro_vlae.experiments.recipes import ConfigError, read_recipe, recipe_from_config
-from pyro_vlae.training import has_checkpoint, load_averaged_weights, load_weights, read_state
+from pyro_vlae.experiments.stored import read_results
+from pyro_vlae.training import has_checkpoint, load_averaged_weights, load_weights, read_checkpoint
 
 
 def load_run(folder: str | Path) -> tuple[nn.Module, nn.Module]:
@@ -24,6 +25,7 @@ def load_run(folder: str | Path) -> tuple[nn.Module, nn.Module]:
     Raises:
         ConfigError: the folder contains no run, or one without a checkpoint or of another version.
         CheckpointError: its checkpoint is damaged.
+        ValueError: its ``config.json`` or ``results.json`` is damaged.
     """
     folder = Path(folder)
     if not folder.exists():
@@ -37,10 +39,11 @@ def load_run(folder: str | Path) -> tuple[nn.Module, nn.Module]:
             f"one, or weights that come with the package ({', '.join(pretrained_names())})"
         )
     model, guide = recipe.build()
-    load_averaged_weights(folder / "checkpoint", {"model": model, "guide": guide})
+    checkpoint = read_checkpoint(folder / "checkpoint")
+    load_averaged_weights(checkpoint, {"model": model, "guide": guide})
     scored = folder / "results.json"
-    results = json.loads(scored.read_text()) if scored.exists() else None
-    if results and results["train_images_seen"] != read_state(folder / "checkpoint")["images_seen"]:
+    results = read_results(scored) if scored.exists() else None
+    if results and results["train_images_seen"] != checkpoint.state["images_seen"]:
         results = None  # of earlier weights: training went on but was not followed by scoring
     model.card = {"config": recipe.to_config(), "results": results}  # type: ignore[assignment]
     return model.eval(), guide.eval()

@@ -1,6 +1,5 @@
 """Recipes: all settings of a run, one frozen dataclass per family of models."""
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -12,12 +11,15 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from pyro_vlae.data import ImageDataset, Values, dataset_names, load_dataset
+from pyro_vlae.experiments.stored import check_types, field_types
 from pyro_vlae.infer import JointOptim, MarginalLikelihood, marginal_log_likelihood
+from pyro_vlae.reproducible import read_json
 from pyro_vlae.training import DecaySchedule, TrainingSettings
 
 BUDGET = ("epochs", "max_minutes", "max_steps")
 # Fields that may change when a run is resumed: they do not affect the training so far.
 CHANGEABLE = ("epochs", "max_minutes", "num_samples", "eval_images")
+MOST_SAMPLES = 1_000_000  # the codes of one image must fit into memory
 
 RECIPES: dict[str, type["Recipe"]] = {}
 """The recipe class of each family, by its name."""
@@ -107,6 +109,9 @@ class Recipe(ABC):
                     f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
                 )
 
+        if not 1 <= self.num_samples <= MOST_SAMPLES:
+            raise ConfigError(f"num_samples must be 1 to {MOST_SAMPLES}, got {self.num_samples}")
+
     @classmethod
     def options(cls) -> dict[str, dict[str, Any]]:
         """Help, choices, and metavar by field; fields that a subclass redefines keep the base's."""
@@ -133,16 +138,28 @@ class Recipe(ABC):
         return True
 
     def score(
-        self, model: nn.Module, guide: nn.Module, split: Any, index: Tensor, seed: int
+        self,
+        model: nn.Module,
+        guide: nn.Module,
+        split: Any,
+        index: Tensor,
+        seed: int,
+        resume_file: Path,
     ) -> tuple[MarginalLikelihood, dict[str, Any]]:
         """Score the test images at ``index``.
 
         Returns:
             The estimates per image, and further entries of ``results.json``.
         """
-        x = split.batch(index)
         score = marginal_log_likelihood(
-            model, guide, x, self.num_samples, seed=seed, image_index=index, progress=True
+            model,
+            guide,
+            split.batch(index),
+            self.num_samples,
+            seed=seed,
+            image_index=index,
+            progress=True,
+            resume_file=resume_file,
         )
         return score, {}
 
@@ -255,6 +272,7 @@ def recipe_from_config(config: Mapping[str, Any], source: str | Path) -> Recipe:
 
     Raises:
         ConfigError: the configuration is of an unregistered family or of another version.
+        ValueError: a value is of the wrong type.
     """
     values = dict(config)
     family = values.pop("family", None)
@@ -268,6 +286,7 @@ def recipe_from_config(config: Mapping[str, Any], source: str | Path) -> Recipe:
             f"the run in {source} is of the family {family!r}, but only these are registered: "
             f"{', '.join(RECIPES)}; import the module that defines its recipe first"
         )
+    check_types(values, field_types(RECIPES[family]), source)
     try:
         return RECIPES[family](**values)
     except TypeError as error:
@@ -285,11 +304,11 @@ def read_recipe(folder: Path) -> Recipe:
     """
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text())
+        config = read_json(path)
         config["dataset"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
             f"there is no run in {folder}: {path.name} is missing or unreadable ({error}); name "
             "the folder of a run"
         ) from error
-    return recipe_from_config(config, folder)
+    return recipe_from_config(config, path)

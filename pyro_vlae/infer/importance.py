@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vlae.infer.particles import importance_samples
+from pyro_vlae.infer.partial import PartialScores, fingerprint
+from pyro_vlae.infer.particles import default_chunk, importance_samples
 from pyro_vlae.infer.weights import PER_IMAGE, MarginalLikelihood, weight_statistics
 from pyro_vlae.reproducible import evaluation_context
 
@@ -23,6 +25,7 @@ def marginal_log_likelihood(
     image_index: Sequence[int] | Tensor | None = None,
     max_codes_per_chunk: int | None = None,
     progress: bool = False,
+    resume_file: str | Path | None = None,
 ) -> MarginalLikelihood:
     r"""Estimate log p(x) of each image by importance sampling with the guide as the proposal.
 
@@ -48,8 +51,13 @@ def marginal_log_likelihood(
         max_codes_per_chunk: codes to score in one pass, by default 256 on a CPU and 4096 on a GPU;
             halved if memory runs out.
         progress: show a progress bar.
+        resume_file: file in which the estimates of finished images are kept, every few seconds and
+            on errors and Ctrl-C. A later call with the same weights (of modules and of Pyro's
+            parameter store), images, and arguments goes on from there, and returns the same bits as
+            one that was not interrupted. The file is not removed.
 
     Raises:
+        OSError: ``resume_file`` cannot be written.
         ValueError: an argument is out of range, ``x`` is empty or not finite, a site lacks the
             image plate or its counterpart in model or guide, the guide's code is a point estimate,
             or a log-weight is not finite.
@@ -59,23 +67,30 @@ def marginal_log_likelihood(
         Vehtari et al., "Pareto Smoothed Importance Sampling", 2024, arXiv:1507.02646.
     """
     index = check_arguments(x, num_samples, image_index, max_codes_per_chunk)
-    columns: list[Tensor] = []
     interval = 0.1 if sys.stderr.isatty() else 10  # fewer lines in a log file
-    with (
-        evaluation_context(x.device, model, guide),
-        tqdm(total=len(x), unit="image", disable=not progress, mininterval=interval) as bar,
-    ):
-        for block in importance_samples(
-            model, guide, x, num_samples, seed, index, max_codes_per_chunk
-        ):
-            numbers = index[block.images]
-            columns.append(weight_statistics(block.log_weight, block.log_ratio, numbers))
-            bar.update(len(numbers))
-    estimates = dict(zip(PER_IMAGE, torch.cat(columns, 1), strict=True))
-    if not block.codes:
-        num_samples = 1
-        estimates["monte_carlo_error"] = torch.zeros_like(estimates["log_prob"])
-    return MarginalLikelihood(**estimates, num_samples=num_samples, data_dims=x[0].numel())
+    chunk = max_codes_per_chunk or default_chunk(x.device)
+    done = PartialScores(None, "", len(PER_IMAGE))
+    if resume_file is not None:
+        settings = fingerprint((model, guide), (x,), num_samples, seed, index, chunk, x.device.type)
+        done = PartialScores(Path(resume_file), settings, len(PER_IMAGE))
+    bar = tqdm(
+        total=len(x), initial=done.count, unit="image", disable=not progress, mininterval=interval
+    )
+    try:
+        with evaluation_context(x.device, model, guide), bar:
+            for block in importance_samples(
+                model, guide, x, num_samples, seed, index, chunk, start=done.count
+            ):
+                numbers = index[block.images]
+                statistics = weight_statistics(block.log_weight, block.log_ratio, numbers)
+                if not block.codes:  # exact
+                    statistics[PER_IMAGE.index("monte_carlo_error")] = 0.0
+                done.add(statistics, num_samples if block.codes else 1)
+                bar.update(len(numbers))
+    finally:
+        done.save()
+    estimates = dict(zip(PER_IMAGE, torch.cat(done.columns, 1), strict=True))
+    return MarginalLikelihood(**estimates, num_samples=done.num_samples, data_dims=x[0].numel())
 
 
 def check_arguments(

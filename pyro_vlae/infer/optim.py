@@ -172,6 +172,11 @@ class JointOptim(PyroOptim):
             _assign(current)
             self._swapped = False
 
+    def keep_averages(self) -> None:
+        """Replace the parameters by their averages, if there are any, in place."""
+        if self._averages:
+            _assign(self._averages)
+
     def get_state(self) -> dict[str, Any]:
         """Return the state of the optimizer, by the names of the parameters."""
         state = self._optimizer.state

@@ -1,0 +1,47 @@
+"""The batches of a training run, determined by its seed."""
+
+import torch
+from torch import Tensor
+
+from pyro_vlae.reproducible import derive_seed
+from pyro_vlae.training.validation import ImageSource
+
+_DATA, _ORDER = 1, 2  # what a derived seed is for
+
+
+class Batches:
+    """Batches of images in an order that is new for each epoch.
+
+    Args:
+        data: the images.
+        size: images per batch; that of the data set if it is smaller. The last, incomplete batch of
+            an epoch is dropped.
+        seed: determines the order and what the data set samples.
+        dtype: dtype of the batches.
+
+    Attributes:
+        size: images per batch.
+        per_epoch: batches per epoch.
+        generator: the generator that the data set samples with.
+    """
+
+    def __init__(self, data: ImageSource, size: int, seed: int, dtype: torch.dtype) -> None:
+        self.size = min(size, len(data))
+        self.per_epoch = len(data) // self.size
+        self.generator = torch.Generator(device=data.images.device)
+        self._data, self._seed, self._dtype = data, seed, dtype
+        self._epoch, self._order = -1, torch.empty(0)
+
+    def seed(self, *step: int) -> None:
+        """Seed the generator for a new run, or for one resumed at a step on another device."""
+        self.generator.manual_seed(derive_seed(self._seed, _DATA, *step))
+
+    def __getitem__(self, step: int) -> Tensor:
+        """The batch of a step, counted from 0 over all epochs."""
+        epoch, batch = divmod(step, self.per_epoch)
+        if self._epoch != epoch:
+            generator = torch.Generator().manual_seed(derive_seed(self._seed, _ORDER, epoch))
+            order = torch.randperm(len(self._data), generator=generator)
+            self._epoch, self._order = epoch, order.to(self.generator.device)
+        index = self._order[batch * self.size :][: self.size]
+        return self._data.batch(index, self.generator).to(self._dtype)

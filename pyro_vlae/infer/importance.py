@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vlae.infer.partial import PartialScores, fingerprint
+from pyro_vlae.infer.distributed import rank, sum_over_ranks, world_size
+from pyro_vlae.infer.partial import PartialScores, file_of_rank, fingerprint
 from pyro_vlae.infer.particles import default_chunk, importance_samples
 from pyro_vlae.infer.weights import PER_IMAGE, MarginalLikelihood, weight_statistics
 from pyro_vlae.reproducible import evaluation_context
@@ -35,6 +36,9 @@ def marginal_log_likelihood(
     `AutoNormal`, is called once with all images, from which it cannot be separated. Masks are
     applied; scales (``poutine.scale``) are ignored, since they are not part of the density.
 
+    In a process group of `torch.distributed`, all ranks must call this: each scores a part of the
+    images, and all return the scores of all images.
+
     Modules are scored in evaluation mode. Random state, validation, training mode, parameter store,
     and uninitialized layers are left unchanged.
 
@@ -54,7 +58,8 @@ def marginal_log_likelihood(
         resume_file: file in which the estimates of finished images are kept, every few seconds and
             on errors and Ctrl-C. A later call with the same weights (of modules and of Pyro's
             parameter store), images, and arguments goes on from there, and returns the same bits as
-            one that was not interrupted. The file is not removed.
+            one that was not interrupted. The file is not removed. Of several ranks, each has one of
+            its own, with its number in the name.
 
     Raises:
         OSError: ``resume_file`` cannot be written.
@@ -67,15 +72,17 @@ def marginal_log_likelihood(
         Vehtari et al., "Pareto Smoothed Importance Sampling", 2024, arXiv:1507.02646.
     """
     index = check_arguments(x, num_samples, image_index, max_codes_per_chunk)
+    scores = torch.zeros(len(PER_IMAGE), len(x), dtype=torch.float64)
+    part, total, data_dims = slice(rank(), None, world_size()), len(x), x[0].numel()
+    x, index = x[part], index[part]
     interval = 0.1 if sys.stderr.isatty() else 10  # fewer lines in a log file
     chunk = max_codes_per_chunk or default_chunk(x.device)
     done = PartialScores(None, "", len(PER_IMAGE))
     if resume_file is not None:
-        settings = fingerprint((model, guide), (x,), num_samples, seed, index, chunk, x.device.type)
-        done = PartialScores(Path(resume_file), settings, len(PER_IMAGE))
-    bar = tqdm(
-        total=len(x), initial=done.count, unit="image", disable=not progress, mininterval=interval
-    )
+        own = fingerprint((model, guide), (x,), num_samples, seed, index, chunk, x.device.type)
+        done = PartialScores(file_of_rank(Path(resume_file)), own, len(PER_IMAGE))
+    sizes = {"total": len(x), "initial": done.count, "unit": "image"}
+    bar = tqdm(**sizes, disable=not progress or rank() > 0, mininterval=interval)
     try:
         with evaluation_context(x.device, model, guide), bar:
             for block in importance_samples(
@@ -89,8 +96,14 @@ def marginal_log_likelihood(
                 bar.update(len(numbers))
     finally:
         done.save()
-    estimates = dict(zip(PER_IMAGE, torch.cat(done.columns, 1), strict=True))
-    return MarginalLikelihood(**estimates, num_samples=done.num_samples, data_dims=x[0].numel())
+    if done.columns:
+        scores[:, part] = torch.cat(done.columns, 1)
+    counts = torch.tensor(done.num_samples)
+    sum_over_ranks([scores := scores.to(x.device), counts])
+    estimates = dict(zip(PER_IMAGE, scores.cpu(), strict=True))
+    # A rank without images has counted no samples.
+    num_samples = int(counts) // min(world_size(), total)
+    return MarginalLikelihood(**estimates, num_samples=num_samples, data_dims=data_dims)
 
 
 def check_arguments(

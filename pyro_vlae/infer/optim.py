@@ -14,11 +14,15 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from pyro_vlae.infer.distributed import broadcast, sum_over_ranks
+
 
 class JointOptim(PyroOptim):
     """A single torch optimizer over all parameters, for :class:`pyro.infer.SVI`.
 
-    Each step updates the parameters that SVI passes to it and sets all gradients to None.
+    Each step updates the parameters that SVI passes to it and sets all gradients to None. In a
+    process group of `torch.distributed`, gradients are first summed over all ranks, which must
+    train the same parameters in each step; new parameters take their values from rank 0.
 
     Args:
         optim_constructor: a torch optimizer class, e.g. ``torch.optim.Adamax``.
@@ -35,6 +39,7 @@ class JointOptim(PyroOptim):
         learning_rate: learning rate of the next step, before the factors; may be set.
         gradient_norm: norm of all gradients at the last step before clipping, a scalar tensor on
             the parameters' device; None before the first step.
+        summed: None, or a vector that a step sums over the ranks along with the gradients.
 
     Raises:
         ValueError: a number is out of range; at the first step, a prefix matches no parameter.
@@ -71,6 +76,7 @@ class JointOptim(PyroOptim):
         self.learning_rate: float = self._optimizer.defaults["lr"]
         self.clip_norm, self.ema_decay = clip_norm, ema_decay
         self.gradient_norm: Tensor | None = None
+        self.summed: Tensor | None = None
         self._names: dict[Tensor, str] = {}  # in the order of registration
         self._averages: dict[Tensor, Tensor] = {}  # by parameter
         self._trained: set[Tensor] = set()
@@ -86,6 +92,7 @@ class JointOptim(PyroOptim):
             late = {str(name(p)): p for p in new - self._names.keys()}
             self.register(sorted(late.items()))  # the order of a set is not reproducible
             self._trained |= new
+            broadcast([p for p in self._names if p in new])
         for group in self._optimizer.param_groups:
             group["lr"] = group["factor"] * self.learning_rate
             if self._steps == 0 and group["prefix"] and not group["params"]:
@@ -95,7 +102,9 @@ class JointOptim(PyroOptim):
                 )
         for parameter in self._names.keys() - params:
             parameter.grad = None
-        self.gradient_norm = get_total_norm([p.grad for p in self._names if p.grad is not None])
+        gradients = [p.grad for p in self._names if p.grad is not None]
+        sum_over_ranks([*gradients, *([] if self.summed is None else [self.summed])])
+        self.gradient_norm = get_total_norm(gradients)
         if self.clip_norm is not None:  # multiplies on the device: no host synchronization
             clip_grads_with_norm_(self._names, self.clip_norm, self.gradient_norm)
         self._optimizer.step(*args, **kwargs)

@@ -14,6 +14,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from pyro_vlae.infer.distributed import rank, world_size
 from pyro_vlae.reproducible import write_atomically
 
 _SECONDS = 2.0  # between two versions of the file
@@ -82,6 +83,11 @@ class PartialScores:
             self.columns, self.num_samples = [columns], count
         else:
             _log.warning("%s is of other weights, images or settings: scoring starts again", path)
+
+
+def file_of_rank(path: Path) -> Path:
+    """The file of this rank; that of a process without others is `path` itself."""
+    return path if world_size() == 1 else path.with_suffix(f".{rank()}{path.suffix}")
 
 
 def fingerprint(programs: Iterable[Any], tensors: Iterable[Tensor], *settings: Any) -> str:

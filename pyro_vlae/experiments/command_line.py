@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import os
 import sys
 import traceback
 from collections.abc import Callable, Collection
@@ -16,7 +17,9 @@ from pyro_vlae._version import __version__
 from pyro_vlae.data import DatasetNotFoundError, ImageDataset
 from pyro_vlae.experiments.recipes import ConfigError, Recipe
 from pyro_vlae.experiments.run import program, run
+from pyro_vlae.infer.distributed import from_rank_0, rank, world_size
 from pyro_vlae.training import TrainingInterrupted
+from pyro_vlae.training.distributed import torchrun_ranks
 
 
 def train(kind: type[Recipe], description: str | None, arguments: list[str] | None = None) -> int:
@@ -53,7 +56,8 @@ def train(kind: type[Recipe], description: str | None, arguments: list[str] | No
         recipe = kind.from_options(**{**given, "dataset": kind.fallback})
         data = recipe.load_data(options.data_dir, device)
     print(data.description)
-    carry_out(recipe, data, options.out or announced_folder(recipe), options.resume)
+    out = from_rank_0(options.out or announced_folder(recipe))
+    carry_out(recipe, data, out, options.resume)
     return 0
 
 
@@ -190,10 +194,19 @@ def seed(text: str) -> int:
 
 
 def pick_device(name: str | None) -> torch.device:
-    """The device with this name; by default, the GPU if there is one, else the CPU."""
+    """The device with this name; by default, the GPU if there is one, else the CPU.
+
+    Several ranks on a machine take one GPU each.
+    """
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if world_size() > 1 and name.startswith("cuda"):
+        if name != "cuda":
+            raise ConfigError(f"--device {name} names one GPU for all ranks: use --device cuda")
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         torch.zeros(1, device=device).item()  # fails on devices that hold no values, such as meta
     except Exception as error:  # of many kinds, by device
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -223,17 +236,19 @@ def announced_folder(recipe: Recipe) -> Path:
 def exit_status(main: Callable[[], int], resume: str = "") -> int:
     """Run a script's main; report errors that the user can fix without a traceback.
 
-    With ``--debug``, the traceback precedes the message.
+    With ``--debug``, the traceback precedes the message. Under `torchrun`, the ranks work together.
 
     Args:
         main: returns the exit status.
         resume: the options that continue an interrupted run, with ``{out}`` for its folder.
     """
     try:
-        return main()
+        with torchrun_ranks():
+            return main()
     except TrainingInterrupted as interrupted:
         out = interrupted.checkpoint and interrupted.checkpoint.parent
-        print(f"\n{interrupted}; to continue, use {resume.format(out=out)}", file=sys.stderr)
+        if rank() == 0:
+            print(f"\n{interrupted}; to continue, use {resume.format(out=out)}", file=sys.stderr)
         return interrupted.exit_code
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

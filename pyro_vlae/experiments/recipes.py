@@ -15,6 +15,7 @@ from pyro_vlae.experiments.stored import check_types, field_types
 from pyro_vlae.infer import JointOptim, MarginalLikelihood, marginal_log_likelihood
 from pyro_vlae.reproducible import read_json
 from pyro_vlae.training import DecaySchedule, TrainingSettings
+from pyro_vlae.training.distributed import one_rank_first
 
 BUDGET = ("epochs", "max_minutes", "max_steps")
 # Fields that may change when a run is resumed: they do not affect the training so far.
@@ -169,7 +170,8 @@ class Recipe(ABC):
 
     def load_data(self, root: Path | None, device: torch.device) -> ImageDataset:
         """The data set, on a device; `root` is the folder to look in first."""
-        return load_dataset(self.dataset, root, device)
+        with one_rank_first():
+            return load_dataset(self.dataset, root, device)
 
     def describe(self) -> str:
         """A summary in three lines."""

@@ -18,6 +18,8 @@ from pyro_vlae._version import __version__
 from pyro_vlae.data import ImageDataset
 from pyro_vlae.experiments.recipes import BUDGET, ConfigError, Recipe
 from pyro_vlae.infer import MarginalLikelihood, reconstruct
+from pyro_vlae.infer.distributed import from_rank_0, rank, world_size
+from pyro_vlae.infer.partial import file_of_rank
 from pyro_vlae.infer.weights import PER_IMAGE
 from pyro_vlae.plots import plot_reconstructions, plot_samples, plot_training, save_figure
 from pyro_vlae.reproducible import write_atomically, write_json
@@ -37,6 +39,9 @@ EVALUATION_SEED = 0
 
 def run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool = False) -> dict[str, Any]:
     """Train (or continue training), plot, and score; return the content of ``results.json``.
+
+    In a process group of `torch.distributed`, the ranks train and score together, and rank 0 alone
+    plots and writes.
 
     Args:
         recipe: the settings.
@@ -89,20 +94,22 @@ def _run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> dict[st
             compile=recipe.compile,
         )
     except TrainingInterrupted:
-        write_json(out / "config.json", recipe.to_config())  # keep a new budget
+        if rank() == 0:
+            write_json(out / "config.json", recipe.to_config())  # keep a new budget
         raise
     if before is not None and result.step == before.state["step"]:
         # There was nothing left to train: record the budget that was used.
         print(f"already trained for {result.step:,} steps, {result.seconds / 60:.1f} minutes")
         recipe = replace(recipe, **{name: before.state["config"][name] for name in BUDGET})
-    write_json(out / "config.json", recipe.to_config())
+    if rank() == 0:
+        write_json(out / "config.json", recipe.to_config())
     index = evaluation_index(data.test, recipe.eval_images)
     model.eval(), guide.eval()  # without dropout
     partial = out / "scores.partial.npz"
     with torch.no_grad(), pyro.validation_enabled(False):
-        _plot(recipe, data, model, guide, recipe.pictured(data.test, index), result, out)
+        if rank() == 0:
+            _plot(recipe, data, model, guide, recipe.pictured(data.test, index), result, out)
         score, more = recipe.score(model, guide, data.test, index, EVALUATION_SEED, partial)
-    _write_scores(out / "scores.npz", index, score)
     results = {
         **recipe.to_config(),
         "dataset_description": data.description,
@@ -111,10 +118,14 @@ def _run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> dict[st
         "train_images_seen": result.images_seen,
         "train_seconds": round(result.seconds, 1),
         "precision": result.precision,
+        "world_size": world_size(),
         **_provenance(device),
     }
-    write_json(out / "results.json", results)
-    partial.unlink(missing_ok=True)
+    if rank() == 0:
+        _write_scores(out / "scores.npz", index, score)
+        write_json(out / "results.json", results)
+    results = from_rank_0(results)  # when the files are there
+    file_of_rank(partial).unlink(missing_ok=True)
     return results
 
 
@@ -137,7 +148,7 @@ def _prepare_folder(recipe: Recipe, out: Path, resume: bool) -> None:
             f"{out} already holds a run: add --resume to continue it, or choose another --out"
         )
     try:
-        if not begun:
+        if not begun and rank() == 0:
             write_json(out / "config.json", recipe.to_config())
     except OSError as error:
         raise _unwritable(out, error) from error

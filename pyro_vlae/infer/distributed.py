@@ -30,14 +30,15 @@ def rank() -> int:
 
 
 def sum_over_ranks(tensors: Sequence[Tensor]) -> None:
-    """Replace tensors of one device by their sums over all ranks, in one flat all-reduce.
+    """Replace tensors by their sums over all ranks, in one all-reduce on the first one's device.
 
     Raises:
         RankError: another rank is gone. So do the functions below.
     """
     if world_size() == 1:
         return
-    flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
+    device = tensors[0].device
+    flat = torch.cat([tensor.detach().flatten().to(device) for tensor in tensors])
     with _naming_lost_ranks():
         dist.all_reduce(flat)
     sums = flat.split([tensor.numel() for tensor in tensors])

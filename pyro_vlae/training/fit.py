@@ -43,6 +43,10 @@ def fit(
     seeded. `pyro_vlae.infer.initialize` is called with the first batch. The first step uses the
     caller's Pyro validation setting; the others run without validation.
 
+    In a process group of `torch.distributed`, all ranks must call it with the same arguments. They
+    share each batch, rank 0 initializes the layers, and rank 0 alone logs, calls ``on_log``, and
+    writes.
+
     On return, model and guide hold the averaged weights, if the optimizer averages them. The last
     weights themselves are in the checkpoint, from which ``resume`` continues, and so are the
     averaged weights with the best validation ELBO (`load_best_weights`).

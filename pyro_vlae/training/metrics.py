@@ -5,12 +5,14 @@ import hashlib
 import json
 import math
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pyro.infer import ELBO
 from torch import Tensor
+from tqdm import tqdm
 
 from pyro_vlae.training.weights import CheckpointError
 
@@ -145,6 +147,12 @@ class StepMetrics:
     def state(self) -> dict[str, list[float]]:
         """The values as JSON numbers."""
         return {name: [float(value) for value in v] for name, v in self.values.items()}
+
+
+def progress_bar(total: int | None, step: int, shown: bool) -> tqdm:
+    """A bar of training steps."""
+    interval = 1 if sys.stderr.isatty() else 10  # seconds; fewer lines in a log file
+    return tqdm(total=total, initial=step, unit="step", mininterval=interval, disable=not shown)
 
 
 def summary(metrics: dict[str, Any], images_per_second: float) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from pyro_vlae.infer.distributed import rank
 from pyro_vlae.reproducible import TEMPORARY
 from pyro_vlae.training.weights import CheckpointError
 
@@ -18,11 +19,14 @@ def own_folder(folder: Path) -> Iterator[None]:
     """Lock a folder, which is created if necessary, for the duration of a ``with`` block.
 
     The lock dies with its owner, even if that is killed. The thread that holds it may enter again.
-    Temporary files left by a killed process are removed.
+    Temporary files left by a killed process are removed. Of several ranks, rank 0 owns the folder.
 
     Raises:
         CheckpointError: another process uses the folder, or it cannot be written.
     """
+    if rank() > 0:
+        yield
+        return
     path = folder.resolve() / ".lock"
     lock = FileLock(path, is_singleton=True)
     try:

@@ -2,37 +2,31 @@
 
 import contextlib
 import math
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
 from typing import Any, cast
 
 import pyro
 import torch
 from pyro.infer import ELBO, SVI
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from pyro_vlae.infer.initialize import initialize
+from pyro_vlae.infer.distributed import from_rank_0, rank, wait_for_all_ranks, world_size
 from pyro_vlae.infer.optim import JointOptim
-from pyro_vlae.reproducible import derive_seed
+from pyro_vlae.reproducible import derive_seed, set_seed
+from pyro_vlae.training import distributed
 from pyro_vlae.training.acceleration import HalfPrecision, resolve_precision
 from pyro_vlae.training.batches import Batches
 from pyro_vlae.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from pyro_vlae.training.interrupts import InterruptFlag
-from pyro_vlae.training.metrics import MetricsLog, StepMetrics, summary
-from pyro_vlae.training.settings import (
-    TrainingDivergedError,
-    TrainingInterrupted,
-    TrainingSettings,
-)
+from pyro_vlae.training.metrics import MetricsLog, StepMetrics, progress_bar, summary
+from pyro_vlae.training.settings import TrainingDivergedError, TrainingInterrupted, TrainingSettings
 from pyro_vlae.training.validation import ImageSource, validate
 from pyro_vlae.training.weights import (
     CheckpointError,
     NonFiniteError,
+    check_trained,
     damaged,
     finite_weights,
     named_parameters,
@@ -80,7 +74,7 @@ class Trainer:
         self.batch_size = self.batches.size
         self.total = settings.steps(self.batches.per_epoch)
         self.step = 0
-        self.started = monotonic()
+        self.status = distributed.StepStatus(self.svi, self.optimizer)
         self.saved_at = 0.0
         self.saved_step: int | None = None
         self.checkpoint = None if self.out is None else self.out / "checkpoint"
@@ -97,8 +91,8 @@ class Trainer:
 
     @property
     def seconds(self) -> float:
-        """Training time, including the time before resumptions."""
-        return monotonic() - self.started
+        """Training time of rank 0, including the time before resumptions."""
+        return self.status.seconds
 
     @property
     def progress(self) -> float:
@@ -115,7 +109,8 @@ class Trainer:
         """Begin a new run: seed everything, open the log."""
         pyro.set_rng_seed(self._seed(_NOISE) % 2**32)  # NumPy takes 32 bits
         self.batches.seed()
-        if self.out is not None:
+        self._compare_ranks()
+        if self.out is not None and rank() == 0:
             self.log = MetricsLog(self.out / "metrics.jsonl")
 
     def resume(self, checkpoint: Checkpoint) -> None:
@@ -132,10 +127,13 @@ class Trainer:
                     )
             self.batches.seed(state["step"])
             load_checkpoint(checkpoint, self.modules, self.optimizer, self.batches.generator)
-            logged = state["metrics_bytes"], state.get("metrics_digest")
-            self.log = MetricsLog(self.out / "metrics.jsonl", *logged)
+            distributed.note_world_size(state.get("world_size", 1))
             self.step = self.saved_step = state["step"]
-            self.started -= state["seconds"]
+            self.status.started -= state["seconds"]
+            self._compare_ranks()
+            if rank() == 0:
+                logged = state["metrics_bytes"], state.get("metrics_digest")
+                self.log = MetricsLog(self.out / "metrics.jsonl", *logged)
             self.saved_at = self.seconds
             self.recent.values = state["recent_metrics"]
             self.best, self.best_elbo = checkpoint.best, state.get("best_elbo") or -math.inf
@@ -149,16 +147,14 @@ class Trainer:
 
     def train(self, show_progress: bool) -> None:
         """Train until a budget is used up or a signal arrives; save at the end."""
-        interval = 1 if sys.stderr.isatty() else 10  # seconds; fewer lines in a log file
-        options: dict[str, Any] = dict(unit="step", mininterval=interval, disable=not show_progress)
-        bar = tqdm(total=self.total, initial=self.step, **options)
-        with InterruptFlag() as interrupt, warnings.catch_warnings(), bar:
+        bar = progress_bar(self.total, self.step, show_progress and rank() == 0)
+        with self.status.interrupt, warnings.catch_warnings(), bar:
             # The loop reports NaN itself, with the step.
             warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)
             # From torch.compile, about tensors that it inspects.
             warnings.filterwarnings("ignore", "The .grad attribute of a Tensor", UserWarning)
             first, done = True, False
-            while not done and interrupt.signal is None:
+            while not done and self.status.signal is None:
                 self._train_step(first)
                 done = self.finished
                 done = self._log_step(done) or done
@@ -168,12 +164,18 @@ class Trainer:
                     bar.set_postfix_str(summary(means, speed), refresh=False)
                 # The first checkpoint comes early, so that an unusable folder is noticed at once.
                 due = self.seconds - self.saved_at >= 60 * self.settings.checkpoint_minutes
-                if (first or due) and not done and interrupt.signal is None:
+                if (first or due) and not done and self.status.signal is None:
                     self._save()
                 first = False
             self._save()
-        if interrupt.signal is not None:
-            raise TrainingInterrupted(interrupt.signal, self.step, self.checkpoint)
+            wait_for_all_ranks()
+        if self.status.signal is not None:
+            raise TrainingInterrupted(self.status.signal, self.step, self.checkpoint)
+
+    def _compare_ranks(self) -> None:
+        images = {"training images": self.data, "validation images": self.validation}
+        others = {"step": self.step, **self._identity(), **self.config}
+        self.status.begin(distributed.run_facts(images, self.settings, self.modules, others))
 
     def _seed(self, *purpose: int) -> int:
         return derive_seed(self.settings.seed, *purpose)
@@ -186,23 +188,21 @@ class Trainer:
         x = self.batches[self.step]
         if first:
             with torch.compiler.set_stance("force_eager"):
-                initialize(self.model, self.guide, x)
+                whole = self.batches.whole(self.step, x)
+                distributed.initialize_all(self.model, self.guide, self.modules, whole)
+        if world_size() > 1:  # so that the random state of rank 0 suffices to resume
+            set_seed(self._seed(_NOISE, self.step, rank()), x.device)
         with contextlib.ExitStack() as stack:
             if not first:
                 stack.enter_context(pyro.validation_enabled(False))
             if self.precision == "bf16":
                 stack.enter_context(self.half_precision)
-            loss = self.svi.step(x)
+            loss = self.status.after_step(self.svi.step(x))
         self.step += 1
         if not math.isfinite(loss):
             raise self._diverged(f"the loss is {loss}")
-        if first and (names := self.optimizer.never_trained):
-            raise RuntimeError(
-                f"{len(names)} trainable parameters are not trained, {names[0]!r} first: Pyro's "
-                "parameter store holds another tensor in their place, or none. Call "
-                "pyro.clear_param_store() before building a new model, register modules under "
-                "distinct names, or call requires_grad_(False) on what should stay fixed"
-            )
+        if first:
+            check_trained(self.optimizer.never_trained)
         self.recent.add(self.elbo, loss / self.batch_size, self.optimizer.gradient_norm)
 
     def _log_step(self, last: bool) -> bool:
@@ -215,6 +215,7 @@ class Trainer:
             "step": self.step,
             "epoch": self.epoch,
             "images_seen": self.step * self.batch_size,
+            "world_size": world_size(),
             **self.recent.means(),
             "learning_rate": self.optimizer.learning_rate,
         }
@@ -239,7 +240,8 @@ class Trainer:
         self.log.write(line, self._saved)
         self.recent = StepMetrics()
         try:
-            return self.on_log is not None and bool(self.on_log(dict(line)))
+            called = self.on_log is not None and rank() == 0
+            return from_rank_0(called and bool(cast(Any, self.on_log)(dict(line))))
         except BaseException:
             self._save()
             raise
@@ -247,7 +249,7 @@ class Trainer:
     def _save(self) -> None:
         """Write a checkpoint, if there is a folder for it."""
         self.saved_at = self.seconds
-        if self.checkpoint is None:
+        if self.checkpoint is None or rank() > 0:
             return
         nesting = self.elbo.max_plate_nesting
         length, digest = self.log.sync(self._saved)
@@ -255,6 +257,7 @@ class Trainer:
             "step": self.step,
             "images_seen": self.step * self.batch_size,
             "seconds": self.seconds,
+            "world_size": world_size(),
             "metrics_bytes": length,
             "metrics_digest": digest,
             "recent_metrics": self.recent.state(),

@@ -29,8 +29,10 @@ from pyro_vlae.training import (
     TrainingDivergedError,
     TrainingInterrupted,
     TrainingSettings,
+    distributed,
     fit,
     load_best_weights,
+    metrics,
     read_checkpoint,
     read_metrics,
     read_state,
@@ -51,7 +53,7 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import nn
 
-from pyro_vlae.training import trainer
+from pyro_vlae.training import distributed
 from pyro_vlae.infer.optim import JointOptim
 from pyro_vlae.training import TrainingSettings, fit
 
@@ -147,7 +149,7 @@ if __name__ == "__main__":
     images = Images(35)
     if mode == "hang":  # a second per draw on a clock of our own, then wait to be killed
         now = [0.0]
-        trainer.monotonic = lambda: now[0]
+        distributed.monotonic = lambda: now[0]
 
         def before_draw():
             now[0] += 1
@@ -190,7 +192,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     fake = Clock()
-    monkeypatch.setattr(trainer, "monotonic", fake)
+    monkeypatch.setattr(distributed, "monotonic", fake)
     return fake
 
 
@@ -340,7 +342,7 @@ def test_log_lines(vae, tmp_path):
         assert line["gradient_norm"] > 0
     assert set(lines[0]) == {
         *("step", "epoch", "images_seen", "elbo", "kl_nats", "distortion_nats"),
-        *("gradient_norm", "learning_rate"),
+        *("gradient_norm", "learning_rate", "world_size"),
     }
 
 
@@ -362,7 +364,7 @@ def test_stock_elbos_log_the_elbo_alone(vae, elbo):
 
 
 def test_progress_bar_shows_elbo_bits_and_speed(vae, monkeypatch, capsys):
-    monkeypatch.setattr(trainer, "tqdm", lambda **options: tqdm(**{**options, "mininterval": 0}))
+    monkeypatch.setattr(metrics, "tqdm", lambda **options: tqdm(**{**options, "mininterval": 0}))
     vae.train(None, epochs=2, progress=True)
     shown = capsys.readouterr().err
     assert "ELBO -" in shown and "bits" in shown and "images/s" in shown and "22/22" in shown

@@ -52,7 +52,9 @@ def broadcast(tensors: Sequence[Tensor]) -> None:
     if world_size() > 1:
         with _naming_lost_ranks(), torch.no_grad():
             for tensor in tensors:
-                dist.broadcast(tensor.detach(), 0)
+                value = tensor.detach().contiguous()
+                dist.broadcast(value, 0)
+                tensor.copy_(value)
 
 
 def from_rank_0(value: T) -> T:

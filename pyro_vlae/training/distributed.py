@@ -107,7 +107,7 @@ def note_world_size(before: int) -> None:
 
 
 def _digest(tensor: Tensor) -> str:
-    content = tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
+    content = tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data
     return f"{tuple(tensor.shape)} with hash {hashlib.blake2b(content, digest_size=8).hexdigest()}"
 
 

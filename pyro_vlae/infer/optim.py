@@ -66,6 +66,12 @@ class JointOptim(PyroOptim):
         if not all(0 < factor < math.inf for factor in factors.values()):
             given = learning_rate_factors
             raise ValueError(f"learning_rate_factors must be positive and finite, got {given}")
+        if callable(optim_args):
+            raise ValueError(
+                "JointOptim takes one mapping of arguments for all parameters, not a function of "
+                "each parameter: different learning rates are set by learning_rate_factors, a "
+                "mapping from prefixes of names to factors"
+            )
         options = dict(optim_args)
         if "foreach" in inspect.signature(optim_constructor).parameters:
             options.setdefault("foreach", not options.get("fused"))

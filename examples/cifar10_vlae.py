@@ -1,6 +1,7 @@
-"""Train and score a Variational Lossy Autoencoder on CIFAR-10.
+"""Train and score a Variational Lossy Autoencoder on CIFAR-10 or your own color images.
 
     python examples/cifar10_vlae.py --window 4x2
+    python examples/cifar10_vlae.py --dataset my_images/
 
 Without options it trains a reduced model with window 7x4, for a quarter of an
 hour on a CPU. `--preset paper` is the full recipe, for a GPU. The window is the

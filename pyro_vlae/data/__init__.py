@@ -2,12 +2,15 @@
 
 from pyro_vlae.data.datasets import dataset_names, load_dataset, register_dataset
 from pyro_vlae.data.errors import DatasetCorruptError, DatasetError, DatasetNotFoundError
-from pyro_vlae.data.split import ImageDataset, ImageSplit
-from pyro_vlae.data.values import BINARY, BYTES, INTENSITIES, Values
+from pyro_vlae.data.image_dataset import ImageDataset
+from pyro_vlae.data.image_files import load_images
+from pyro_vlae.data.split import ImageSplit
+from pyro_vlae.data.values import BINARY, BYTES, GRAY, INTENSITIES, Values
 
 __all__ = [
     "BINARY",
     "BYTES",
+    "GRAY",
     "INTENSITIES",
     "DatasetCorruptError",
     "DatasetError",
@@ -17,5 +20,6 @@ __all__ = [
     "Values",
     "dataset_names",
     "load_dataset",
+    "load_images",
     "register_dataset",
 ]

@@ -28,7 +28,9 @@ from pyro_vlae.training import TrainingInterrupted, TrainingResult, fit, has_che
 EVALUATION_SEED = 0
 
 
-def run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool = False) -> dict[str, Any]:
+def run(
+    recipe: Recipe, data: ImageDataset, out: str | Path, resume: bool = False
+) -> dict[str, Any]:
     """Train (or continue training), plot, and score; return the content of ``results.json``.
 
     Args:
@@ -41,11 +43,8 @@ def run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool = False) -> 
     Raises:
         ConfigError: the data set does not fit the recipe, or the folder cannot be used.
     """
-    if data.values != recipe.values:
-        raise ConfigError(
-            f"{data.name} has {data.values.name} values, models of the family {recipe.family!r} "
-            f"take {recipe.values.name} ones: choose another data set or family"
-        )
+    out = Path(out)
+    recipe.check(data)
     _prepare_folder(recipe, out, resume)
     before = read_state(out / "checkpoint") if has_checkpoint(out) else None
     device = data.train.images.device
@@ -141,7 +140,7 @@ def _plot(
     out: Path,
 ) -> None:
     """Write ``samples.png``, ``reconstructions.png`` (32 images), and ``training.png``."""
-    title = f"{recipe.dataset}, {result.images_seen:,} training images seen"
+    title = f"{data.name}, {result.images_seen:,} training images seen"
     show = data.values.to_unit_range
     pyro.set_rng_seed(recipe.seed)
     samples = plot_samples(show(model(batch_size=64)), f"Samples: {title}")

@@ -5,7 +5,8 @@
 
 Without options it trains on static MNIST for a few minutes on a CPU. `--preset
 paper` is the full recipe, for a GPU. Samples, reconstructions, metrics,
-checkpoint, and results go to a folder under runs/.
+checkpoint, and results go to a folder under runs/. For color images, use
+cifar10_vlae.py.
 """
 
 import sys

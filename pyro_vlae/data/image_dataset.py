@@ -89,9 +89,10 @@ class ImageDataset:
             validation: validation images, given in the same way, or the fraction of ``images`` to
                 hold out.
             test: test images, or a fraction, likewise.
-            values: what a model shall see. `BINARY`: gray levels are probabilities of a 1, and
-                train images are binarized each time one is sampled. `GRAY` or `BYTES`: 256 levels
-                of gray or color. None: `BINARY` for gray images of two values, levels for others.
+            values: what a model shall see of images with 1 channel. `GRAY`: 256 levels. `BINARY`:
+                gray levels are probabilities of a 1, and train images are binarized each time one
+                is sampled. None: `BINARY` for images of two values, `GRAY` for others. Images with
+                3 channels have `BYTES`.
             channels_last: whether four-dimensional arrays are ``(N, H, W, C)``; None to infer it.
             name: name of the data set.
             seed: seed of the random split.
@@ -109,13 +110,14 @@ class ImageDataset:
         fractions = {part: v for part, (v, _) in given.items() if isinstance(v, int | float)}
         found = convert({p: v for p, v in given.items() if p not in fractions}, channels_last)
         channels, height, width = found.images["train"].shape[1:]
-        levels = BYTES if channels == 3 else GRAY
-        values = values or (BINARY if found.binary and channels == 1 else levels)
-        if values not in (BINARY, levels):
+        allowed = (BYTES,) if channels == 3 else (BINARY, GRAY)
+        if values not in (None, *allowed):
             raise ValueError(
-                f"images with {'1 channel' if channels == 1 else '3 channels'} can have "
-                f"{BINARY.name} or {levels.name} values, got values={values.name}"
+                "images with 1 channel can have binary or gray values, those with 3 channels "
+                f"bytes; got values={values.name} for {channels}: choose others (another family of "
+                "models), or convert the images"
             )
+        values = values or allowed[not found.binary and channels == 1]
         stored = INTENSITIES if values == BINARY and not found.binary else values
         factor = 255 if found.binary and values != BINARY else 1
         splits = {

@@ -69,24 +69,21 @@ def dataset_name(path: str | os.PathLike[str]) -> str:
 
 def _read_npz(path: Path) -> dict[str, Split]:
     """The splits of an ``.npz`` file."""
+    again = "save it with numpy.savez_compressed(path, images=images)"
     try:
         with open(path, "rb") as stream:
+            if stream.read(2) != b"PK":  # otherwise, NumPy tries other formats
+                raise DatasetError(f"{path} is not an .npz file: {again}")
+            stream.seek(0)
             file = np.load(stream, allow_pickle=False)
-            if isinstance(file, np.ndarray):
-                raise DatasetError(
-                    f"{path} holds a single array: save it with numpy.savez(path, images=array)"
-                )
             images = {part: _first(file, keys) for part, keys in _npz_keys("images", "x")}
             labels = {part: _first(file, keys) for part, keys in _npz_keys("labels", "y")}
             names = ", ".join(file)
     except DatasetError:
         raise
     except Exception as error:  # of many kinds, if the file is damaged
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DatasetError(
-            f"{path} is not an .npz file, or it is damaged ({reason}): save it again with "
-            "numpy.savez_compressed(path, images=images)"
-        ) from error
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise DatasetError(f"{path} cannot be read ({reason}): {again} again") from error
     splits = {part: (x, labels[part]) for part, x in images.items() if x is not None}
     if not splits:
         raise DatasetError(

@@ -83,19 +83,25 @@ class ColorRecipe(ImageRecipe):
     target_nats: float = option(100.0, "target rate of soft free bits, nats")
     flips: bool = option(False, "mirror training images at random")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        channels, height, width = self.image_shape
+        if channels != 3 or height % 4 or width % 4:
+            raise ConfigError(
+                "models of the family 'color' need 3 channels and a height and width divisible by "
+                f"4, got images of shape {self.image_shape}: crop, pad, or resize the images"
+            )
+
     @property
     def architecture(self) -> MapArchitecture:
         """Sizes and blocks of encoder and decoder."""
         channels = (self.width, 2 * self.width, 2 * self.width)
-        try:
-            return MapArchitecture(
-                self.image_shape,
-                self.code_channels,
-                channels=channels,
-                dense=self.encoder == "densenet",
-            )
-        except ValueError as error:
-            raise ConfigError(f"{self.dataset_name}: {error}") from error
+        return MapArchitecture(
+            self.image_shape,
+            self.code_channels,
+            channels=channels,
+            dense=self.encoder == "densenet",
+        )
 
     def build(self) -> tuple[nn.Module, nn.Module]:
         model = color_vlae(

@@ -43,7 +43,7 @@ def train(
     parser = make_parser(description)
     add_recipe_options(parser, kinds[0])
     if len(kinds) > 1:
-        text = "what pixels are modeled as; default: what they are"
+        text = "how to model pixels; default: by the data set"
         parser.add_argument("--family", choices=[k.family for k in kinds], help=text)
     add_place_options(parser)
     text = "default: runs/DATASET-PRESET, numbered"

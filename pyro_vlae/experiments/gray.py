@@ -33,8 +33,6 @@ class GrayRecipe(BinaryRecipe):
     tied: bool = False
     filters: int = 24
     mixtures: int = 5
-    clip_norm: float = 20_000.0
-    learning_rate: float = 0.004
 
     @property
     def network(self) -> dict[str, Any]:

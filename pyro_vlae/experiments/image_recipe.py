@@ -94,11 +94,10 @@ def recipe_for(
     for kind in kinds:
         if issubclass(kind, ImageRecipe) and kind.values == data.values:
             return kind.from_data(data, **given)
-    others = [kind.family for kind in RECIPES.values() if kind.values == data.values]
+    suitable = [kind.family for kind in RECIPES.values() if kind.values == data.values]
     raise ConfigError(
-        f"{data.name} has {data.values.name} values, which models of the family "
-        f"{' or '.join(kind.family for kind in kinds)} do not take; those of "
-        f"{' or '.join(others) or 'no family'} do"
+        f"{data.name} has {data.values.name} values, for models of the family "
+        f"{' or '.join(suitable) or 'none'}, not of {' or '.join(kind.family for kind in kinds)}"
     )
 
 

@@ -232,8 +232,13 @@ def test_unknown_kinds_are_refused():
 
 
 def test_values_must_fit_the_channels():
-    for images, values in ((LEVELS, BYTES), (COLOR, GRAY), (LEVELS, Values("x", "nats", 9, 1))):
-        with pytest.raises(ValueError, match=f"can have .* got values={values.name}"):
+    for images, values in (
+        (LEVELS, BYTES),
+        (COLOR, GRAY),
+        (COLOR, BINARY),
+        (LEVELS, Values("x", "nats", 9, 1)),
+    ):
+        with pytest.raises(ValueError, match=f"can have .* got values={values.name} for"):
             ImageDataset.from_arrays(images, values=values)
 
 

@@ -111,7 +111,7 @@ class ImageDataset:
         found = convert({p: v for p, v in given.items() if p not in fractions}, channels_last)
         channels, height, width = found.images["train"].shape[1:]
         allowed = (BYTES,) if channels == 3 else (BINARY, GRAY)
-        if values not in (None, *allowed):
+        if values is not None and values not in allowed:
             raise ValueError(
                 "images with 1 channel can have binary or gray values, those with 3 channels "
                 f"bytes; got values={values.name} for {channels}: choose others (another family of "
@@ -209,5 +209,5 @@ def _checksum(parts: Sequence[ImageSplit]) -> int:
     """The CRC-32 of all images, by which a changed data set is noticed."""
     checksum = 0
     for part in parts:
-        checksum = crc32(part.images.numpy(), checksum)
+        checksum = crc32(part.images.numpy().tobytes(), checksum)
     return checksum

@@ -54,17 +54,13 @@ def load_images(path: str | os.PathLike[str], values: Values | None = None) -> I
         raise DatasetNotFoundError(f"there is no file or folder {path}")
     if "train" not in splits:
         raise DatasetError(f"{path} holds {' and '.join(splits)} images, but no train images")
+    train: Any = splits.pop("train")
+    held_out: dict[str, Any] = {**splits}
+    name = path.resolve().name.removesuffix(".npz")
     try:
-        return ImageDataset.from_arrays(
-            splits.pop("train"), values=values, name=dataset_name(path), **splits
-        )
+        return ImageDataset.from_arrays(train, values=values, name=name, **held_out)
     except (TypeError, ValueError) as error:
         raise DatasetError(f"{path}: {error}") from error
-
-
-def dataset_name(path: str | os.PathLike[str]) -> str:
-    """The name of a data set that is read from this path."""
-    return Path(path).name.removesuffix(".npz")
 
 
 def _read_npz(path: Path) -> dict[str, Split]:

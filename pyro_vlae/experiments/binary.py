@@ -5,7 +5,7 @@ References:
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ class BinaryRecipe(ImageRecipe):
     dataset_defaults = {  # noqa: RUF012
         name: {"tied": False} for name in ("mnist", "omniglot", "caltech101")
     }
-    fallback = "digits"
+    fallback: ClassVar[str | None] = "digits"
 
     dataset: str = option(
         "static-mnist",

@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 from pyro_vlae.data import BINARY, ImageDataset, load_images
 from pyro_vlae.experiments import load_run, recipe_for, run
 from pyro_vlae.guides import GaussianGuide
-from pyro_vlae.infer import JointOptim, decompress
+from pyro_vlae.infer import JointOptim, reconstruct
 from pyro_vlae.models import gray_vlae
 from pyro_vlae.nn import ResNetArchitecture
 from pyro_vlae.plots import plot_reconstructions, plot_samples
@@ -129,8 +129,7 @@ model, guide = load_run(folder / "small", *build())  # the averaged weights
 
 # %%
 x = data.test.batch(slice(0, 16))
-with torch.no_grad():
-    again = decompress(model, guide, x)
+again = reconstruct(model, guide, x)
 plot_reconstructions(show(x), show(again), "Test images and one decompression each")
 
 # %%

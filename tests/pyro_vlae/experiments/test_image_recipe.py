@@ -134,8 +134,9 @@ def test_a_model_of_one_s_own_is_loaded_from_the_folder_that_fit_wrote(tmp_path)
     assert model.card == {"config": {"note": "mine"}, "results": None}
     with pytest.raises(ValueError, match="both the model and the guide"):
         load_run(tmp_path, model)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="no checkpoint"):
-        load_run(tmp_path / "nothing", model, guide)
+        load_run(tmp_path / "empty", model, guide)
 
 
 def test_a_recipe_that_only_the_checkpoint_holds_is_enough(tmp_path):

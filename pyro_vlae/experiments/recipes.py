@@ -134,6 +134,11 @@ class Recipe(ABC):
         """The model and guide, in words."""
 
     @property
+    def dataset_name(self) -> str:
+        """The name of the data set, also if ``dataset`` is a path."""
+        return Path(self.dataset).name.removesuffix(".npz")
+
+    @property
     def has_code(self) -> bool:
         """Whether the model has a code, so that images can be reconstructed."""
         return True
@@ -172,6 +177,18 @@ class Recipe(ABC):
         """The data set, on a device; `root` is the folder to look in first."""
         with one_rank_first():
             return load_dataset(self.dataset, root, device)
+
+    def for_data(self, data: ImageDataset) -> Self:
+        """This recipe for data of another shape, if the family has models for it."""
+        return self
+
+    def check(self, data: ImageDataset) -> None:
+        """Raise a `ConfigError` unless models of this recipe take these data."""
+        if data.values != self.values:
+            raise ConfigError(
+                f"{data.name} has {data.values.name} values, models of the family {self.family!r} "
+                f"take {self.values.name} ones: choose another data set or family"
+            )
 
     def describe(self) -> str:
         """A summary in three lines."""
@@ -233,7 +250,7 @@ class Recipe(ABC):
             ConfigError: the folder has no run of this family, or an option contradicts the run.
         """
         stored = read_recipe(folder)
-        if not isinstance(stored, cls):
+        if type(stored) is not cls:
             raise ConfigError(
                 f"the run in {folder} is of the family {stored.family!r}, not {cls.family!r}: "
                 "resume it with the script that made it"

@@ -37,7 +37,9 @@ from pyro_vlae.training import (
 EVALUATION_SEED = 0
 
 
-def run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool = False) -> dict[str, Any]:
+def run(
+    recipe: Recipe, data: ImageDataset, out: str | Path, resume: bool = False
+) -> dict[str, Any]:
     """Train (or continue training), plot, and score; return the content of ``results.json``.
 
     In a process group of `torch.distributed`, the ranks train and score together, and rank 0 alone
@@ -55,11 +57,8 @@ def run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool = False) -> 
         CheckpointError: another process uses the folder, or a file in it is damaged.
         ConfigError: the data set does not fit the recipe, or the folder cannot be used.
     """
-    if data.values != recipe.values:
-        raise ConfigError(
-            f"{data.name} has {data.values.name} values, models of the family {recipe.family!r} "
-            f"take {recipe.values.name} ones: choose another data set or family"
-        )
+    out = Path(out)
+    recipe.check(data)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -185,7 +184,7 @@ def _plot(
 def run_title(recipe: Recipe, images_seen: int) -> str:
     """A run's data set, model, and training, for the titles of its figures."""
     return (
-        f"{recipe.dataset}, {recipe.describe_parts()}\n{images_seen:,} training images seen, "
+        f"{recipe.dataset_name}, {recipe.describe_parts()}\n{images_seen:,} training images seen, "
         f"seed {recipe.seed}"
     )
 

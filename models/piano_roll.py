@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pyro_vlae.distributions import PixelCNN
 from pyro_vlae.distributions.piano_roll import PianoRoll
 from pyro_vlae.models.vlae import _Origin
-from pyro_vlae.nn import MaskedMapNet
+from pyro_vlae.nn import MaskedConvNet
 from pyro_vlae.nn.piano_rolls import (
     BLOCK,
     FrameNet,
@@ -53,7 +53,7 @@ class TemporalPrior(nn.Module):
         super().__init__()
         self.code_channels = code_channels
         self.networks = nn.ModuleList(
-            MaskedMapNet(code_channels, hidden_channels) for _ in range(layers)
+            MaskedConvNet(code_channels, hidden_channels) for _ in range(layers)
         )
 
     def forward(self, lengths: Tensor, frames: int) -> dist.TorchDistribution:
@@ -65,7 +65,9 @@ class TemporalPrior(nn.Module):
             return base
         counts = torch.as_tensor(count_blocks(lengths))
         transforms = [
-            TemporalMeanOnlyAutoregressive(cast(MaskedMapNet, network), counts, reverse=bool(k % 2))
+            TemporalMeanOnlyAutoregressive(
+                cast(MaskedConvNet, network), counts, reverse=bool(k % 2)
+            )
             for k, network in enumerate(self.networks)
         ]
         inverses = [transform.inv for transform in reversed(transforms)]

@@ -9,7 +9,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions import Transform
 
-from pyro_vlae.nn import MaskedMapNet
+from pyro_vlae.nn import MaskedConvNet
 from pyro_vlae.transforms.spatial import invert_mean_only
 
 
@@ -32,7 +32,7 @@ class TemporalMeanOnlyAutoregressive(Transform):
     codomain = constraints.real_vector
     bijective = True
 
-    def __init__(self, network: MaskedMapNet, lengths: Tensor, reverse: bool = False) -> None:
+    def __init__(self, network: MaskedConvNet, lengths: Tensor, reverse: bool = False) -> None:
         super().__init__(cache_size=0)
         self.network = network
         self.lengths = lengths
@@ -52,7 +52,7 @@ class TemporalMeanOnlyAutoregressive(Transform):
 
     def _ordered(self, x: Tensor) -> Tensor:
         """Flat sequences as ``(M, C, L)`` in the network's order."""
-        maps = x.reshape(*x.shape[:-1], self.network.maps, -1)
+        maps = x.reshape(*x.shape[:-1], self.network.channels, -1)
         return self._reversed(maps).flatten(0, -3)
 
     def _flat(self, maps: Tensor, like: Tensor) -> Tensor:

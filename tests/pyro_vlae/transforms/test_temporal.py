@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pyro_vlae.nn import MaskedMapNet
+from pyro_vlae.nn import MaskedConvNet
 from pyro_vlae.transforms.temporal import TemporalMeanOnlyAutoregressive
 
 CHANNELS, LONGEST = 2, 5
@@ -12,7 +12,7 @@ CHANNELS, LONGEST = 2, 5
 @pytest.fixture
 def network():
     torch.manual_seed(0)
-    network = MaskedMapNet(CHANNELS, (6, 6)).double().eval()
+    network = MaskedConvNet(CHANNELS, (6, 6)).double().eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

@@ -52,7 +52,7 @@ class TemporalMeanOnlyAutoregressive(Transform):
 
     def _ordered(self, x: Tensor) -> Tensor:
         """Flat sequences as ``(M, C, L)`` in the network's order."""
-        maps = x.reshape(*x.shape[:-1], self.network.maps, -1)
+        maps = x.reshape(*x.shape[:-1], self.network.channels, -1)
         return self._reversed(maps).flatten(0, -3)
 
     def _flat(self, maps: Tensor, like: Tensor) -> Tensor:

@@ -22,8 +22,8 @@ from pyro_vlae.experiments.command_line import (
     pick_device,
     recipe_options,
 )
+from pyro_vlae.experiments.options import ConfigError
 from pyro_vlae.experiments.piano_roll_music import play
-from pyro_vlae.experiments.recipes import ConfigError
 from pyro_vlae.reproducible import write_json
 
 

@@ -65,7 +65,9 @@ class TemporalPrior(nn.Module):
             return base
         counts = torch.as_tensor(count_blocks(lengths))
         transforms = [
-            TemporalMeanOnlyAutoregressive(cast(MaskedConvNet, network), counts, reverse=bool(k % 2))
+            TemporalMeanOnlyAutoregressive(
+                cast(MaskedConvNet, network), counts, reverse=bool(k % 2)
+            )
             for k, network in enumerate(self.networks)
         ]
         inverses = [transform.inv for transform in reversed(transforms)]

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from pyro_vlae.data import BINARY, dataset_names
 from pyro_vlae.experiments.image_recipe import ImageRecipe
-from pyro_vlae.experiments.recipes import option, register
+from pyro_vlae.experiments.options import option
+from pyro_vlae.experiments.recipes import register
 from pyro_vlae.guides import GaussianGuide, IAFGuide
 from pyro_vlae.infer import FreeBitsELBO, JointOptim
 from pyro_vlae.models.binary import binary_vlae, unconditional_pixelcnn

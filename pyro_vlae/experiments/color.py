@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from pyro_vlae.data import BYTES, ImageDataset, dataset_names
 from pyro_vlae.experiments.image_recipe import ImageRecipe
-from pyro_vlae.experiments.recipes import ConfigError, option, register
+from pyro_vlae.experiments.options import ConfigError, option
+from pyro_vlae.experiments.recipes import register
 from pyro_vlae.guides import color_guide
 from pyro_vlae.infer import SoftFreeBitsELBO
 from pyro_vlae.models.color import color_vlae

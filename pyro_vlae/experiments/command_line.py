@@ -22,7 +22,8 @@ from pyro_vlae.data import (
     load_images,
 )
 from pyro_vlae.experiments.image_recipe import ImageRecipe, is_path, recipe_for
-from pyro_vlae.experiments.recipes import ConfigError, Recipe, read_recipe
+from pyro_vlae.experiments.options import ConfigError
+from pyro_vlae.experiments.recipes import Recipe, read_recipe
 from pyro_vlae.experiments.run import program, run
 from pyro_vlae.infer.distributed import from_rank_0, rank, world_size
 from pyro_vlae.training import TrainingInterrupted

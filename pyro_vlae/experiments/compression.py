@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pyro_vlae.experiments.command_line import folder, make_parser, seed
+from pyro_vlae.experiments.options import ConfigError
 from pyro_vlae.experiments.pretrained import load_pretrained, load_run, pretrained_names
-from pyro_vlae.experiments.recipes import ConfigError
 from pyro_vlae.reproducible import write_atomically
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -7,7 +7,8 @@ from torch import nn
 
 from pyro_vlae.data import GRAY, dataset_names
 from pyro_vlae.experiments.binary import BinaryRecipe
-from pyro_vlae.experiments.recipes import option, register
+from pyro_vlae.experiments.options import option
+from pyro_vlae.experiments.recipes import register
 from pyro_vlae.models.gray import gray_vlae
 
 

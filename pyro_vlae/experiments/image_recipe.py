@@ -8,7 +8,8 @@ from typing import Any, Self
 import torch
 
 from pyro_vlae.data import ImageDataset, dataset_names, load_images
-from pyro_vlae.experiments.recipes import RECIPES, ConfigError, Recipe
+from pyro_vlae.experiments.options import ConfigError
+from pyro_vlae.experiments.recipes import RECIPES, Recipe
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from pyro_vlae.data import PIANO_ROLLS
 from pyro_vlae.experiments.binary import NoCode
-from pyro_vlae.experiments.recipes import Recipe, option, register
+from pyro_vlae.experiments.options import option
+from pyro_vlae.experiments.recipes import Recipe, register
 from pyro_vlae.guides.piano_roll import PianoRollGuide
 from pyro_vlae.infer import FreeBitsELBO, MarginalLikelihood, marginal_log_likelihood
 from pyro_vlae.infer.weights import PER_IMAGE
@@ -99,13 +100,7 @@ class PianoRollRecipe(Recipe):
         return FreeBitsELBO(lambda used: self.free_nats if used < self.free_until else 0.0)
 
     def score(
-        self,
-        model: nn.Module,
-        guide: nn.Module,
-        split: Any,
-        index: Tensor,
-        seed: int,
-        resume_file: Path,  # not used: the few pieces are scored in minutes
+        self, model: nn.Module, guide: nn.Module, split: Any, index: Tensor, seed: int, file: Path
     ) -> tuple[MarginalLikelihood, dict[str, Any]]:
         score = score_pieces(model, guide, split, index, self.num_samples, seed)
         return score, per_frame(score, split.lengths[index])

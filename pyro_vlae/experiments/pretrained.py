@@ -8,7 +8,8 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import nn
 
-from pyro_vlae.experiments.recipes import ConfigError, read_recipe, recipe_from_config
+from pyro_vlae.experiments.options import ConfigError
+from pyro_vlae.experiments.recipes import read_recipe, recipe_from_config
 from pyro_vlae.experiments.stored import read_results
 from pyro_vlae.training import has_checkpoint, load_averaged_weights, load_weights, read_checkpoint
 

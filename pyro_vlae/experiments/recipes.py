@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -11,34 +11,19 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from pyro_vlae.data import ImageDataset, Values, dataset_names, load_dataset
+from pyro_vlae.experiments.options import ConfigError, given_options, option
 from pyro_vlae.experiments.stored import check_types, field_types
 from pyro_vlae.infer import JointOptim, MarginalLikelihood, marginal_log_likelihood
 from pyro_vlae.reproducible import read_json
 from pyro_vlae.training import DecaySchedule, TrainingSettings
 from pyro_vlae.training.distributed import one_rank_first
 
-BUDGET = ("epochs", "max_minutes", "max_steps")
 # Fields that may change when a run is resumed: they do not affect the training so far.
 CHANGEABLE = ("epochs", "max_minutes", "num_samples", "eval_images")
 MOST_SAMPLES = 1_000_000  # the codes of one image must fit into memory
 
 RECIPES: dict[str, type["Recipe"]] = {}
 """The recipe class of each family, by its name."""
-
-
-class ConfigError(ValueError):
-    """Options that contradict each other or the run to be resumed."""
-
-
-def option(default: Any, text: str | None = None, **metadata: Any) -> Any:
-    """A field of a recipe that can be set from the command line.
-
-    Args:
-        default: its value in the ``quick`` preset.
-        text: help for the option; if None, the field is validated but is not an option.
-        **metadata: ``choices`` and ``metavar``, as for `argparse`.
-    """
-    return field(default=default, metadata={"help": text, **metadata})
 
 
 @dataclass(frozen=True)
@@ -144,29 +129,16 @@ class Recipe(ABC):
         return True
 
     def score(
-        self,
-        model: nn.Module,
-        guide: nn.Module,
-        split: Any,
-        index: Tensor,
-        seed: int,
-        resume_file: Path,
+        self, model: nn.Module, guide: nn.Module, split: Any, index: Tensor, seed: int, file: Path
     ) -> tuple[MarginalLikelihood, dict[str, Any]]:
-        """Score the test images at ``index``.
+        """Score the test images at ``index``; ``file`` may keep what is needed to go on later.
 
         Returns:
             The estimates per image, and further entries of ``results.json``.
         """
-        score = marginal_log_likelihood(
-            model,
-            guide,
-            split.batch(index),
-            self.num_samples,
-            seed=seed,
-            image_index=index,
-            progress=True,
-            resume_file=resume_file,
-        )
+        options: Any = dict(image_index=index, progress=True, resume_file=file)
+        x = split.batch(index)
+        score = marginal_log_likelihood(model, guide, x, self.num_samples, seed=seed, **options)
         return score, {}
 
     def pictured(self, split: Any, index: Tensor) -> Tensor:
@@ -237,7 +209,7 @@ class Recipe(ABC):
 
         A given budget replaces that of the preset.
         """
-        given = _given(given)
+        given = given_options(given)
         chosen = dict(cls.presets.get(given.get("preset", "quick"), {}))
         chosen |= cls.dataset_defaults.get(given.get("dataset", cls.dataset), {})
         return cls(**{**chosen, **given})
@@ -255,7 +227,7 @@ class Recipe(ABC):
                 f"the run in {folder} is of the family {stored.family!r}, not {cls.family!r}: "
                 "resume it with the script that made it"
             )
-        given = _given(given)
+        given = given_options(given)
         if given.get("precision") == "auto":
             del given["precision"]  # the run's own
         for name, value in given.items():
@@ -268,12 +240,6 @@ class Recipe(ABC):
                     "the option out to resume it, or choose another --out for a new run"
                 )
         return cls(**{**asdict(stored), **given})
-
-
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that are not None; if any is a budget, the other budgets become None."""
-    given = {name: value for name, value in options.items() if value is not None}
-    return (dict.fromkeys(BUDGET) if given.keys() & set(BUDGET) else {}) | given
 
 
 def register(recipe: type[Recipe]) -> type[Recipe]:

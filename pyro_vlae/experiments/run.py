@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from pyro_vlae._version import __version__
 from pyro_vlae.data import ImageDataset
-from pyro_vlae.experiments.recipes import BUDGET, ConfigError, Recipe
+from pyro_vlae.experiments.options import BUDGET, ConfigError
+from pyro_vlae.experiments.recipes import Recipe
 from pyro_vlae.infer import MarginalLikelihood, reconstruct
 from pyro_vlae.infer.distributed import from_rank_0, rank, world_size
 from pyro_vlae.infer.partial import file_of_rank

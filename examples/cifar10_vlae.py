@@ -1,11 +1,13 @@
-"""Train and score a Variational Lossy Autoencoder on CIFAR-10.
+"""Train and score a Variational Lossy Autoencoder on color images.
 
     python examples/cifar10_vlae.py --window 4x2
+    python examples/cifar10_vlae.py --dataset my_images/
 
-Without options it trains a reduced model with window 7x4, for a quarter of an
-hour on a CPU. `--preset paper` is the full recipe, for a GPU. The window is the
-part of the image that the decoder sees; the code must carry the rest. Samples,
-reconstructions, metrics, checkpoint, and results go to a folder under runs/.
+Without options it trains a reduced model with window 7x4 on CIFAR-10, for a
+quarter of an hour on a CPU. `--preset paper` is the full recipe, for a GPU. The
+window is the part of the image that the decoder sees; the code must carry the
+rest. Samples, reconstructions, metrics, checkpoint, and results go to a folder
+under runs/.
 """
 
 import sys

@@ -4,6 +4,7 @@ from typing import Any
 
 from pyro_vlae.models.binary import binary_vlae, unconditional_pixelcnn
 from pyro_vlae.models.color import color_vlae, densenet_vlae, resnet_vlae
+from pyro_vlae.models.gray import gray_vlae
 from pyro_vlae.models.likelihoods import BernoulliLikelihood, PixelCNNLikelihood
 from pyro_vlae.models.priors import FlowPrior, StandardNormalPrior, spatial_flow_prior
 from pyro_vlae.models.vlae import VLAE, UnconditionalModel
@@ -18,6 +19,7 @@ __all__ = [
     "binary_vlae",
     "color_vlae",
     "densenet_vlae",
+    "gray_vlae",
     "load_pretrained",
     "load_run",
     "pretrained_names",

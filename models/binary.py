@@ -70,7 +70,7 @@ def binary_vlae(
         decoder = ResNetDecoder(sizes)
     image_channels = sizes.image_shape[0]
     if likelihood == "pixelcnn":
-        network = _network(
+        network = pixel_network(
             image_channels,
             sizes.feature_channels,
             tied=tied,
@@ -101,12 +101,13 @@ def unconditional_pixelcnn(
         image_shape: ``(C, H, W)`` of the images.
         context_channels: channels of the learned context, 0 for none.
         **network: tied, masked_layers, kernel_size, window, and pixelcnn_channels as in
-            `binary_vlae`.
+            `binary_vlae`, and mixtures as in `gray_vlae`.
     """
-    return UnconditionalModel(_network(image_shape[0], context_channels, **network), image_shape)
+    pixelcnn = pixel_network(image_shape[0], context_channels, **network)
+    return UnconditionalModel(pixelcnn, image_shape)
 
 
-def _network(
+def pixel_network(
     image_channels: int,
     context_channels: int,
     *,
@@ -115,12 +116,16 @@ def _network(
     kernel_size: int | None = None,
     window: str | None = None,
     pixelcnn_channels: int = 12,
+    mixtures: int = 0,
 ) -> nn.Module:
+    """The network of a PixelCNN; arguments as in `binary_vlae` and `gray_vlae`."""
     channels = (image_channels, context_channels, pixelcnn_channels)
     if window is None:
         layers = 6 if masked_layers is None else masked_layers
         size = 3 if kernel_size is None else kernel_size
-        return MaskedResNet(*channels, layers, min(4, layers), kernel_size=size, tied=tied)
+        return MaskedResNet(
+            *channels, layers, min(4, layers), kernel_size=size, tied=tied, mixtures=mixtures
+        )
     given = {"masked_layers": masked_layers, "kernel_size": kernel_size}
     excluded = [f"{name}={value}" for name, value in given.items() if value is not None]
     if excluded:
@@ -128,4 +133,4 @@ def _network(
             f"window={window!r} alone determines what a two-stack network sees: leave out "
             f"{' and '.join(excluded)}, or the window"
         )
-    return TwoStackNet(*channels, window)
+    return TwoStackNet(*channels, window, mixtures)

@@ -1,4 +1,4 @@
-"""Helpers for reproducible results: derived seeds, an evaluation context, atomic writing."""
+"""Helpers for reproducible results: seeds, an evaluation context, atomic and signed files."""
 
 import contextlib
 import hashlib
@@ -12,6 +12,10 @@ from typing import Any
 import pyro
 import torch
 from torch import nn
+
+TEMPORARY = ".tmp"
+"""Suffix of a file that is being written."""
+_CHECKSUM = "checksum"
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -77,15 +81,18 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: the file cannot be written; the old one is untouched.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(path.name + TEMPORARY)
     try:
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None  # a full disk has no name
         raise
     if os.name == "posix":  # sync the renaming, too
         folder = os.open(path.parent, os.O_RDONLY)
@@ -96,9 +103,39 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping as indented JSON, atomically; NaN, which JSON does not have, as null."""
-    text = json.dumps(_without_nan(content), indent=2, allow_nan=False)
+    """Write a mapping as indented JSON with a checksum, atomically; `read_json` verifies it.
+
+    NaN, which JSON does not have, is written as null.
+    """
+    content = _without_nan(content)
+    text = json.dumps({**content, _CHECKSUM: _checksum(content)}, indent=2, allow_nan=False)
     write_atomically(path, (text + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object, and verify its checksum if it has one.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is truncated or altered; the message names it.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError(f"expected a JSON object, got {type(content).__name__}")
+        found = content.pop(_CHECKSUM, None)
+        if found not in (None, _checksum(content)):
+            raise ValueError("its content does not match its checksum")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is truncated or altered ({str(error)[:120]}): restore it from a copy"
+        ) from error
+    return content
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _without_nan(value: Any) -> Any:

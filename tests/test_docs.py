@@ -47,7 +47,7 @@ def test_a_name_that_does_not_exist_is_noticed():
 
 def test_every_notebook_can_be_read_as_a_script_and_links_to_existing_ones():
     folder = ROOT / "examples" / "notebooks"
-    assert len(list(folder.glob("[0-9]*.py"))) >= 7
+    assert len(list(folder.glob("[0-9]*.py"))) == 8
     for path in folder.glob("[0-9]*.py"):
         text = path.read_text()
         assert text.startswith("# %% [markdown]\n# # ")

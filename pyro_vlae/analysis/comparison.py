@@ -1,7 +1,6 @@
 """Paired comparison of models by log p(x) of the same images."""
 
 import io
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from pyro_vlae.infer import MarginalLikelihood
+from pyro_vlae.reproducible import read_json
 
 Floats = npt.NDArray[np.float64]
 Scores = MarginalLikelihood | Tensor | Floats | Sequence[float] | str | os.PathLike[str]
@@ -170,12 +170,16 @@ def _read_run(path: Path) -> _PerImage:
     try:
         with np.load(io.BytesIO(content)) as file:
             index, log_prob, noise = (file[name] for name in names)
-        about = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
-        num_samples, dataset = about.get("num_samples"), about.get("dataset")
-    except Exception as error:  # of many kinds, from zipfile, zlib, NumPy and JSON
+        numeric = (index.dtype.kind, log_prob.dtype.kind, noise.dtype.kind) == ("i", "f", "f")
+        if not numeric:
+            raise ValueError("expected integers and two arrays of floats")
+    except Exception as error:  # of many kinds, from zipfile, zlib and NumPy
         raise ValueError(
-            f"cannot read {path} with {', '.join(names)}, or results.json beside it: {error}"
+            f"cannot read {path} with {', '.join(names)} ({error}): restore it from a copy, or "
+            "score the run again with --resume"
         ) from error
+    about = read_json(results) if results.exists() else {}
+    num_samples, dataset = about.get("num_samples"), about.get("dataset")
     if not index.shape == log_prob.shape == noise.shape or len(set(index.flat)) < index.size:
         raise ValueError(
             f"{path}: test_index, log_prob and monte_carlo_error have shapes {index.shape}, "

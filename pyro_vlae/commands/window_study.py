@@ -24,6 +24,7 @@ from pyro_vlae.experiments.command_line import (
 )
 from pyro_vlae.experiments.run import evaluation_index
 from pyro_vlae.experiments.window_study import probe_run, window_options, window_rows
+from pyro_vlae.infer.distributed import rank
 from pyro_vlae.plots import plot_window_study, save_figure
 from pyro_vlae.training import has_checkpoint
 
@@ -85,8 +86,9 @@ def main(arguments: list[str] | None = None) -> int:
         "What the window leaves to the code: "
         f"{options.dataset}, {options.images:,} training images each"
     )
-    rows = window_rows(results, options.out)
-    figure = plot_window_study(data.values.to_unit_range(shown), pictures, rows, title)
-    save_figure(figure, options.out / "window_study.png")
-    print(f"the figure is {options.out / 'window_study.png'}")
+    if rank() == 0:
+        rows = window_rows(results, options.out)
+        figure = plot_window_study(data.values.to_unit_range(shown), pictures, rows, title)
+        save_figure(figure, options.out / "window_study.png")
+        print(f"the figure is {options.out / 'window_study.png'}")
     return 0

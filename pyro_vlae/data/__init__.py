@@ -2,13 +2,16 @@
 
 from pyro_vlae.data.datasets import dataset_names, load_dataset, register_dataset
 from pyro_vlae.data.errors import DatasetCorruptError, DatasetError, DatasetNotFoundError
+from pyro_vlae.data.image_dataset import ImageDataset
+from pyro_vlae.data.image_files import load_images
 from pyro_vlae.data.piano_rolls import PIANO_ROLLS
-from pyro_vlae.data.split import ImageDataset, ImageSplit
-from pyro_vlae.data.values import BINARY, BYTES, INTENSITIES, Values
+from pyro_vlae.data.split import ImageSplit
+from pyro_vlae.data.values import BINARY, BYTES, GRAY, INTENSITIES, Values
 
 __all__ = [
     "BINARY",
     "BYTES",
+    "GRAY",
     "INTENSITIES",
     "PIANO_ROLLS",
     "DatasetCorruptError",
@@ -19,5 +22,6 @@ __all__ = [
     "Values",
     "dataset_names",
     "load_dataset",
+    "load_images",
     "register_dataset",
 ]

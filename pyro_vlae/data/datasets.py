@@ -8,8 +8,8 @@ import torch
 
 from pyro_vlae.data import readers
 from pyro_vlae.data.files import FileStore
-from pyro_vlae.data.split import ImageDataset
-from pyro_vlae.data.values import BINARY, BYTES, Values
+from pyro_vlae.data.image_dataset import ImageDataset
+from pyro_vlae.data.values import BINARY, BYTES, GRAY, Values
 
 Reader = Callable[[FileStore], ImageDataset]
 
@@ -19,6 +19,7 @@ _READERS: dict[str, tuple[Reader, Values]] = {
     "omniglot": (readers.read_omniglot, BINARY),
     "caltech101": (readers.read_caltech101, BINARY),
     "digits": (readers.read_digits, BINARY),
+    "gray-mnist": (readers.read_gray_mnist, GRAY),
     "cifar10": (readers.read_cifar10, BYTES),
 }
 
@@ -63,7 +64,8 @@ def load_dataset(
 
     Args:
         name: one of `dataset_names`: ``"static-mnist"``, ``"mnist"``, ``"omniglot"``,
-            ``"caltech101"``, ``"digits"``, ``"cifar10"``, or one that was registered.
+            ``"caltech101"``, ``"digits"``, ``"gray-mnist"``, ``"cifar10"``, or one that was
+            registered. `load_images` loads your own images.
         root: folder to look in first.
         device: where to keep the images, as ``uint8``.
         download: whether missing files may be downloaded.
@@ -83,6 +85,9 @@ def load_dataset(
         close = difflib.get_close_matches(name.lower().replace("_", "-"), _READERS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         names = ", ".join(_READERS)
-        raise ValueError(f"there is no data set {name!r}; the names are {names}.{hint}")
+        raise ValueError(
+            f"there is no data set {name!r}; the names are {names}.{hint} For images of your own, "
+            "use load_images or ImageDataset.from_arrays."
+        )
     reader, _ = _READERS[name]
     return reader(FileStore(name, root, download)).to(device)

@@ -33,8 +33,9 @@ from pyro_vlae.data.formats import (
     to_bytes,
     upright,
 )
-from pyro_vlae.data.split import ImageDataset, ImageSplit
-from pyro_vlae.data.values import BINARY, BYTES, INTENSITIES, Values
+from pyro_vlae.data.image_dataset import ImageDataset
+from pyro_vlae.data.split import ImageSplit
+from pyro_vlae.data.values import BINARY, BYTES, GRAY, INTENSITIES, Values
 
 SPLIT_SEED = 0
 """Shuffles OMNIGLOT and the digits before they are split."""
@@ -173,12 +174,21 @@ def read_static_mnist(store: FileStore) -> ImageDataset:
 
 def read_mnist(store: FileStore) -> ImageDataset:
     """MNIST as intensities: 50,000 / the last 10,000 of train / 10,000, labeled 0 to 9."""
+    return ImageDataset.of_intensities("mnist", "dynamic MNIST", *_mnist(store, INTENSITIES))
+
+
+def read_gray_mnist(store: FileStore) -> ImageDataset:
+    """MNIST in 256 gray levels, split and labeled as by `read_mnist`."""
+    description = "MNIST in 256 gray levels"
+    return ImageDataset("gray-mnist", description, *_mnist(store, GRAY))
+
+
+def _mnist(store: FileStore, values: Values) -> list[ImageSplit]:
     train, test = (
-        _split(decode_idx(store.read(images)), decode_idx(store.read(labels)), INTENSITIES)
+        _split(decode_idx(store.read(images)), decode_idx(store.read(labels)), values)
         for images, labels in (_MNIST[:2], _MNIST[2:])
     )
-    train, validation = _cut(train, 50_000)
-    return ImageDataset.of_intensities("mnist", "dynamic MNIST", train, validation, test)
+    return [*_cut(train, 50_000), test]
 
 
 def read_omniglot(store: FileStore) -> ImageDataset:

@@ -1,15 +1,12 @@
-"""Images stored in memory as bytes: a split, and the three splits of a data set."""
+"""Images stored in memory as bytes: one split of a data set."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from pyro_vlae.data.values import BINARY, Values, uniform
-
-VALIDATION_SEED, TEST_SEED = 1, 2
-"""Seeds for binarizing the validation and test images of intensities."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +16,7 @@ class ImageSplit:
     Args:
         images: ``uint8`` of shape ``(N, C, H, W)``.
         labels: ``int64`` of shape ``(N,)``, on the same device, or None.
-        values: what the bytes mean: `BINARY`, `INTENSITIES` or `BYTES`.
+        values: what the bytes mean: `BINARY`, `INTENSITIES`, `GRAY` or `BYTES`.
         flip: whether an image is mirrored left to right with probability 1/2 each time it is
             sampled.
 
@@ -125,82 +122,3 @@ class ImageSplit:
 
     def _local(self, index: Tensor | slice) -> Tensor | slice:
         return index.to(self.images.device) if isinstance(index, Tensor) else index
-
-
-@dataclass(frozen=True, eq=False)
-class ImageDataset:
-    """The train, validation, and test splits of a data set, on one device.
-
-    Splits keep their published order, and some are sorted: static MNIST's test images by digit,
-    OMNIGLOT's by alphabet. Take a part of a split with `ImageSplit.subset`, which shuffles.
-
-    Args:
-        name: the name it is loaded by.
-        description: which version it is, and how its test images were binarized.
-        train: the train images; intensities are binarized each time an image is sampled.
-        validation: the validation images, never random: intensities were binarized once.
-        test: the test images, never random either.
-    """
-
-    name: str
-    description: str
-    train: ImageSplit
-    validation: ImageSplit
-    test: ImageSplit
-    _validation_intensities: ImageSplit | None = field(default=None, repr=False)
-
-    @classmethod
-    def of_intensities(
-        cls,
-        name: str,
-        description: str,
-        train: ImageSplit,
-        validation: ImageSplit,
-        test: ImageSplit,
-    ) -> "ImageDataset":
-        """Make a data set from splits of `INTENSITIES`; validation and test are binarized once.
-
-        How the images were binarized is added to the description.
-        """
-        description += (
-            "; train binarized each time an image is sampled, validation and test once "
-            f"(seeds {VALIDATION_SEED} and {TEST_SEED})"
-        )
-        bits = validation.binarize(VALIDATION_SEED), test.binarize(TEST_SEED)
-        return cls(name, description, train, *bits, validation)
-
-    @property
-    def values(self) -> Values:
-        """The values that a model sees: `BINARY` also if the train images are `INTENSITIES`."""
-        return self.test.values
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """``(C, H, W)`` of every image."""
-        return self.train.image_shape
-
-    @property
-    def train_validation(self) -> ImageSplit:
-        """Train and validation images together, sampled as train images are, for a final run."""
-        parts = self.train, self._validation_intensities or self.validation
-        labels = [part.labels for part in parts if part.labels is not None]
-        return replace(
-            self.train,
-            images=torch.cat([part.images for part in parts]),
-            labels=torch.cat(labels) if len(labels) == 2 else None,
-        )
-
-    def with_flips(self) -> "ImageDataset":
-        """Return this data set with train images mirrored at random; the others are unchanged."""
-        return replace(self, train=replace(self.train, flip=True))
-
-    def to(self, device: torch.device | str) -> "ImageDataset":
-        """Return this data set on ``device``."""
-        intensities = self._validation_intensities
-        return replace(
-            self,
-            train=self.train.to(device),
-            validation=self.validation.to(device),
-            test=self.test.to(device),
-            _validation_intensities=None if intensities is None else intensities.to(device),
-        )

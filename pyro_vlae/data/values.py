@@ -20,6 +20,7 @@ class Values:
         offset: added to the quotient.
         bernoulli: whether a byte stands for the probability of a 1. A model then sees a binary
             sample, a new one each time.
+        black: whether 0 is black in plots of one channel; otherwise 0 is paper and 1 is ink.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Values:
     scale: float
     offset: float = 0.0
     bernoulli: bool = False
+    black: bool = False
 
     @property
     def support(self) -> Tensor:
@@ -56,9 +58,10 @@ class Values:
         return (uniform(images.shape, generator, images.device) < decoded).to(torch.float32)
 
     def to_unit_range(self, x: Tensor) -> Tensor:
-        """Map what a model sees to [0, 1], on the CPU, for plots."""
+        """Map what a model sees to [0, 1], on the CPU, for plots; `GRAY` gets three channels."""
         low, high = self.support[[0, -1]].tolist()
-        return (x.cpu() - low) / (high - low)
+        x = (x.cpu() - low) / (high - low)
+        return x.expand(*x.shape[:-3], 3, *x.shape[-2:]) if self.black else x
 
     def score(self, nats_per_image: float, dimensions: int) -> float:
         """Convert a score or its error from nats per image to `unit`, given the data dimensions."""
@@ -75,7 +78,10 @@ INTENSITIES = Values("intensities", "nats", largest=255, scale=255, bernoulli=Tr
 """Gray intensities 0 to 255; a model sees Bernoulli samples with mean ``byte / 255``."""
 
 BYTES = Values("bytes", "bits/dim", largest=255, scale=127.5, offset=-1)
-"""256 levels of color or gray; a model sees level k as ``k / 127.5 - 1``."""
+"""256 levels of each color; a model sees level k as ``k / 127.5 - 1``."""
+
+GRAY = Values("gray", "bits/dim", largest=255, scale=127.5, offset=-1, black=True)
+"""256 gray levels on one channel, 0 is black; a model sees level k as ``k / 127.5 - 1``."""
 
 
 def uniform(

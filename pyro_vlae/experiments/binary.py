@@ -1,20 +1,22 @@
-"""Recipes for binary images: MNIST, OMNIGLOT, and Caltech-101 Silhouettes.
+"""Recipes for binary images: MNIST, OMNIGLOT, Caltech-101 Silhouettes, and your own.
 
 References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 4.1 and appendix.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor, nn
 
 from pyro_vlae.data import BINARY, dataset_names
-from pyro_vlae.experiments.recipes import Recipe, option, register
+from pyro_vlae.experiments.image_recipe import ImageRecipe
+from pyro_vlae.experiments.recipes import option, register
 from pyro_vlae.guides import GaussianGuide, IAFGuide
 from pyro_vlae.infer import FreeBitsELBO, JointOptim
 from pyro_vlae.models.binary import binary_vlae, unconditional_pixelcnn
+from pyro_vlae.nn import ResNetArchitecture
 
 FREE_NATS_PER_DIMENSION = 0.01  # as in the paper
 _GUIDES = {"gaussian": GaussianGuide, "iaf": IAFGuide}
@@ -29,10 +31,11 @@ class NoCode(nn.Module):
 
 @register
 @dataclass(frozen=True)
-class BinaryRecipe(Recipe):
-    """A run on binary images of 28x28 pixels; the defaults are the ``quick`` preset.
+class BinaryRecipe(ImageRecipe):
+    """A run on binary images; the defaults are the ``quick`` preset.
 
     Args:
+        code_dim: dimensions of the code.
         model: ``"vlae"``, or ``"unconditional"`` for the PixelCNN alone.
         prior: ``"flow"`` or ``"normal"``.
         guide: ``"gaussian"`` or ``"iaf"``.
@@ -65,17 +68,19 @@ class BinaryRecipe(Recipe):
     dataset_defaults = {  # noqa: RUF012
         name: {"tied": False} for name in ("mnist", "omniglot", "caltech101")
     }
-    fallback = "digits"
+    fallback: ClassVar[str | None] = "digits"
 
     dataset: str = option(
         "static-mnist",
-        f"{', '.join(dataset_names(BINARY))} (used if the default is not found)",
+        f"{', '.join(dataset_names(BINARY))} (used if the default is not found), an .npz file, "
+        "or a folder of images",
         metavar="NAME",
     )
     model: str = option("vlae", choices=("vlae", "unconditional"))
     prior: str = option("flow", "p(z)", choices=("flow", "normal"))
     guide: str = option("gaussian", "q(z | x)", choices=tuple(_GUIDES))
     likelihood: str = option("pixelcnn", "p(x | z)", choices=("pixelcnn", "bernoulli"))
+    code_dim: int = option(64, "dimensions of the code", metavar="D")
     tied: bool = True
     masked_layers: int = 6
     window: str | None = None
@@ -90,17 +95,34 @@ class BinaryRecipe(Recipe):
     def has_code(self) -> bool:
         return self.model == "vlae"
 
-    def build(self) -> tuple[nn.Module, nn.Module]:
-        network: dict[str, Any] = {
+    @property
+    def architecture(self) -> ResNetArchitecture:
+        """Sizes of image and code."""
+        return ResNetArchitecture(self.image_shape, self.code_dim)
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """Arguments for the network of the PixelCNN."""
+        return {
             "tied": self.tied,
             "masked_layers": None if self.window else self.masked_layers,
             "window": self.window,
             "pixelcnn_channels": self.filters,
         }
+
+    def build(self) -> tuple[nn.Module, nn.Module]:
         if not self.has_code:
-            return unconditional_pixelcnn(**network), NoCode()
-        model = binary_vlae(prior=self.prior, likelihood=self.likelihood, **network)
-        return model, _GUIDES[self.guide]()
+            return unconditional_pixelcnn(image_shape=self.image_shape, **self.network), NoCode()
+        return self.build_vlae(), _GUIDES[self.guide](architecture=self.architecture)
+
+    def build_vlae(self) -> nn.Module:
+        """A new model with a code."""
+        return binary_vlae(
+            architecture=self.architecture,
+            prior=self.prior,
+            likelihood=self.likelihood,
+            **self.network,
+        )
 
     def optimizer(self, **options: Any) -> JointOptim:
         factor = self.likelihood_learning_rate_factor

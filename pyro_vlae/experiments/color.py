@@ -1,4 +1,4 @@
-"""Recipes for color images: CIFAR-10.
+"""Recipes for color images: CIFAR-10, and your own.
 
 References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 4.3 and appendix.
@@ -11,8 +11,9 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
-from pyro_vlae.data import BYTES, ImageDataset
-from pyro_vlae.experiments.recipes import Recipe, option, register
+from pyro_vlae.data import BYTES, ImageDataset, dataset_names
+from pyro_vlae.experiments.image_recipe import ImageRecipe
+from pyro_vlae.experiments.recipes import ConfigError, option, register
 from pyro_vlae.guides import color_guide
 from pyro_vlae.infer import SoftFreeBitsELBO
 from pyro_vlae.models.color import color_vlae
@@ -21,8 +22,8 @@ from pyro_vlae.nn import MapArchitecture
 
 @register
 @dataclass(frozen=True)
-class ColorRecipe(Recipe):
-    """A run on CIFAR-10; the defaults are the ``quick`` preset, a smaller model than the paper's.
+class ColorRecipe(ImageRecipe):
+    """A run on color images; the ``quick`` preset has a smaller model than the paper's.
 
     Args:
         encoder: ``"resnet"`` or ``"densenet"``, for the encoder and the decoder.
@@ -30,6 +31,7 @@ class ColorRecipe(Recipe):
         prior: ``"flow"`` or ``"normal"``.
         guide: ``"gaussian"``.
         likelihood: ``"pixelcnn"``.
+        code_channels: channels of the code, which has a quarter of the images' height and width.
         width: channels of encoder and decoder at full resolution; lower resolutions have twice as
             many.
         filters: channels of each stack of the PixelCNN.
@@ -57,7 +59,12 @@ class ColorRecipe(Recipe):
         },
     }
 
-    dataset: str = "cifar10"
+    image_shape: tuple[int, int, int] = (3, 32, 32)
+    dataset: str = option(
+        "cifar10",
+        f"{', '.join(dataset_names(BYTES))}, an .npz file, or a folder of images",
+        metavar="NAME",
+    )
     max_minutes: float | None = 12.0
     batch_size: int = 16
     learning_rate: float = 0.004
@@ -69,17 +76,32 @@ class ColorRecipe(Recipe):
     prior: str = option("flow", "p(z)", choices=("flow", "normal"))
     guide: str = option("gaussian", choices=("gaussian",))
     likelihood: str = option("pixelcnn", choices=("pixelcnn",))
+    code_channels: int = option(16, "channels of the code", metavar="C")
     width: int = option(16, "encoder channels at full size")
     filters: int = option(16, "channels of the PixelCNN's stacks")
     flow_maps: int = option(32, "channels of the prior's hidden layers")
     target_nats: float = option(100.0, "target rate of soft free bits, nats")
     flips: bool = option(False, "mirror training images at random")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        channels, height, width = self.image_shape
+        if channels != 3 or height % 4 or width % 4:
+            raise ConfigError(
+                "models of the family 'color' need 3 channels and a height and width divisible by "
+                f"4, got images of shape {self.image_shape}: crop, pad, or resize the images"
+            )
+
     @property
     def architecture(self) -> MapArchitecture:
         """Sizes and blocks of encoder and decoder."""
         channels = (self.width, 2 * self.width, 2 * self.width)
-        return MapArchitecture(channels=channels, dense=self.encoder == "densenet")
+        return MapArchitecture(
+            self.image_shape,
+            self.code_channels,
+            channels=channels,
+            dense=self.encoder == "densenet",
+        )
 
     def build(self) -> tuple[nn.Module, nn.Module]:
         model = color_vlae(

@@ -2,9 +2,10 @@
 
 import argparse
 import itertools
+import os
 import sys
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -13,22 +14,40 @@ from typing import Any, get_args
 import torch
 
 from pyro_vlae._version import __version__
-from pyro_vlae.data import DatasetNotFoundError, ImageDataset
-from pyro_vlae.experiments.recipes import ConfigError, Recipe
+from pyro_vlae.data import (
+    GRAY,
+    DatasetNotFoundError,
+    ImageDataset,
+    dataset_names,
+    load_images,
+)
+from pyro_vlae.experiments.image_recipe import ImageRecipe, is_path, recipe_for
+from pyro_vlae.experiments.recipes import ConfigError, Recipe, read_recipe
 from pyro_vlae.experiments.run import program, run
-from pyro_vlae.training import TrainingInterrupted, has_checkpoint, read_state
+from pyro_vlae.infer.distributed import from_rank_0, rank, world_size
+from pyro_vlae.training import TrainingInterrupted
+from pyro_vlae.training.distributed import torchrun_ranks
 
 
-def train(kind: type[Recipe], description: str | None, arguments: list[str] | None = None) -> int:
-    """Run or resume an experiment of one family from the command line; returns the exit status.
+def train(
+    kind: type[Recipe] | Sequence[type[Recipe]],
+    description: str | None,
+    arguments: list[str] | None = None,
+) -> int:
+    """Run or resume an experiment from the command line; returns the exit status.
 
     Args:
-        kind: recipe class whose fields become options.
+        kind: recipe class whose fields become options, or several with the same options, among
+            which ``--family`` or the data decide.
         description: help text above the options.
         arguments: the command line; the process's own if None.
     """
+    kinds = (kind,) if isinstance(kind, type) else tuple(kind)
     parser = make_parser(description)
-    add_recipe_options(parser, kind)
+    add_recipe_options(parser, kinds[0])
+    if len(kinds) > 1:
+        text = "how to model pixels; default: by the data set"
+        parser.add_argument("--family", choices=[k.family for k in kinds], help=text)
     add_place_options(parser)
     text = "default: runs/DATASET-PRESET, numbered"
     parser.add_argument("--out", type=folder, metavar="DIR", help=text)
@@ -36,34 +55,58 @@ def train(kind: type[Recipe], description: str | None, arguments: list[str] | No
         "--resume", action="store_true", help="continue the run that --out DIR names"
     )
     options = parser.parse_args(arguments)
-    given = recipe_options(options, kind)
+    given = recipe_options(options, kinds[0])
     device = pick_device(options.device)
-    if not options.resume:
-        recipe = kind.from_options(**given)
-    elif options.out:
-        recipe = kind.resume(options.out, **given)
-    else:
+    if options.resume and not options.out:
         raise ConfigError("--resume needs --out DIR, the folder of the run to continue")
-    try:
+    family = getattr(options, "family", None)
+    kinds = tuple(kind for kind in kinds if family in (None, kind.family))
+    if options.resume:
+        made_with = type(read_recipe(options.out))
+        kind = made_with if made_with in kinds else kinds[0]
+        recipe = kind.resume(options.out, **given)
         data = recipe.load_data(options.data_dir, device)
+    else:
+        recipe, data = _load(kinds, given, options.data_dir, device)
+    print(data.description)
+    if is_path(given["dataset"]) and len(kinds) > 1 and recipe.values == GRAY:
+        print("modeling 256 gray levels; --family binary would binarize the images instead")
+    out = from_rank_0(options.out or announced_folder(recipe))
+    carry_out(recipe, data, out, options.resume)
+    return 0
+
+
+def _load(
+    kinds: Sequence[type[Recipe]], given: dict[str, Any], root: Path | None, device: torch.device
+) -> tuple[Recipe, ImageDataset]:
+    """Load the data set that the options name, and make a recipe of the class that is for it."""
+    name = given["dataset"]
+    if issubclass(kinds[0], ImageRecipe) and is_path(name):
+        # With only one class to choose from, its models decide what they see of the images.
+        data = load_images(name, kinds[0].values if len(kinds) == 1 else None).to(device)
+        return recipe_for(data, kinds, **given), data
+    kind = next((kind for kind in kinds if name in dataset_names(kind.values)), kinds[0])
+    recipe = kind.from_options(**given)
+    try:
+        data = recipe.load_data(root, device)
     except DatasetNotFoundError as error:
-        if options.resume or given["dataset"] or kind.fallback is None:
+        if name or kind.fallback is None:
             raise
         print(f"{str(error).splitlines()[0]} Continuing with the data set {kind.fallback}.")
         recipe = kind.from_options(**{**given, "dataset": kind.fallback})
-        data = recipe.load_data(options.data_dir, device)
-    print(data.description)
-    carry_out(recipe, data, options.out or new_folder(recipe), options.resume)
-    return 0
+        data = recipe.load_data(root, device)
+    return recipe.for_data(data), data
 
 
 def carry_out(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> dict[str, Any]:
     """`run` an experiment, and print a summary before and after."""
     images = data.train.images
     print(recipe.describe(), f"device {images.device}; writing to {out}", sep="\n", flush=True)
-    if resume and has_checkpoint(out):
-        state = read_state(out / "checkpoint")
-        print(f"resuming at step {state['step']}, {state['images_seen']:,} images seen")
+    if recipe.has_code and recipe.num_samples < 64:
+        print(
+            f"note: with {recipe.num_samples} importance samples per image the NLL is noticeably "
+            "too high; use --num-samples 64 or more to compare models"
+        )
     results = run(recipe, data, out, resume)
     scores = (
         results["nll_nats"],
@@ -188,38 +231,61 @@ def seed(text: str) -> int:
 
 
 def pick_device(name: str | None) -> torch.device:
-    """The device with this name; by default, the GPU if there is one, else the CPU."""
+    """The device with this name; by default, the GPU if there is one, else the CPU.
+
+    Several ranks on a machine take one GPU each.
+    """
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if world_size() > 1 and name.startswith("cuda"):
+        if name != "cuda":
+            raise ConfigError(f"--device {name} names one GPU for all ranks: use --device cuda")
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        torch.zeros(1, device=device).item()  # fails on devices that hold no values, such as meta
+    except Exception as error:  # of many kinds, by device
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"--device {name} cannot be used ({reason}); try --device cpu") from error
     return device
 
 
 def new_folder(recipe: Recipe) -> Path:
     """The first of runs/NAME, runs/NAME-2, ... that does not exist."""
-    base = f"runs/{recipe.dataset}-{recipe.preset}"
+    base = f"runs/{recipe.dataset_name}-{recipe.preset}"
     folders = (Path(f"{base}-{number}" if number > 1 else base) for number in itertools.count(1))
     return next(folder for folder in folders if not folder.exists())
+
+
+def announced_folder(recipe: Recipe) -> Path:
+    """A new folder; says so if there are earlier runs of the same name."""
+    chosen = new_folder(recipe)
+    first = chosen.with_name(f"{recipe.dataset}-{recipe.preset}")
+    if chosen != first:
+        print(
+            f"{first} already holds a run: this is a new one, in {chosen} (to continue the other "
+            f"one instead, use --resume --out {first})"
+        )
+    return chosen
 
 
 def exit_status(main: Callable[[], int], resume: str = "") -> int:
     """Run a script's main; report errors that the user can fix without a traceback.
 
-    With ``--debug``, the traceback precedes the message.
+    With ``--debug``, the traceback precedes the message. Under `torchrun`, the ranks work together.
 
     Args:
         main: returns the exit status.
         resume: the options that continue an interrupted run, with ``{out}`` for its folder.
     """
     try:
-        return main()
+        with torchrun_ranks():
+            return main()
     except TrainingInterrupted as interrupted:
         out = interrupted.checkpoint and interrupted.checkpoint.parent
-        print(f"\n{interrupted}; to continue, use {resume.format(out=out)}", file=sys.stderr)
+        if rank() == 0:
+            print(f"\n{interrupted}; to continue, use {resume.format(out=out)}", file=sys.stderr)
         return interrupted.exit_code
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

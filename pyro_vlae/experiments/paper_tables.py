@@ -4,7 +4,6 @@ References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, tables 1 to 5.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from pyro_vlae.analysis import compare_models
 from pyro_vlae.experiments.recipes import RECIPES
+from pyro_vlae.experiments.stored import read_results
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,13 @@ _RANKINGS_HEAD = (
 
 
 def results_page(folder: Path) -> str:
-    """The paper's results and ours, in Markdown, from the run folders in a folder."""
+    """The paper's results and ours, in Markdown, from the run folders in a folder.
+
+    Raises:
+        ValueError: a ``results.json`` is damaged.
+    """
     paths = sorted(folder.glob("*/results.json"))
-    runs = {path.parent.name: json.loads(path.read_text()) for path in paths}
+    runs = {path.parent.name: read_results(path) for path in paths}
     lines, others = ["# Results", "", _INTRODUCTION], dict(runs)
     for table, rows in {**TABLES, "cifar10 (bits/dim)": COLOR_ROWS}.items():
         cells = [_line(row, others.pop(row.name, None)) for row in rows]

@@ -99,7 +99,13 @@ class PianoRollRecipe(Recipe):
         return FreeBitsELBO(lambda used: self.free_nats if used < self.free_until else 0.0)
 
     def score(
-        self, model: nn.Module, guide: nn.Module, split: Any, index: Tensor, seed: int
+        self,
+        model: nn.Module,
+        guide: nn.Module,
+        split: Any,
+        index: Tensor,
+        seed: int,
+        resume_file: Path,  # not used: the few pieces are scored in minutes
     ) -> tuple[MarginalLikelihood, dict[str, Any]]:
         score = score_pieces(model, guide, split, index, self.num_samples, seed)
         return score, per_frame(score, split.lengths[index])

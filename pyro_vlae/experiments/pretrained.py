@@ -9,40 +9,67 @@ from safetensors import safe_open
 from torch import nn
 
 from pyro_vlae.experiments.recipes import ConfigError, read_recipe, recipe_from_config
-from pyro_vlae.training import has_checkpoint, load_averaged_weights, load_weights, read_state
+from pyro_vlae.experiments.stored import read_results
+from pyro_vlae.training import has_checkpoint, load_averaged_weights, load_weights, read_checkpoint
 
 
-def load_run(folder: str | Path) -> tuple[nn.Module, nn.Module]:
+def load_run(
+    folder: str | Path, model: nn.Module | None = None, guide: nn.Module | None = None
+) -> tuple[nn.Module, nn.Module]:
     """The model and guide of a run, with its averaged weights, in evaluation mode, on the CPU.
 
     ``model.card`` is a dict with ``config``, the run's configuration, and ``results``, which are
     None if these weights have not been scored.
 
     Args:
-        folder: the run's ``--out``.
+        folder: the run's ``--out``, or the folder that `pyro_vlae.training.fit` wrote to.
+        model: for a run that no recipe describes: a model built as its model was, into which the
+            weights are copied; it stays on its device.
+        guide: a guide built as its guide was.
 
     Raises:
-        ConfigError: the folder contains no run, or one without a checkpoint or of another version.
-        CheckpointError: its checkpoint is damaged.
+        ConfigError: the folder contains no run, or one without a checkpoint, of another version,
+            or made without a recipe.
+        CheckpointError: its checkpoint is damaged, or the given model and guide do not fit.
+        ValueError: only one of model and guide is given, or ``config.json`` or ``results.json`` is
+            damaged.
+
+    Example:
+        >>> model, guide = load_run("runs/digits-quick")
+        >>> model, guide = load_run("my_run", binary_vlae(code_dim=8), GaussianGuide(code_dim=8))
     """
     folder = Path(folder)
     if not folder.exists():
         raise ConfigError(
             f"there is no run in {folder}, which does not exist; {_known(str(folder))}"
         )
-    recipe = read_recipe(folder)
+    if (model is None) != (guide is None):
+        raise ValueError("pass both the model and the guide, or neither")
+    described = (folder / "config.json").exists()
     if not has_checkpoint(folder):
+        if model is None:
+            read_recipe(folder)  # says if there is no run at all
         raise ConfigError(
             f"{folder} has no checkpoint and thus no weights: name the folder of a run that has "
             f"one, or weights that come with the package ({', '.join(pretrained_names())})"
         )
-    model, guide = recipe.build()
-    load_averaged_weights(folder / "checkpoint", {"model": model, "guide": guide})
+    checkpoint = read_checkpoint(folder / "checkpoint")
+    config = checkpoint.state["config"]
+    if model is None or guide is None:
+        if not described and "family" not in config:
+            raise ConfigError(
+                f"the run in {folder} was made without a recipe: pass a model and a guide built as "
+                "its own were, load_run(folder, model, guide)"
+            )
+        recipe = read_recipe(folder) if described else recipe_from_config(config, folder)
+        config = recipe.to_config()
+        model, guide = recipe.build()
+    load_averaged_weights(checkpoint, {"model": model, "guide": guide})
     scored = folder / "results.json"
-    results = json.loads(scored.read_text()) if scored.exists() else None
-    if results and results["train_images_seen"] != read_state(folder / "checkpoint")["images_seen"]:
+    results = read_results(scored) if scored.exists() else None
+    if results and results["train_images_seen"] != checkpoint.state["images_seen"]:
         results = None  # of earlier weights: training went on but was not followed by scoring
-    model.card = {"config": recipe.to_config(), "results": results}  # type: ignore[assignment]
+    model.card = {"config": config, "results": results}  # type: ignore[assignment]
     return model.eval(), guide.eval()
 
 

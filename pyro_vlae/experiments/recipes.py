@@ -1,6 +1,5 @@
 """Recipes: all settings of a run, one frozen dataclass per family of models."""
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -12,12 +11,16 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from pyro_vlae.data import ImageDataset, Values, dataset_names, load_dataset
+from pyro_vlae.experiments.stored import check_types, field_types
 from pyro_vlae.infer import JointOptim, MarginalLikelihood, marginal_log_likelihood
+from pyro_vlae.reproducible import read_json
 from pyro_vlae.training import DecaySchedule, TrainingSettings
+from pyro_vlae.training.distributed import one_rank_first
 
 BUDGET = ("epochs", "max_minutes", "max_steps")
 # Fields that may change when a run is resumed: they do not affect the training so far.
 CHANGEABLE = ("epochs", "max_minutes", "num_samples", "eval_images")
+MOST_SAMPLES = 1_000_000  # the codes of one image must fit into memory
 
 RECIPES: dict[str, type["Recipe"]] = {}
 """The recipe class of each family, by its name."""
@@ -107,6 +110,9 @@ class Recipe(ABC):
                     f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
                 )
 
+        if not 1 <= self.num_samples <= MOST_SAMPLES:
+            raise ConfigError(f"num_samples must be 1 to {MOST_SAMPLES}, got {self.num_samples}")
+
     @classmethod
     def options(cls) -> dict[str, dict[str, Any]]:
         """Help, choices, and metavar by field; fields that a subclass redefines keep the base's."""
@@ -128,21 +134,38 @@ class Recipe(ABC):
         """The model and guide, in words."""
 
     @property
+    def dataset_name(self) -> str:
+        """The name of the data set, also if ``dataset`` is a path."""
+        return Path(self.dataset).name.removesuffix(".npz")
+
+    @property
     def has_code(self) -> bool:
         """Whether the model has a code, so that images can be reconstructed."""
         return True
 
     def score(
-        self, model: nn.Module, guide: nn.Module, split: Any, index: Tensor, seed: int
+        self,
+        model: nn.Module,
+        guide: nn.Module,
+        split: Any,
+        index: Tensor,
+        seed: int,
+        resume_file: Path,
     ) -> tuple[MarginalLikelihood, dict[str, Any]]:
         """Score the test images at ``index``.
 
         Returns:
             The estimates per image, and further entries of ``results.json``.
         """
-        x = split.batch(index)
         score = marginal_log_likelihood(
-            model, guide, x, self.num_samples, seed=seed, image_index=index, progress=True
+            model,
+            guide,
+            split.batch(index),
+            self.num_samples,
+            seed=seed,
+            image_index=index,
+            progress=True,
+            resume_file=resume_file,
         )
         return score, {}
 
@@ -152,7 +175,20 @@ class Recipe(ABC):
 
     def load_data(self, root: Path | None, device: torch.device) -> ImageDataset:
         """The data set, on a device; `root` is the folder to look in first."""
-        return load_dataset(self.dataset, root, device)
+        with one_rank_first():
+            return load_dataset(self.dataset, root, device)
+
+    def for_data(self, data: ImageDataset) -> Self:
+        """This recipe for data of another shape, if the family has models for it."""
+        return self
+
+    def check(self, data: ImageDataset) -> None:
+        """Raise a `ConfigError` unless models of this recipe take these data."""
+        if data.values != self.values:
+            raise ConfigError(
+                f"{data.name} has {data.values.name} values, models of the family {self.family!r} "
+                f"take {self.values.name} ones: choose another data set or family"
+            )
 
     def describe(self) -> str:
         """A summary in three lines."""
@@ -214,7 +250,7 @@ class Recipe(ABC):
             ConfigError: the folder has no run of this family, or an option contradicts the run.
         """
         stored = read_recipe(folder)
-        if not isinstance(stored, cls):
+        if type(stored) is not cls:
             raise ConfigError(
                 f"the run in {folder} is of the family {stored.family!r}, not {cls.family!r}: "
                 "resume it with the script that made it"
@@ -255,6 +291,7 @@ def recipe_from_config(config: Mapping[str, Any], source: str | Path) -> Recipe:
 
     Raises:
         ConfigError: the configuration is of an unregistered family or of another version.
+        ValueError: a value is of the wrong type.
     """
     values = dict(config)
     family = values.pop("family", None)
@@ -268,6 +305,7 @@ def recipe_from_config(config: Mapping[str, Any], source: str | Path) -> Recipe:
             f"the run in {source} is of the family {family!r}, but only these are registered: "
             f"{', '.join(RECIPES)}; import the module that defines its recipe first"
         )
+    check_types(values, field_types(RECIPES[family]), source)
     try:
         return RECIPES[family](**values)
     except TypeError as error:
@@ -285,11 +323,11 @@ def read_recipe(folder: Path) -> Recipe:
     """
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text())
+        config = read_json(path)
         config["dataset"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
             f"there is no run in {folder}: {path.name} is missing or unreadable ({error}); name "
             "the folder of a run"
         ) from error
-    return recipe_from_config(config, folder)
+    return recipe_from_config(config, path)

@@ -18,40 +18,64 @@ from pyro_vlae._version import __version__
 from pyro_vlae.data import ImageDataset
 from pyro_vlae.experiments.recipes import BUDGET, ConfigError, Recipe
 from pyro_vlae.infer import MarginalLikelihood, reconstruct
+from pyro_vlae.infer.distributed import from_rank_0, rank, world_size
+from pyro_vlae.infer.partial import file_of_rank
 from pyro_vlae.infer.weights import PER_IMAGE
 from pyro_vlae.plots import plot_reconstructions, plot_samples, plot_training, save_figure
 from pyro_vlae.reproducible import write_atomically, write_json
-from pyro_vlae.training import TrainingInterrupted, TrainingResult, fit, has_checkpoint, read_state
+from pyro_vlae.training import (
+    TrainingInterrupted,
+    TrainingResult,
+    fit,
+    has_checkpoint,
+    own_folder,
+    read_checkpoint,
+)
 
 # Fixes the scored test images and their importance samples, independently of the run's seed, so
 # that the scores of different runs can be paired.
 EVALUATION_SEED = 0
 
 
-def run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool = False) -> dict[str, Any]:
+def run(
+    recipe: Recipe, data: ImageDataset, out: str | Path, resume: bool = False
+) -> dict[str, Any]:
     """Train (or continue training), plot, and score; return the content of ``results.json``.
+
+    In a process group of `torch.distributed`, the ranks train and score together, and rank 0 alone
+    plots and writes.
 
     Args:
         recipe: the settings.
         data: the data set, on the device to train on.
         out: folder for ``config.json``, ``metrics.jsonl``, ``checkpoint/``, figures, ``scores.npz``
-            (per image), and ``results.json``.
-        resume: continue from the checkpoint in `out`, if there is one.
+            (per image), and ``results.json``. It belongs to this process until the run ends.
+        resume: continue from the checkpoint in `out`, if there is one. A run that was interrupted
+            while scoring goes on scoring.
 
     Raises:
+        CheckpointError: another process uses the folder, or a file in it is damaged.
         ConfigError: the data set does not fit the recipe, or the folder cannot be used.
     """
-    if data.values != recipe.values:
-        raise ConfigError(
-            f"{data.name} has {data.values.name} values, models of the family {recipe.family!r} "
-            f"take {recipe.values.name} ones: choose another data set or family"
-        )
+    out = Path(out)
+    recipe.check(data)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    with own_folder(out):
+        return _run(recipe, data, out, resume)
+
+
+def _run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> dict[str, Any]:
     _prepare_folder(recipe, out, resume)
-    before = read_state(out / "checkpoint") if has_checkpoint(out) else None
+    before = read_checkpoint(out / "checkpoint") if has_checkpoint(out) else None
+    if before is not None:
+        step, seen = before.state["step"], before.state["images_seen"]
+        print(f"resuming at step {step}, {seen:,} images seen", flush=True)
     device = data.train.images.device
     pyro.set_rng_seed(recipe.seed)
     model, guide = (module.to(device) for module in recipe.build())
-    optimizer = recipe.optimizer()
     validated = recipe.train_on == "train"
     try:
         result = fit(
@@ -59,29 +83,32 @@ def run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool = False) -> 
             guide,
             data.train if validated else data.train_validation,
             elbo=recipe.objective(data.train.images[0].numel()),
-            optimizer=optimizer,
+            optimizer=recipe.optimizer(),
             settings=recipe.training_settings(),
             validation=data.validation if validated else None,
             out=out,
-            resume=before is not None,
+            resume=before or False,
             config=recipe.to_config(),
             precision=recipe.precision,
             compile=recipe.compile,
         )
     except TrainingInterrupted:
-        write_json(out / "config.json", recipe.to_config())  # keep a new budget
+        if rank() == 0:
+            write_json(out / "config.json", recipe.to_config())  # keep a new budget
         raise
-    if before is not None and result.step == before["step"]:
+    if before is not None and result.step == before.state["step"]:
         # There was nothing left to train: record the budget that was used.
         print(f"already trained for {result.step:,} steps, {result.seconds / 60:.1f} minutes")
-        recipe = replace(recipe, **{name: before["config"][name] for name in BUDGET})
-    write_json(out / "config.json", recipe.to_config())
+        recipe = replace(recipe, **{name: before.state["config"][name] for name in BUDGET})
+    if rank() == 0:
+        write_json(out / "config.json", recipe.to_config())
     index = evaluation_index(data.test, recipe.eval_images)
     model.eval(), guide.eval()  # without dropout
-    with optimizer.averaged(), torch.no_grad(), pyro.validation_enabled(False):
-        _plot(recipe, data, model, guide, recipe.pictured(data.test, index), result, out)
-        score, more = recipe.score(model, guide, data.test, index, EVALUATION_SEED)
-    _write_scores(out / "scores.npz", index, score)
+    partial = out / "scores.partial.npz"
+    with torch.no_grad(), pyro.validation_enabled(False):
+        if rank() == 0:
+            _plot(recipe, data, model, guide, recipe.pictured(data.test, index), result, out)
+        score, more = recipe.score(model, guide, data.test, index, EVALUATION_SEED, partial)
     results = {
         **recipe.to_config(),
         "dataset_description": data.description,
@@ -90,9 +117,14 @@ def run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool = False) -> 
         "train_images_seen": result.images_seen,
         "train_seconds": round(result.seconds, 1),
         "precision": result.precision,
+        "world_size": world_size(),
         **_provenance(device),
     }
-    write_json(out / "results.json", results)
+    if rank() == 0:
+        _write_scores(out / "scores.npz", index, score)
+        write_json(out / "results.json", results)
+    results = from_rank_0(results)  # when the files are there
+    file_of_rank(partial).unlink(missing_ok=True)
     return results
 
 
@@ -115,13 +147,15 @@ def _prepare_folder(recipe: Recipe, out: Path, resume: bool) -> None:
             f"{out} already holds a run: add --resume to continue it, or choose another --out"
         )
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        if not begun:
+        if not begun and rank() == 0:
             write_json(out / "config.json", recipe.to_config())
     except OSError as error:
-        raise ConfigError(
-            f"cannot write to {out} ({error.strerror or error}): choose another --out"
-        ) from error
+        raise _unwritable(out, error) from error
+
+
+def _unwritable(out: Path, error: OSError) -> ConfigError:
+    reason = error.strerror or error
+    return ConfigError(f"cannot write to {out} ({reason}): choose another --out")
 
 
 def _plot(
@@ -150,7 +184,7 @@ def _plot(
 def run_title(recipe: Recipe, images_seen: int) -> str:
     """A run's data set, model, and training, for the titles of its figures."""
     return (
-        f"{recipe.dataset}, {recipe.describe_parts()}\n{images_seen:,} training images seen, "
+        f"{recipe.dataset_name}, {recipe.describe_parts()}\n{images_seen:,} training images seen, "
         f"seed {recipe.seed}"
     )
 

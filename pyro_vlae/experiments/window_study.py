@@ -16,6 +16,7 @@ from pyro_vlae.data import ImageDataset
 from pyro_vlae.experiments.pretrained import load_run
 from pyro_vlae.experiments.run import EVALUATION_SEED, evaluation_index
 from pyro_vlae.infer import reconstruct
+from pyro_vlae.infer.distributed import rank
 from pyro_vlae.nn.two_stack import window_layers
 from pyro_vlae.reproducible import write_json
 
@@ -84,7 +85,8 @@ def probe_run(
     card: Any = model.card
     accuracy = {"probe": probe.accuracy, "probe_error": probe.standard_error}
     results = {**card["results"], **accuracy}
-    write_json(out / "results.json", results)
+    if rank() == 0:
+        write_json(out / "results.json", results)
     pyro.set_rng_seed(card["config"]["seed"])
     return results, reconstruct(model, guide, shown)
 

@@ -2,12 +2,15 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vlae.infer.particles import importance_samples
+from pyro_vlae.infer.distributed import rank, sum_over_ranks, world_size
+from pyro_vlae.infer.partial import PartialScores, file_of_rank, fingerprint
+from pyro_vlae.infer.particles import default_chunk, importance_samples
 from pyro_vlae.infer.weights import PER_IMAGE, MarginalLikelihood, weight_statistics
 from pyro_vlae.reproducible import evaluation_context
 
@@ -23,6 +26,7 @@ def marginal_log_likelihood(
     image_index: Sequence[int] | Tensor | None = None,
     max_codes_per_chunk: int | None = None,
     progress: bool = False,
+    resume_file: str | Path | None = None,
 ) -> MarginalLikelihood:
     r"""Estimate log p(x) of each image by importance sampling with the guide as the proposal.
 
@@ -31,6 +35,9 @@ def marginal_log_likelihood(
     affect the log-probabilities only by rounding. A guide with parameters for each image, such as
     `AutoNormal`, is called once with all images, from which it cannot be separated. Masks are
     applied; scales (``poutine.scale``) are ignored, since they are not part of the density.
+
+    In a process group of `torch.distributed`, all ranks must call this: each scores a part of the
+    images, and all return the scores of all images.
 
     Modules are scored in evaluation mode. Random state, validation, training mode, parameter store,
     and uninitialized layers are left unchanged.
@@ -48,8 +55,14 @@ def marginal_log_likelihood(
         max_codes_per_chunk: codes to score in one pass, by default 256 on a CPU and 4096 on a GPU;
             halved if memory runs out.
         progress: show a progress bar.
+        resume_file: file in which the estimates of finished images are kept, every few seconds and
+            on errors and Ctrl-C. A later call with the same weights (of modules and of Pyro's
+            parameter store), images, and arguments goes on from there, and returns the same bits as
+            one that was not interrupted. The file is not removed. Of several ranks, each has one of
+            its own, with its number in the name.
 
     Raises:
+        OSError: ``resume_file`` cannot be written.
         ValueError: an argument is out of range, ``x`` is empty or not finite, a site lacks the
             image plate or its counterpart in model or guide, the guide's code is a point estimate,
             or a log-weight is not finite.
@@ -59,23 +72,38 @@ def marginal_log_likelihood(
         Vehtari et al., "Pareto Smoothed Importance Sampling", 2024, arXiv:1507.02646.
     """
     index = check_arguments(x, num_samples, image_index, max_codes_per_chunk)
-    columns: list[Tensor] = []
+    scores = torch.zeros(len(PER_IMAGE), len(x), dtype=torch.float64)
+    part, total, data_dims = slice(rank(), None, world_size()), len(x), x[0].numel()
+    x, index = x[part], index[part]
     interval = 0.1 if sys.stderr.isatty() else 10  # fewer lines in a log file
-    with (
-        evaluation_context(x.device, model, guide),
-        tqdm(total=len(x), unit="image", disable=not progress, mininterval=interval) as bar,
-    ):
-        for block in importance_samples(
-            model, guide, x, num_samples, seed, index, max_codes_per_chunk
-        ):
-            numbers = index[block.images]
-            columns.append(weight_statistics(block.log_weight, block.log_ratio, numbers))
-            bar.update(len(numbers))
-    estimates = dict(zip(PER_IMAGE, torch.cat(columns, 1), strict=True))
-    if not block.codes:
-        num_samples = 1
-        estimates["monte_carlo_error"] = torch.zeros_like(estimates["log_prob"])
-    return MarginalLikelihood(**estimates, num_samples=num_samples, data_dims=x[0].numel())
+    chunk = max_codes_per_chunk or default_chunk(x.device)
+    done = PartialScores(None, "", len(PER_IMAGE))
+    if resume_file is not None:
+        own = fingerprint((model, guide), (x,), num_samples, seed, index, chunk, x.device.type)
+        done = PartialScores(file_of_rank(Path(resume_file)), own, len(PER_IMAGE))
+    sizes = {"total": len(x), "initial": done.count, "unit": "image"}
+    bar = tqdm(**sizes, disable=not progress or rank() > 0, mininterval=interval)
+    try:
+        with evaluation_context(x.device, model, guide), bar:
+            for block in importance_samples(
+                model, guide, x, num_samples, seed, index, chunk, start=done.count
+            ):
+                numbers = index[block.images]
+                statistics = weight_statistics(block.log_weight, block.log_ratio, numbers)
+                if not block.codes:  # exact
+                    statistics[PER_IMAGE.index("monte_carlo_error")] = 0.0
+                done.add(statistics, num_samples if block.codes else 1)
+                bar.update(len(numbers))
+    finally:
+        done.save()
+    if done.columns:
+        scores[:, part] = torch.cat(done.columns, 1)
+    counts = torch.tensor(done.num_samples)
+    sum_over_ranks([scores := scores.to(x.device), counts])
+    estimates = dict(zip(PER_IMAGE, scores.cpu(), strict=True))
+    # A rank without images has counted no samples.
+    num_samples = int(counts) // min(world_size(), total)
+    return MarginalLikelihood(**estimates, num_samples=num_samples, data_dims=data_dims)
 
 
 def check_arguments(

@@ -14,11 +14,15 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from pyro_vlae.infer.distributed import broadcast, sum_over_ranks
+
 
 class JointOptim(PyroOptim):
     """A single torch optimizer over all parameters, for :class:`pyro.infer.SVI`.
 
-    Each step updates the parameters that SVI passes to it and sets all gradients to None.
+    Each step updates the parameters that SVI passes to it and sets all gradients to None. In a
+    process group of `torch.distributed`, gradients are first summed over all ranks, which must
+    train the same parameters in each step; new parameters take their values from rank 0.
 
     Args:
         optim_constructor: a torch optimizer class, e.g. ``torch.optim.Adamax``.
@@ -35,12 +39,10 @@ class JointOptim(PyroOptim):
         learning_rate: learning rate of the next step, before the factors; may be set.
         gradient_norm: norm of all gradients at the last step before clipping, a scalar tensor on
             the parameters' device; None before the first step.
+        summed: None, or a vector that a step sums over the ranks along with the gradients.
 
     Raises:
         ValueError: a number is out of range; at the first step, a prefix matches no parameter.
-
-    References:
-        Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992.
 
     Example:
         >>> optimizer = JointOptim(torch.optim.Adamax, {"lr": 2e-3}, ema_decay=0.998)
@@ -62,48 +64,41 @@ class JointOptim(PyroOptim):
             raise ValueError(f"ema_decay must lie in [0, 1) or be None, got {ema_decay}")
         factors = {"": 1.0, **(learning_rate_factors or {})}
         if not all(0 < factor < math.inf for factor in factors.values()):
-            raise ValueError(
-                f"learning_rate_factors must be positive and finite, got {learning_rate_factors}"
-            )
+            given = learning_rate_factors
+            raise ValueError(f"learning_rate_factors must be positive and finite, got {given}")
         if callable(optim_args):
             raise ValueError(
                 "JointOptim takes one mapping of arguments for all parameters, not a function of "
                 "each parameter: different learning rates are set by learning_rate_factors, a "
                 "mapping from prefixes of names to factors"
             )
-        arguments = dict(optim_args)
+        options = dict(optim_args)
         if "foreach" in inspect.signature(optim_constructor).parameters:
-            arguments.setdefault("foreach", not arguments.get("fused"))
-        super().__init__(optim_constructor, arguments)
+            options.setdefault("foreach", not options.get("fused"))
+        super().__init__(optim_constructor, options)
         groups = [{"params": [], "prefix": prefix, "factor": f} for prefix, f in factors.items()]
-        self._optimizer = optim_constructor(groups, **arguments)
+        self._optimizer = optim_constructor(groups, **options)
         self.name = type(self._optimizer).__name__
         self.learning_rate: float = self._optimizer.defaults["lr"]
         self.clip_norm, self.ema_decay = clip_norm, ema_decay
         self.gradient_norm: Tensor | None = None
+        self.summed: Tensor | None = None
         self._names: dict[Tensor, str] = {}  # in the order of registration
-        self._trained: set[Tensor] = set()
         self._averages: dict[Tensor, Tensor] = {}  # by parameter
-        self._steps = 0
-        self._swapped = False
+        self._trained: set[Tensor] = set()
+        self._steps, self._swapped = 0, False
 
     def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
-        """Update ``params``, the set that SVI passes, along their gradients.
-
-        Raises:
-            RuntimeError: called inside :meth:`averaged`.
-        """
+        """Update ``params``, the set that SVI passes, along their gradients."""
         if self._swapped:
-            raise RuntimeError(
-                "the parameters hold their averages: leave `with optimizer.averaged()` "
-                "before the next training step"
-            )
+            raise RuntimeError("leave `with optimizer.averaged()` before the next training step")
         params = set(params)
-        if not params <= self._trained:
-            store = pyro.get_param_store()
-            new = {str(store.param_name(p)): p for p in params if p not in self._names}
-            self.register(sorted(new.items()))  # the order of a set is not reproducible
-            self._trained |= params
+        if new := params - self._trained:
+            name = pyro.get_param_store().param_name
+            late = {str(name(p)): p for p in new - self._names.keys()}
+            self.register(sorted(late.items()))  # the order of a set is not reproducible
+            self._trained |= new
+            broadcast([p for p in self._names if p in new])
         for group in self._optimizer.param_groups:
             group["lr"] = group["factor"] * self.learning_rate
             if self._steps == 0 and group["prefix"] and not group["params"]:
@@ -113,19 +108,23 @@ class JointOptim(PyroOptim):
                 )
         for parameter in self._names.keys() - params:
             parameter.grad = None
-        self.gradient_norm = get_total_norm([p.grad for p in self._names if p.grad is not None])
+        gradients = [p.grad for p in self._names if p.grad is not None]
+        sum_over_ranks([*gradients, *([] if self.summed is None else [self.summed])])
+        self.gradient_norm = get_total_norm(gradients)
         if self.clip_norm is not None:  # multiplies on the device: no host synchronization
             clip_grads_with_norm_(self._names, self.clip_norm, self.gradient_norm)
         self._optimizer.step(*args, **kwargs)
         self._optimizer.zero_grad()
         if self.ema_decay is not None:
-            self._update_averages(self.ema_decay)
+            begun = self._averages.keys()
+            self._averages |= {p: p.detach().clone() for p in self._names if p not in begun}
+            decay = min(self.ema_decay, (1 + self._steps) / (10 + self._steps))
+            update = get_ema_multi_avg_fn(decay)
+            update(list(self._averages.values()), list(self._averages), self._steps)
         self._steps += 1
 
     def register(self, named_parameters: Iterable[tuple[str, Tensor]]) -> None:
-        """Fix the names and the order of parameters.
-
-        Others are added at their first step, under their names in Pyro's parameter store.
+        """Fix the names and the order of parameters; others are added at their first step.
 
         Args:
             named_parameters: as returned by ``module.named_parameters()``. Those that need no
@@ -144,9 +143,8 @@ class JointOptim(PyroOptim):
                     "a new model, and call pyro.clear_param_store() if the old one is gone"
                 )
             if parameter not in self._names:
-                groups = self._optimizer.param_groups
-                matching = [group for group in groups if name.startswith(group["prefix"])]
-                max(matching, key=lambda group: len(group["prefix"]))["params"].append(parameter)
+                groups = (g for g in self._optimizer.param_groups if name.startswith(g["prefix"]))
+                max(groups, key=lambda group: len(group["prefix"]))["params"].append(parameter)
             self._names[parameter] = name
 
     @property
@@ -156,10 +154,7 @@ class JointOptim(PyroOptim):
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Put the averages into the parameters, in place, for the duration of a ``with`` block.
-
-        Does nothing without an average or before the first step.
-        """
+        """Put the averages, if any, into the parameters for the duration of a ``with`` block."""
         if self._swapped or not self._averages:
             yield
             return
@@ -172,12 +167,17 @@ class JointOptim(PyroOptim):
             _assign(current)
             self._swapped = False
 
+    def keep_averages(self) -> None:
+        """Replace the parameters by their averages, if there are any, in place."""
+        if self._averages:
+            _assign(self._averages)
+
     def get_state(self) -> dict[str, Any]:
         """Return the state of the optimizer, by the names of the parameters."""
-        state = self._optimizer.state
+        state, names = self._optimizer.state, self._names.items()
         return {
-            "shapes": {name: tuple(p.shape) for p, name in self._names.items()},
-            "state": {name: dict(state[p]) for p, name in self._names.items() if p in state},
+            "shapes": {name: tuple(p.shape) for p, name in names},
+            "state": {name: dict(state[p]) for p, name in names if p in state},
             "averages": {self._names[p]: average for p, average in self._averages.items()},
             "steps": self._steps,
             "learning_rate": self.learning_rate,
@@ -189,8 +189,7 @@ class JointOptim(PyroOptim):
         Raises:
             ValueError: the state is not that of the registered parameters; nothing is changed.
         """
-        theirs = state_dict["shapes"]
-        ours = {name: tuple(p.shape) for p, name in self._names.items()}
+        theirs, ours = state_dict["shapes"], self.get_state()["shapes"]
         if differing := [n for n in ours | theirs if ours.get(n) != theirs.get(n)]:
             raise ValueError(
                 f"the state is not that of the registered parameters: {differing[0]!r} has shape "
@@ -198,29 +197,17 @@ class JointOptim(PyroOptim):
                 "register() the parameters of the model that it was saved with"
             )
         saved = copy.deepcopy(state_dict)
-        groups = self._optimizer.param_groups
-        order = [self._names[p] for group in groups for p in group["params"]]
+        order = [self._names[p] for g in self._optimizer.param_groups for p in g["params"]]
         state = {i: saved["state"][name] for i, name in enumerate(order) if name in saved["state"]}
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": state})
         self.learning_rate, self._steps = saved["learning_rate"], saved["steps"]
         if self.ema_decay is not None:
-            averages = saved["averages"]
-            named = self._names.items()
-            self._averages = {p: averages[name].to(p) for p, name in named if name in averages}
+            averages, names = saved["averages"], self._names.items()
+            self._averages = {p: averages[name].to(p) for p, name in names if name in averages}
 
     def load(self, filename: str, map_location: Any = None) -> None:
         """Restore a state written by ``save``: only tensors and numbers, no pickled code."""
         self.set_state(torch.load(filename, map_location=map_location, weights_only=True))
-
-    @torch.no_grad()
-    def _update_averages(self, limit: float) -> None:
-        if self._averages:
-            decay = min(limit, (1 + self._steps) / (10 + self._steps))
-            averages = list(self._averages.values())
-            get_ema_multi_avg_fn(decay)(averages, list(self._averages), self._steps)
-        new = [p for p in self._names if p not in self._averages]
-        self._averages |= {p: p.detach().clone() for p in new}
 
 
 @torch.no_grad()

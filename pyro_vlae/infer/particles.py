@@ -63,12 +63,15 @@ def importance_samples(
     seed: int,
     index: list[int],
     max_codes_per_chunk: int | None = None,
+    start: int = 0,
 ) -> Iterator[ImportanceSamples]:
-    """Sample codes of all images and score them, a block of images at a time.
+    """Sample codes of all images from `start` and score them, a block of images at a time.
 
-    Arguments are those of `marginal_log_likelihood`. Iterate inside `evaluation_context`, without
-    gradients. If the guide samples nothing, there is one sample per image, without codes.
+    The other arguments are those of `marginal_log_likelihood`. Iterate inside `evaluation_context`,
+    without gradients. If the guide samples nothing, there is one sample per image, without codes.
     """
+    if start == len(x):
+        return
     together = None
     try:
         codes, _, points = sample_codes(guide, x[:1], num_samples, derive_seed(seed, index[0]))
@@ -82,9 +85,7 @@ def importance_samples(
     if points:
         _refuse_point_estimates(model, codes, points, x[:1], num_samples)
     num_samples = num_samples if codes else 1
-    default = _CPU_CHUNK if x.device.type == "cpu" else _GPU_CHUNK
-    score = _ChunkedScore(model, max_codes_per_chunk or default)
-    start = 0
+    score = _ChunkedScore(model, max_codes_per_chunk or default_chunk(x.device))
     while start < len(x):
         stop = min(len(x), start + max(1, score.max_codes // num_samples))
         if together:
@@ -101,6 +102,11 @@ def importance_samples(
         log_p = score(codes, x[start:stop], num_samples)
         yield ImportanceSamples(slice(start, stop), codes, log_q, *log_p)
         start = stop
+
+
+def default_chunk(device: torch.device) -> int:
+    """The number of codes to score in one pass."""
+    return _CPU_CHUNK if device.type == "cpu" else _GPU_CHUNK
 
 
 def sample_codes(

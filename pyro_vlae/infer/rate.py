@@ -9,11 +9,14 @@ from pyro.infer import Trace_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_vlae.infer.distributed import sum_over_ranks
+
 
 class RateELBO(Trace_ELBO):
     """A `Trace_ELBO` that records rate and distortion, and whose subclasses modify the KL term.
 
-    Subclasses implement `modify_kl`.
+    Subclasses implement `modify_kl`. In a process group of `torch.distributed`, an evaluation that
+    records gradients takes the means over the batches of all ranks, which must take part.
 
     Args:
         latent: name of the code's site, in model and guide.
@@ -53,9 +56,13 @@ class RateELBO(Trace_ELBO):
         rates, distortions = [], []
         for model_trace, guide_trace in super()._get_traces(model, guide, args, kwargs):
             prior, posterior, likelihood = self._sites(model_trace, guide_trace)
-            rate = _mean(posterior["unscaled_log_prob"] - prior["unscaled_log_prob"], prior)
+            log_ratio = posterior["unscaled_log_prob"] - prior["unscaled_log_prob"]
+            sums = [*_sums(log_ratio, prior), *_sums(-likelihood["unscaled_log_prob"], likelihood)]
+            if torch.is_grad_enabled():  # in training, not when one rank evaluates the loss
+                sum_over_ranks(sums)
+            rate, distortion = sums[0] / sums[1], sums[2] / sums[3]
             rates.append(rate)
-            distortions.append(_mean(-likelihood["unscaled_log_prob"], likelihood))
+            distortions.append(distortion)
             self.modify_kl(prior, posterior, rate)
             yield model_trace, guide_trace
         self.last_rate = torch.stack(rates).mean()
@@ -109,12 +116,12 @@ def scale_kl(prior: Any, posterior: Any, factor: Tensor) -> None:
     posterior["log_prob_sum"] = posterior["log_prob"].sum()
 
 
-def _mean(values: Tensor, site: Any) -> Tensor:
-    """Mean over the images (and particles) that are not masked, detached."""
-    weight = site_weight(site)
+def _sums(values: Tensor, site: Any) -> tuple[Tensor, Tensor]:
+    """Sum over the images (and particles) that are not masked, and their weight, detached."""
+    weight = site_weight(site).detach()
     # A masked image may contain anything, even NaN: select before multiplying.
     values = torch.where(weight == 0, 0.0, values.detach())
-    return (weight * values).sum() / weight.sum()
+    return (weight * values).sum(), weight.sum()
 
 
 def _names(trace: Trace) -> list[str]:

@@ -10,12 +10,12 @@ from torch.nn import functional as F
 
 from pyro_vlae.nn.blocks import PointwiseBlock
 from pyro_vlae.nn.causal import CausalConv2d
-from pyro_vlae.nn.pixel_network import PixelNetwork
+from pyro_vlae.nn.pixel_network import PixelNetwork, parameters_per_pixel
 from pyro_vlae.nn.weight_norm import BRANCH_INIT_SCALE, WeightNormConv2d, image_layout
 
 
 class MaskedResNet(PixelNetwork):
-    """A PixelCNN network for binary images: Bernoulli logits from a window of earlier pixels.
+    """A PixelCNN network of masked convolutions, which see a window of earlier pixels.
 
     The first masked convolution reads the image (hidden at the current pixel) and the context
     (visible there); each of the others adds to the features. Pointwise residual blocks lie between
@@ -32,12 +32,12 @@ class MaskedResNet(PixelNetwork):
         kernel_size: odd size of the masked kernels.
         tied: share one set of weights among all masked convolutions after the first, as the paper
             does against overfitting on static MNIST.
+        mixtures: logistics per channel for images of 256 levels, 0 for binary images.
 
     Shapes: image ``(N, image_channels, H, W)`` and context ``(N, context_channels, H, W)`` to
-    logits ``(N, image_channels, H, W)``, any H and W.
+    Bernoulli logits ``(N, image_channels, H, W)``, or parameters of mixtures of discretized
+    logistics ``(N, P, H, W)``, any H and W.
     """
-
-    outputs = "bernoulli_logits"
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class MaskedResNet(PixelNetwork):
         pointwise_blocks: int = 4,
         kernel_size: int = 3,
         tied: bool = True,
+        mixtures: int = 0,
     ) -> None:
         super().__init__()
         if masked_layers < 1:
@@ -59,6 +60,7 @@ class MaskedResNet(PixelNetwork):
             )
         self.image_channels = image_channels
         self.context_channels = context_channels
+        self.outputs = "discretized_logistic_mixture" if mixtures else "bernoulli_logits"
         self.residual_layers = masked_layers - 1
         self.tied = tied
         self.first = CausalConv2d(
@@ -74,9 +76,8 @@ class MaskedResNet(PixelNetwork):
         self.pointwise = nn.ModuleList(
             PointwiseBlock(hidden_channels) for _ in range(pointwise_blocks)
         )
-        self.last = WeightNormConv2d(
-            hidden_channels, image_channels, 1, init_scale=BRANCH_INIT_SCALE
-        )
+        outputs = parameters_per_pixel(image_channels, mixtures)
+        self.last = WeightNormConv2d(hidden_channels, outputs, 1, init_scale=BRANCH_INIT_SCALE)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         h = self.first(image_layout(x if context is None else torch.cat([x, context], 1)))

@@ -48,3 +48,17 @@ class PixelNetwork(nn.Module):
                 return plan(self, context).trace.window()
         except UntraceableNetwork:
             return None
+
+
+def parameters_per_pixel(channels: int, mixtures: int) -> int:
+    """Number of parameters of mixtures of discretized logistics; with 0 mixtures, of logits.
+
+    Each logistic of a channel has a logit, a mean, a log-scale, and a coefficient for each channel
+    before.
+
+    Raises:
+        ValueError: mixtures is negative.
+    """
+    if mixtures < 0:
+        raise ValueError(f"mixtures must be 0, for binary images, or more, got {mixtures}")
+    return mixtures * sum(3 + channel for channel in range(channels)) if mixtures else channels

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from pyro_vlae.nn.blocks import PointwiseBlock
 from pyro_vlae.nn.causal import CausalConv2d
-from pyro_vlae.nn.pixel_network import PixelNetwork
+from pyro_vlae.nn.pixel_network import PixelNetwork, parameters_per_pixel
 from pyro_vlae.nn.weight_norm import BRANCH_INIT_SCALE, WeightNormConv2d, image_layout
 
 
@@ -65,7 +65,7 @@ def window_layers(window: str) -> tuple[int, int]:
 
 
 class TwoStackNet(PixelNetwork):
-    """A PixelCNN network for binary images whose window is exactly A x B, without a blind spot.
+    """A PixelCNN network whose window is exactly A x B, without a blind spot.
 
     The vertical stack sees only rows above the pixel; the horizontal stack sees the pixels to its
     left and, layer by layer, the vertical features. Unlike in `MaskedResNet`, whose stacked 3x3
@@ -76,15 +76,15 @@ class TwoStackNet(PixelNetwork):
         context_channels: channels of the context, 0 for an unconditional network.
         hidden_channels: channels of every hidden layer.
         window: ``"AxB"``, see `window_layers`.
+        mixtures: logistics per channel for images of 256 levels, 0 for binary images.
 
     Shapes: image ``(N, image_channels, H, W)`` and context ``(N, context_channels, H, W)`` to
-    logits ``(N, image_channels, H, W)``, any H and W.
+    Bernoulli logits ``(N, image_channels, H, W)``, or parameters of mixtures of discretized
+    logistics ``(N, P, H, W)``, any H and W.
 
     Raises:
         ValueError: the two stacks cannot have this window.
     """
-
-    outputs = "bernoulli_logits"
 
     def __init__(
         self,
@@ -92,10 +92,12 @@ class TwoStackNet(PixelNetwork):
         context_channels: int = 4,
         hidden_channels: int = 12,
         window: str = "7x4",
+        mixtures: int = 0,
     ) -> None:
         super().__init__()
         self.image_channels = image_channels
         self.context_channels = context_channels
+        self.outputs = "discretized_logistic_mixture" if mixtures else "bernoulli_logits"
         vertical, horizontal = window_layers(window)
         self.first_vertical = first_vertical_conv(image_channels, hidden_channels)
         self.first_horizontal = first_horizontal_conv(image_channels, hidden_channels)
@@ -115,9 +117,8 @@ class TwoStackNet(PixelNetwork):
             WeightNormConv2d(hidden_channels, hidden_channels, 1) for _ in range(horizontal)
         )
         self.pointwise = nn.ModuleList(PointwiseBlock(hidden_channels) for _ in range(horizontal))
-        self.last = WeightNormConv2d(
-            hidden_channels, image_channels, 1, init_scale=BRANCH_INIT_SCALE
-        )
+        outputs = parameters_per_pixel(image_channels, mixtures)
+        self.last = WeightNormConv2d(hidden_channels, outputs, 1, init_scale=BRANCH_INIT_SCALE)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         x = image_layout(x)

@@ -2,13 +2,17 @@
 
 from pyro_vlae.training.acceleration import HalfPrecision, compiled, resolve_precision
 from pyro_vlae.training.checkpoint import (
+    Checkpoint,
     has_checkpoint,
     load_averaged_weights,
+    load_best_weights,
     load_checkpoint,
+    read_checkpoint,
     read_state,
 )
 from pyro_vlae.training.fit import fit
 from pyro_vlae.training.metrics import read_metrics
+from pyro_vlae.training.run_folder import own_folder
 from pyro_vlae.training.settings import (
     DecaySchedule,
     TrainingDivergedError,
@@ -20,6 +24,7 @@ from pyro_vlae.training.validation import validate
 from pyro_vlae.training.weights import CheckpointError, load_weights, save_weights
 
 __all__ = [
+    "Checkpoint",
     "CheckpointError",
     "DecaySchedule",
     "HalfPrecision",
@@ -31,8 +36,11 @@ __all__ = [
     "fit",
     "has_checkpoint",
     "load_averaged_weights",
+    "load_best_weights",
     "load_checkpoint",
     "load_weights",
+    "own_folder",
+    "read_checkpoint",
     "read_metrics",
     "read_state",
     "resolve_precision",

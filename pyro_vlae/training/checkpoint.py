@@ -1,14 +1,15 @@
 """Training checkpoints: one file, replaced atomically, so that a run may be killed at any time.
 
-The file is a zip archive written by `torch.save`: weights, their averages, the states of optimizer
-and random generators, and the training state as JSON. Loading it checks the archive's checksums
-and executes no code.
+The file is a zip archive written by `torch.save`: weights, their averages, the averages with the
+best validation ELBO, the states of optimizer and random generators, and the training state as JSON.
+Reading it checks the archive's checksums and executes no code.
 """
 
 import io
 import json
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,34 @@ CHECKPOINT_FILE = "checkpoint.pt"
 _FORMAT = 3
 
 
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The verified content of a checkpoint, on the CPU; read by `read_checkpoint`.
+
+    Attributes:
+        path: the file.
+        state: the training state, e.g. ``step``, ``images_seen``, ``config``.
+        weights: parameters and buffers by name.
+        best: the averaged weights with the best validation ELBO, None without validation.
+        optimizer: state of the optimizer, with the averages of the weights.
+        random: states of the random generators.
+    """
+
+    path: Path
+    state: dict[str, Any]
+    weights: dict[str, Tensor]
+    best: dict[str, Tensor] | None
+    optimizer: dict[str, Any]
+    random: dict[str, Any]
+
+
 def save_checkpoint(
     folder: str | Path,
     modules: Mapping[str, nn.Module],
     optimizer: JointOptim,
     state: dict[str, Any],
     generator: torch.Generator,
+    best: dict[str, Tensor] | None = None,
 ) -> None:
     """Write weights, averages, optimizer state, random states and training state.
 
@@ -47,6 +70,7 @@ def save_checkpoint(
         optimizer: its parameters are registered under the names of :func:`named_parameters`.
         state: JSON values.
         generator: the generator of the data; the global generators are saved, too.
+        best: the averaged weights with the best validation ELBO.
 
     Raises:
         CheckpointError: weights, averages, or optimizer state are not finite, a trained parameter
@@ -68,6 +92,7 @@ def save_checkpoint(
         "format": _FORMAT,
         "state": json.dumps(state),
         "weights": weights,
+        "best": best,
         "optimizer": saved,
         "random": capture_random_state(generator),
     }
@@ -76,8 +101,45 @@ def save_checkpoint(
     write_file(Path(folder) / CHECKPOINT_FILE, buffer.getvalue())
 
 
+def read_checkpoint(folder: str | Path) -> Checkpoint:
+    """Read a checkpoint folder, and verify that its file is undamaged.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, altered, or of another version.
+    """
+    path = Path(folder) / CHECKPOINT_FILE
+    if not path.exists():
+        raise missing(folder)
+    try:
+        file = io.BytesIO(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    try:
+        if zipfile.ZipFile(file).testzip() is not None:
+            raise ValueError("checksum")
+        file.seek(0)
+        # Tensors, numbers and strings only: nothing in the file is executed.
+        content = torch.load(file, "cpu", weights_only=True)
+        version = content["format"]
+        if version == _FORMAT:
+            return Checkpoint(
+                path=path,
+                state=dict(json.loads(content["state"])),
+                weights=dict(content["weights"]),
+                best=content.get("best"),
+                optimizer=dict(content["optimizer"]),
+                random=dict(content["random"]),
+            )
+    except Exception as error:  # of many kinds, if the file is damaged
+        raise damaged(path) from error
+    raise CheckpointError(
+        f"{path} has format {version!r}, this version reads {_FORMAT}: "
+        "continue with the version that wrote it"
+    )
+
+
 def load_checkpoint(
-    folder: str | Path,
+    source: str | Path | Checkpoint,
     modules: Mapping[str, nn.Module],
     optimizer: JointOptim,
     generator: torch.Generator,
@@ -85,7 +147,7 @@ def load_checkpoint(
     """Copy a checkpoint into modules, optimizer and random generators, in place.
 
     Args:
-        folder: the folder given to :func:`save_checkpoint`.
+        source: the folder given to :func:`save_checkpoint`, or what was read from it.
         modules: parameters are copied in place.
         optimizer: the parameters are registered with it.
         generator: the generator of the data.
@@ -94,31 +156,46 @@ def load_checkpoint(
         The training state that was given to :func:`save_checkpoint`.
 
     Raises:
-        CheckpointError: the file is missing, truncated, altered, or of another architecture;
-            nothing is loaded.
+        CheckpointError: as :func:`read_checkpoint`, or it is of another architecture; nothing is
+            loaded.
     """
-    content = _read(folder)
-    check_fit(folder, content["weights"], modules, same_dtype=True)
+    checkpoint = _opened(source)
+    check_fit(checkpoint.path, checkpoint.weights, modules, same_dtype=True)
     try:
         optimizer.register(named_parameters(modules).items())
-        optimizer.set_state(content["optimizer"])
+        optimizer.set_state(checkpoint.optimizer)
     except ValueError as error:
-        raise CheckpointError(f"{folder} does not fit: {error}") from error
-    copy_weights(content["weights"], modules)
-    restore_random_state(content["random"], generator)
-    return content["state"]
+        raise CheckpointError(f"{checkpoint.path} does not fit: {error}") from error
+    copy_weights(checkpoint.weights, modules)
+    restore_random_state(checkpoint.random, generator)
+    return checkpoint.state
 
 
-def load_averaged_weights(folder: str | Path, modules: Mapping[str, nn.Module]) -> None:
+def load_averaged_weights(
+    source: str | Path | Checkpoint, modules: Mapping[str, nn.Module]
+) -> None:
     """Copy the averaged weights of a checkpoint into modules, or the weights if it has no average.
 
     Raises:
         CheckpointError: as :func:`load_checkpoint`.
     """
-    content = _read(folder)
-    weights = content["weights"] | content["optimizer"]["averages"]
-    check_fit(folder, weights, modules)
-    copy_weights(weights, modules)
+    checkpoint = _opened(source)
+    _load(checkpoint.path, checkpoint.weights | checkpoint.optimizer["averages"], modules)
+
+
+def load_best_weights(source: str | Path | Checkpoint, modules: Mapping[str, nn.Module]) -> None:
+    """Copy the averaged weights with the best validation ELBO of a run into modules.
+
+    Raises:
+        CheckpointError: as :func:`load_checkpoint`, or the run has not been validated.
+    """
+    checkpoint = _opened(source)
+    if checkpoint.best is None:
+        raise CheckpointError(
+            f"{checkpoint.path} holds no best weights: the run was not validated; "
+            "load_averaged_weights loads its last ones"
+        )
+    _load(checkpoint.path, checkpoint.best, modules)
 
 
 def has_checkpoint(out: Path) -> bool:
@@ -132,7 +209,7 @@ def read_state(folder: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the checkpoint is missing, truncated, or altered.
     """
-    return _read(folder)["state"]
+    return read_checkpoint(folder).state
 
 
 def capture_random_state(data: torch.Generator) -> dict[str, Any]:
@@ -159,32 +236,18 @@ def restore_random_state(state: dict[str, Any], data: torch.Generator) -> None:
         data.set_state(of_data)
 
 
-def _read(folder: str | Path) -> dict[str, Any]:
-    """Read the content of a checkpoint, and verify that it is undamaged."""
-    path = Path(folder) / CHECKPOINT_FILE
-    if not path.exists():
-        raise CheckpointError(
-            f"no checkpoint in {folder}: {CHECKPOINT_FILE} is missing; start without resuming, or "
-            "name the folder of the run to continue"
-        )
-    try:
-        file = io.BytesIO(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    try:
-        if zipfile.ZipFile(file).testzip() is not None:
-            raise ValueError("checksum")
-        file.seek(0)
-        # Tensors, numbers and strings only: nothing in the file is executed.
-        content = torch.load(file, "cpu", weights_only=True)
-        version = content["format"]
-        if version == _FORMAT:
-            content["state"] = json.loads(content["state"])
-    except Exception as error:  # of many kinds, if the file is damaged
-        raise damaged(path) from error
-    if version != _FORMAT:
-        raise CheckpointError(
-            f"{path} has format {version!r}, this version reads {_FORMAT}: "
-            "continue with the version that wrote it"
-        )
-    return content
+def missing(folder: str | Path) -> CheckpointError:
+    """Return the error for a folder without a checkpoint."""
+    return CheckpointError(
+        f"no checkpoint in {folder}: {CHECKPOINT_FILE} is missing; start without resuming, or "
+        "name the folder of the run to continue"
+    )
+
+
+def _opened(source: str | Path | Checkpoint) -> Checkpoint:
+    return source if isinstance(source, Checkpoint) else read_checkpoint(source)
+
+
+def _load(path: Path, weights: dict[str, Tensor], modules: Mapping[str, nn.Module]) -> None:
+    check_fit(path, weights, modules)
+    copy_weights(weights, modules)

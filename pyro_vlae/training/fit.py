@@ -10,7 +10,8 @@ from pyro.infer import ELBO
 
 from pyro_vlae.infer.optim import JointOptim
 from pyro_vlae.training.acceleration import compiled
-from pyro_vlae.training.checkpoint import has_checkpoint
+from pyro_vlae.training.checkpoint import Checkpoint, has_checkpoint, missing, read_checkpoint
+from pyro_vlae.training.run_folder import own_folder
 from pyro_vlae.training.settings import TrainingResult, TrainingSettings
 from pyro_vlae.training.trainer import Trainer
 from pyro_vlae.training.validation import ImageSource
@@ -27,11 +28,12 @@ def fit(
     settings: TrainingSettings,
     validation: ImageSource | None = None,
     out: str | Path | None = None,
-    resume: bool = False,
+    resume: bool | Checkpoint = False,
     config: dict[str, Any] | None = None,
     progress: bool = True,
     precision: str = "auto",
     compile: bool = False,
+    on_log: Callable[[dict[str, Any]], Any] | None = None,
 ) -> TrainingResult:
     """Train a model and a guide by stochastic variational inference.
 
@@ -40,6 +42,14 @@ def fit(
     resumed gives bitwise the same result as one that was not. The global random generators are
     seeded. `pyro_vlae.infer.initialize` is called with the first batch. The first step uses the
     caller's Pyro validation setting; the others run without validation.
+
+    In a process group of `torch.distributed`, all ranks must call it with the same arguments. They
+    share each batch, rank 0 initializes the layers, and rank 0 alone logs, calls ``on_log``, and
+    writes.
+
+    On return, model and guide hold the averaged weights, if the optimizer averages them. The last
+    weights themselves are in the checkpoint, from which ``resume`` continues, and so are the
+    averaged weights with the best validation ELBO (`load_best_weights`).
 
     Args:
         model: Pyro model, called with a batch of images ``(B, C, H, W)``. With ``out``, all
@@ -55,20 +65,26 @@ def fit(
         settings: budget, batch size, seed, intervals.
         validation: held-out images, scored with the averaged weights.
         out: folder for ``metrics.jsonl`` and ``checkpoint/``; None to write nothing. The first
-            checkpoint is written after the first step.
-        resume: continue from the checkpoint in ``out``; a finished run returns at once.
+            checkpoint is written after the first step. The folder is locked: no other process can
+            train in it at the same time.
+        resume: continue from the checkpoint in ``out``, or from this one, read from there by
+            `read_checkpoint`; a finished run returns at once.
         config: stored in the checkpoint, e.g. the options needed to rebuild the model.
         progress: show a progress bar.
         precision: of the networks that model and guide declare (see
             `pyro_vlae.training.acceleration`): ``"bf16"``, ``"fp32"``, or ``"auto"``, which keeps
             the precision of a resumed run and else is bf16 if the device has instructions for it.
         compile: compile these networks with ``torch.compile``.
+        on_log: called with a copy of each logged record, a dict of numbers. If it returns a true
+            value, or raises an exception, training stops after a checkpoint is saved; an exception
+            is passed on. A stopped run can be resumed.
 
     Raises:
         TrainingInterrupted: Ctrl-C or SIGTERM, after a checkpoint was saved.
         TrainingDivergedError: the loss is NaN or infinite; the last checkpoint is untouched.
-        CheckpointError: ``out`` cannot be written or already holds a checkpoint; with ``resume``,
-            it holds none, or one that does not fit.
+        CheckpointError: ``out`` cannot be written, is used by another process, or already holds a
+            checkpoint; with ``resume``, it holds none, or one that does not fit; the log was
+            deleted or moved during training.
         ValueError: there are no images, the precision is unknown, or ``resume`` lacks ``out``.
         RuntimeError: Pyro does not train one of the trainable parameters.
     """
@@ -76,25 +92,35 @@ def fit(
         raise ValueError("the training or validation set has no images")
     if resume and out is None:
         raise ValueError("resume needs the output folder of the run to continue")
-    out = None if out is None else Path(out)
-    if out is not None and not resume and has_checkpoint(out):
-        raise CheckpointError(
-            f"{out} already holds a checkpoint: resume it (--resume) or choose another folder"
-        )
-    trainer = Trainer(
-        model, guide, train, elbo, optimizer, settings, validation, out, config or {}, precision
-    )
-    learning_rate = optimizer.learning_rate
-    options = {"mode": "reduce-overhead"} if train.images.is_cuda else {}
     with contextlib.ExitStack() as stack:
+        checkpoint = None
+        if out is not None:
+            out = Path(out)
+            if resume and not has_checkpoint(out):
+                raise missing(out / "checkpoint")
+            stack.enter_context(own_folder(out))
+            if not resume and has_checkpoint(out):
+                raise CheckpointError(
+                    f"{out} already holds a checkpoint: resume it (--resume) or choose another "
+                    "folder"
+                )
+            if resume:
+                given = isinstance(resume, Checkpoint)
+                checkpoint = resume if given else read_checkpoint(out / "checkpoint")
+        trainer = Trainer(
+            *(model, guide, train, elbo, optimizer, settings, validation),
+            *(out, config or {}, precision, on_log),
+        )
         stack.enter_context(torch.enable_grad())
-        stack.callback(setattr, optimizer, "learning_rate", learning_rate)
+        stack.callback(setattr, optimizer, "learning_rate", optimizer.learning_rate)
         stack.callback(lambda: trainer.log.close())
-        trainer.resume() if resume else trainer.start()
+        trainer.resume(checkpoint) if checkpoint else trainer.start()
         if compile:
+            options = {"mode": "reduce-overhead"} if train.images.is_cuda else {}
             stack.enter_context(compiled(trainer.modules.values(), **options))
         if not trainer.finished:
             trainer.train(progress)
+        optimizer.keep_averages()
     return TrainingResult(
         step=trainer.step,
         epoch=trainer.epoch,

@@ -118,6 +118,11 @@ class TrainingSettings:
         if self.max_minutes == 0:
             raise ValueError("max_minutes must be positive, got 0")
 
+    def steps(self, per_epoch: int) -> int | None:
+        """The budget in steps, given the steps per epoch; None if there is none but time."""
+        limits = (self.max_steps, per_epoch * (self.epochs or 0))
+        return min((limit for limit in limits if limit), default=None)
+
 
 @dataclass(frozen=True)
 class TrainingResult:

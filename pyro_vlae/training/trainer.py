@@ -2,38 +2,37 @@
 
 import contextlib
 import math
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
 from typing import Any, cast
 
 import pyro
 import torch
 from pyro.infer import ELBO, SVI
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from pyro_vlae.infer.initialize import initialize
+from pyro_vlae.infer.distributed import from_rank_0, rank, wait_for_all_ranks, world_size
 from pyro_vlae.infer.optim import JointOptim
-from pyro_vlae.reproducible import derive_seed
+from pyro_vlae.reproducible import derive_seed, set_seed
+from pyro_vlae.training import distributed
 from pyro_vlae.training.acceleration import HalfPrecision, resolve_precision
-from pyro_vlae.training.checkpoint import load_checkpoint, read_state, save_checkpoint
-from pyro_vlae.training.interrupts import InterruptFlag
-from pyro_vlae.training.metrics import MetricsLog
-from pyro_vlae.training.settings import (
-    TrainingDivergedError,
-    TrainingInterrupted,
-    TrainingSettings,
-)
+from pyro_vlae.training.batches import Batches
+from pyro_vlae.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pyro_vlae.training.metrics import MetricsLog, StepMetrics, progress_bar, summary
+from pyro_vlae.training.settings import TrainingDivergedError, TrainingInterrupted, TrainingSettings
 from pyro_vlae.training.validation import ImageSource, validate
-from pyro_vlae.training.weights import CheckpointError, NonFiniteError, named_parameters
+from pyro_vlae.training.weights import (
+    CheckpointError,
+    NonFiniteError,
+    check_trained,
+    damaged,
+    finite_weights,
+    named_parameters,
+)
 
-_NOISE, _DATA, _ORDER, _VALIDATION = range(4)  # what a derived seed is for
-# Metrics that an ELBO may provide, and the names of its attributes.
-_ELBO_METRICS = dict(kl_nats="last_rate", distortion_nats="last_distortion", gamma="last_gamma")
+_NOISE, _VALIDATION = 0, 3  # what a derived seed is for
 
 
 @dataclass(eq=False)
@@ -50,6 +49,7 @@ class Trainer:
     out: Path | None
     config: dict[str, Any]
     precision: str
+    on_log: Callable[[dict[str, Any]], Any] | None
 
     def __post_init__(self) -> None:
         self.svi = SVI(self.model, self.guide, self.optimizer, self.elbo)
@@ -69,40 +69,36 @@ class Trainer:
             self.precision = "fp32"  # autocast leaves double precision alone
         self.half_precision = HalfPrecision(self.modules.values())
 
-        self.batch_size = min(self.settings.batch_size, len(self.data))
-        self.batches = len(self.data) // self.batch_size
-        limits = (self.settings.max_steps, self.batches * (self.settings.epochs or 0))
-        self.total = min((limit for limit in limits if limit), default=None)
+        settings = self.settings
+        self.batches = Batches(self.data, settings.batch_size, settings.seed, self.dtype)
+        self.batch_size = self.batches.size
+        self.total = settings.steps(self.batches.per_epoch)
         self.step = 0
-        self.started = monotonic()
+        self.status = distributed.StepStatus(self.svi, self.optimizer)
         self.saved_at = 0.0
         self.saved_step: int | None = None
         self.checkpoint = None if self.out is None else self.out / "checkpoint"
-        self.generator = torch.Generator(device=device)
-        self.order: tuple[int, Tensor] = (-1, torch.empty(0))  # epoch, its order of images
-        # Values of each metric since the last logged line. Scalar tensors stay on their device:
-        # adding them needs no host-device synchronization.
-        self.recent: dict[str, list[Any]] = {}
+        self.recent = StepMetrics()
         self.log = MetricsLog(None)
+        # The averaged weights with the best validation ELBO, and that ELBO.
+        self.best: dict[str, Tensor] | None = None
+        self.best_elbo = -math.inf
 
     @property
     def epoch(self) -> int:
         """Number of the current epoch, from 1."""
-        return max(self.step - 1, 0) // self.batches + 1
+        return max(self.step - 1, 0) // self.batches.per_epoch + 1
 
     @property
     def seconds(self) -> float:
-        """Training time, including the time before resumptions."""
-        return monotonic() - self.started
+        """Training time of rank 0, including the time before resumptions."""
+        return self.status.seconds
 
     @property
     def progress(self) -> float:
         """The used fraction of the budget."""
-        minutes = self.settings.max_minutes
-        return max(
-            self.step / self.total if self.total else 0.0,
-            self.seconds / (60 * minutes) if minutes else 0.0,
-        )
+        minutes = self.settings.max_minutes or math.inf
+        return max(self.step / (self.total or math.inf), self.seconds / (60 * minutes))
 
     @property
     def finished(self) -> bool:
@@ -112,120 +108,115 @@ class Trainer:
     def start(self) -> None:
         """Begin a new run: seed everything, open the log."""
         pyro.set_rng_seed(self._seed(_NOISE) % 2**32)  # NumPy takes 32 bits
-        self.generator.manual_seed(self._seed(_DATA))
-        if self.out is not None:
+        self.batches.seed()
+        self._compare_ranks()
+        if self.out is not None and rank() == 0:
             self.log = MetricsLog(self.out / "metrics.jsonl")
 
-    def resume(self) -> None:
-        """Continue from the checkpoint."""
-        assert self.checkpoint is not None and self.out is not None
-        state = read_state(self.checkpoint)
-        if self.keep_precision:
-            self.precision = state["precision"]
-        for name, now in self._identity().items():
-            if state[name] != now:
-                raise CheckpointError(
-                    f"{self.checkpoint} was made with {name} {state[name]}, now it is {now}: "
-                    "resume with the same value, or train in another folder"
-                )
-        self.generator.manual_seed(self._seed(_DATA, state["step"]))
-        load_checkpoint(self.checkpoint, self.modules, self.optimizer, self.generator)
-        self.log = MetricsLog(self.out / "metrics.jsonl", state["metrics_bytes"])
-        self.step = self.saved_step = state["step"]
-        self.started -= state["seconds"]
-        self.saved_at = self.seconds
-        self.recent = state["recent_metrics"]
-        # Otherwise Pyro would guess it again, which consumes random numbers.
-        if math.isinf(self.elbo.max_plate_nesting) and state["max_plate_nesting"] is not None:
-            self.elbo.max_plate_nesting = state["max_plate_nesting"]
-        if state["elbo"]:
-            cast(Any, self.elbo).set_state(state["elbo"])
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint."""
+        assert self.out is not None
+        state = checkpoint.state
+        try:
+            self.precision = state["precision"] if self.keep_precision else self.precision
+            for name, now in self._identity().items():
+                if state[name] != now:
+                    raise CheckpointError(
+                        f"{self.checkpoint} was made with {name} {state[name]}, now it is {now}: "
+                        "resume with the same value, or train in another folder"
+                    )
+            self.batches.seed(state["step"])
+            load_checkpoint(checkpoint, self.modules, self.optimizer, self.batches.generator)
+            distributed.note_world_size(state.get("world_size", 1))
+            self.step = self.saved_step = state["step"]
+            self.status.started -= state["seconds"]
+            self._compare_ranks()
+            if rank() == 0:
+                logged = state["metrics_bytes"], state.get("metrics_digest")
+                self.log = MetricsLog(self.out / "metrics.jsonl", *logged)
+            self.saved_at = self.seconds
+            self.recent.values = state["recent_metrics"]
+            self.best, self.best_elbo = checkpoint.best, state.get("best_elbo") or -math.inf
+            # Otherwise Pyro would guess it again, which consumes random numbers.
+            if math.isinf(self.elbo.max_plate_nesting) and state["max_plate_nesting"] is not None:
+                self.elbo.max_plate_nesting = state["max_plate_nesting"]
+            if state["elbo"]:
+                cast(Any, self.elbo).set_state(state["elbo"])
+        except (KeyError, TypeError) as error:
+            raise damaged(checkpoint.path) from error
 
     def train(self, show_progress: bool) -> None:
         """Train until a budget is used up or a signal arrives; save at the end."""
-        interval = 1 if sys.stderr.isatty() else 10  # seconds; fewer lines in a log file
-        options: dict[str, Any] = dict(unit="step", mininterval=interval, disable=not show_progress)
-        bar = tqdm(total=self.total, initial=self.step, **options)
-        with InterruptFlag() as interrupt, warnings.catch_warnings(), bar:
+        bar = progress_bar(self.total, self.step, show_progress and rank() == 0)
+        with self.status.interrupt, warnings.catch_warnings(), bar:
             # The loop reports NaN itself, with the step.
             warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)
             # From torch.compile, about tensors that it inspects.
             warnings.filterwarnings("ignore", "The .grad attribute of a Tensor", UserWarning)
             first, done = True, False
-            while not done and interrupt.signal is None:
+            while not done and self.status.signal is None:
                 self._train_step(first)
                 done = self.finished
-                self._log_step(done)
+                done = self._log_step(done) or done
                 if bar.update():  # the bar was redrawn
-                    bar.set_postfix_str(self._summary(bar.format_dict["rate"]), refresh=False)
+                    speed = self.batch_size * (bar.format_dict["rate"] or 0.0)
+                    means = self.recent.means() or self.log.lines[-1]
+                    bar.set_postfix_str(summary(means, speed), refresh=False)
                 # The first checkpoint comes early, so that an unusable folder is noticed at once.
                 due = self.seconds - self.saved_at >= 60 * self.settings.checkpoint_minutes
-                if (first or due) and not done and interrupt.signal is None:
+                if (first or due) and not done and self.status.signal is None:
                     self._save()
                 first = False
             self._save()
-        if interrupt.signal is not None:
-            raise TrainingInterrupted(interrupt.signal, self.step, self.checkpoint)
+            wait_for_all_ranks()
+        if self.status.signal is not None:
+            raise TrainingInterrupted(self.status.signal, self.step, self.checkpoint)
+
+    def _compare_ranks(self) -> None:
+        images = {"training images": self.data, "validation images": self.validation}
+        others = {"step": self.step, **self._identity(), **self.config}
+        self.status.begin(distributed.run_facts(images, self.settings, self.modules, others))
 
     def _seed(self, *purpose: int) -> int:
         return derive_seed(self.settings.seed, *purpose)
-
-    def _batch(self) -> Tensor:
-        epoch, batch = divmod(self.step, self.batches)
-        if self.order[0] != epoch:
-            generator = torch.Generator().manual_seed(self._seed(_ORDER, epoch))
-            order = torch.randperm(len(self.data), generator=generator)
-            self.order = (epoch, order.to(self.data.images.device))
-        index = self.order[1][batch * self.batch_size :][: self.batch_size]
-        return self.data.batch(index, self.generator).to(self.dtype)
 
     def _train_step(self, first: bool) -> None:
         progress = self.progress
         self.optimizer.learning_rate = self.learning_rate * self.settings.schedule(progress)
         if hasattr(self.elbo, "progress"):
             cast(Any, self.elbo).progress = progress
-        x = self._batch()
+        x = self.batches[self.step]
         if first:
             with torch.compiler.set_stance("force_eager"):
-                initialize(self.model, self.guide, x)
+                whole = self.batches.whole(self.step, x)
+                distributed.initialize_all(self.model, self.guide, self.modules, whole)
+        if world_size() > 1:  # so that the random state of rank 0 suffices to resume
+            set_seed(self._seed(_NOISE, self.step, rank()), x.device)
         with contextlib.ExitStack() as stack:
             if not first:
                 stack.enter_context(pyro.validation_enabled(False))
             if self.precision == "bf16":
                 stack.enter_context(self.half_precision)
-            loss = self.svi.step(x)
+            loss = self.status.after_step(self.svi.step(x))
         self.step += 1
         if not math.isfinite(loss):
             raise self._diverged(f"the loss is {loss}")
-        if first and (names := self.optimizer.never_trained):
-            raise RuntimeError(
-                f"{len(names)} trainable parameters are not trained, {names[0]!r} first: Pyro's "
-                "parameter store holds another tensor in their place, or none. Call "
-                "pyro.clear_param_store() before building a new model, register modules under "
-                "distinct names, or call requires_grad_(False) on what should stay fixed"
-            )
-        metrics: dict[str, Any] = {"elbo": -loss / self.batch_size}
-        offered = {n: getattr(self.elbo, where, None) for n, where in _ELBO_METRICS.items()}
-        metrics |= {name: value for name, value in offered.items() if value is not None}
-        if "kl_nats" in metrics and "distortion_nats" in metrics:
-            metrics["elbo"] = -(metrics["kl_nats"] + metrics["distortion_nats"])
-        for name, value in {**metrics, "gradient_norm": self.optimizer.gradient_norm}.items():
-            self.recent.setdefault(name, []).append(value)
+        if first:
+            check_trained(self.optimizer.never_trained)
+        self.recent.add(self.elbo, loss / self.batch_size, self.optimizer.gradient_norm)
 
-    def _means(self) -> dict[str, float]:
-        return {name: math.fsum(map(float, v)) / len(v) for name, v in self.recent.items()}
-
-    def _log_step(self, last: bool) -> None:
-        """Write a line of metrics if one is due."""
-        every = self.settings.validate_every or self.batches
+    def _log_step(self, last: bool) -> bool:
+        """Write a line of metrics if one is due; returns whether ``on_log`` stops the run."""
+        every = self.settings.validate_every or self.batches.per_epoch
         validating = self.validation is not None and (last or self.step % every == 0)
         if not (last or validating or self.step % self.settings.log_every == 0):
-            return
+            return False
         line: dict[str, Any] = {
             "step": self.step,
             "epoch": self.epoch,
             "images_seen": self.step * self.batch_size,
-            **self._means(),
+            "world_size": world_size(),
+            **self.recent.means(),
             "learning_rate": self.optimizer.learning_rate,
         }
         if validating:
@@ -243,34 +234,42 @@ class Trainer:
         for name, value in line.items():
             if not math.isfinite(value):
                 raise self._diverged(f"{name} is {value}")
-        self.log.write(line)
-        self.recent = {}
-
-    def _summary(self, steps_per_second: float | None) -> str:
-        metrics = self._means() or self.log.lines[-1]
-        bits = f"KL {metrics['kl_nats'] / math.log(2):.1f} bits, " if "kl_nats" in metrics else ""
-        speed = self.batch_size * (steps_per_second or 0.0)
-        return f"ELBO {metrics['elbo']:.2f}, {bits}{speed:.0f} images/s"
+        if validating and self.checkpoint is not None and validated["elbo"] > self.best_elbo:
+            with self.optimizer.averaged():
+                self.best, self.best_elbo = finite_weights(self.modules), validated["elbo"]
+        self.log.write(line, self._saved)
+        self.recent = StepMetrics()
+        try:
+            called = self.on_log is not None and rank() == 0
+            return from_rank_0(called and bool(cast(Any, self.on_log)(dict(line))))
+        except BaseException:
+            self._save()
+            raise
 
     def _save(self) -> None:
         """Write a checkpoint, if there is a folder for it."""
         self.saved_at = self.seconds
-        if self.checkpoint is None:
+        if self.checkpoint is None or rank() > 0:
             return
         nesting = self.elbo.max_plate_nesting
+        length, digest = self.log.sync(self._saved)
         state = {
             "step": self.step,
             "images_seen": self.step * self.batch_size,
             "seconds": self.seconds,
-            "metrics_bytes": self.log.synced_length(),
-            "recent_metrics": {name: [float(v) for v in vs] for name, vs in self.recent.items()},
+            "world_size": world_size(),
+            "metrics_bytes": length,
+            "metrics_digest": digest,
+            "recent_metrics": self.recent.state(),
+            "best_elbo": None if self.best is None else self.best_elbo,
             "max_plate_nesting": None if math.isinf(nesting) else nesting,
             "elbo": getattr(self.elbo, "get_state", dict)(),
             "config": self.config,
             **self._identity(),
         }
         try:
-            save_checkpoint(self.checkpoint, self.modules, self.optimizer, state, self.generator)
+            parts = self.modules, self.optimizer, state, self.batches.generator, self.best
+            save_checkpoint(self.checkpoint, *parts)
         except NonFiniteError as error:
             raise self._diverged(str(error)) from error
         self.saved_step = self.step
@@ -287,11 +286,14 @@ class Trainer:
             "ema_decay": self.optimizer.ema_decay,
         }
 
+    @property
+    def _saved(self) -> str:
+        if self.saved_step is None:
+            return "and there is no checkpoint yet"
+        return f"the last good checkpoint is step {self.saved_step} in {self.checkpoint}"
+
     def _diverged(self, what: str) -> TrainingDivergedError:
-        last = "there is no checkpoint yet"
-        if self.saved_step is not None:
-            last = f"the last good checkpoint is step {self.saved_step} in {self.checkpoint}"
         return TrainingDivergedError(
-            f"training diverged at step {self.step}: {what}; {last}. Use a lower learning rate "
-            "or a smaller clip_norm"
+            f"training diverged at step {self.step}: {what}; {self._saved}. Use a lower learning "
+            "rate or a smaller clip_norm"
         )

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from pyro_vlae.infer.distributed import rank, sum_over_ranks, world_size
 from pyro_vlae.infer.particles import sample_codes, score_codes
 from pyro_vlae.reproducible import derive_seed, evaluation_context
 
@@ -40,7 +41,8 @@ def validate(
 ) -> dict[str, float]:
     """Mean ELBO, rate, and distortion of shuffled images, one code each, in nats per image.
 
-    Images and noise depend on the seed alone, so that the values of one run are comparable. The
+    Images and noise depend on the seed alone, so that the values of one run are comparable. In a
+    process group of `torch.distributed`, all ranks must call this, and each takes a part. The
     global random generators, gradients, and the modules' modes are left unchanged.
 
     Args:
@@ -64,14 +66,15 @@ def validate(
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     order = order[:num_images].to(device)
     generator = torch.Generator(device=device).manual_seed(derive_seed(seed, 1))
-    rates, distortions = [], []
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
     with evaluation_context(device, model, guide):
         for number, index in enumerate(order.split(batch_size)):
-            x = images.batch(index, generator).to(dtype)
+            x = images.batch(index, generator).to(dtype)  # on all ranks, for the generator's sake
+            if number % world_size() != rank():
+                continue
             codes, log_q, _ = sample_codes(guide, x, 1, derive_seed(seed, 2, number))
             log_prior, log_likelihood = score_codes(model, codes, x, 1)
-            rates.append((log_q - log_prior).sum())
-            distortions.append(-log_likelihood.sum())
-    rate = torch.stack(rates).sum().item() / len(order)
-    distortion = torch.stack(distortions).sum().item() / len(order)
+            sums += torch.stack([(log_q - log_prior).sum(), -log_likelihood.sum()])
+    sum_over_ranks([sums])
+    rate, distortion = (sums / len(order)).tolist()
     return {"elbo": -(rate + distortion), "kl_nats": rate, "distortion_nats": distortion}

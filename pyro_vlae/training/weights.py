@@ -106,6 +106,17 @@ def copy_weights(weights: Mapping[str, Tensor], modules: Mapping[str, nn.Module]
     nn.ModuleDict(dict(modules)).load_state_dict(weights, strict=False)  # tied names are absent
 
 
+def check_trained(names: list[str]) -> None:
+    """Raise a RuntimeError if there are parameters that no step has trained, given their names."""
+    if names:
+        raise RuntimeError(
+            f"{len(names)} trainable parameters are not trained, {names[0]!r} first: Pyro's "
+            "parameter store holds another tensor in their place, or none. Call "
+            "pyro.clear_param_store() before building a new model, register modules under "
+            "distinct names, or call requires_grad_(False) on what should stay fixed"
+        )
+
+
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
     """Raise :class:`NonFiniteError`, naming the first tensor with a NaN or infinity."""
     for name, tensor in tensors.items():

@@ -12,6 +12,7 @@ import torch
 from pyro_vlae.data import (
     BINARY,
     BYTES,
+    GRAY,
     INTENSITIES,
     DatasetCorruptError,
     DatasetNotFoundError,
@@ -314,7 +315,8 @@ def test_unknown_name_suggests_a_close_one(name, close):
 def test_sets_are_named_by_what_a_model_sees():
     """Options that take a binary set, such as the MNIST script's, must not offer the others."""
     assert dataset_names(BYTES) == ("cifar10",)
-    assert set(dataset_names()) == {*dataset_names(BINARY), "cifar10"}
+    assert dataset_names(GRAY) == ("gray-mnist",)
+    assert set(dataset_names()) == {*dataset_names(BINARY), "gray-mnist", "cifar10"}
     assert load_dataset("digits").values is BINARY
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyro_vlae.data import BINARY, BYTES, INTENSITIES, ImageDataset, ImageSplit
-from pyro_vlae.data.split import TEST_SEED, VALIDATION_SEED
+from pyro_vlae.data.image_dataset import TEST_SEED, VALIDATION_SEED
 from pyro_vlae.distributions.discretized_logistic import pixel_levels
 
 

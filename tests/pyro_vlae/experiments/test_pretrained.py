@@ -9,6 +9,7 @@ from pyro_vlae.data import load_dataset
 from pyro_vlae.experiments import ConfigError
 from pyro_vlae.infer import marginal_log_likelihood
 from pyro_vlae.models import load_pretrained, load_run, pretrained_names
+from pyro_vlae.reproducible import read_json, write_json
 
 
 @pytest.mark.parametrize("name", pretrained_names())
@@ -63,8 +64,8 @@ def test_results_of_earlier_weights_do_not_count(load_example, tmp_path, monkeyp
     assert load_example("mnist_vlae").main([*options, "--out", str(run)]) == 0
     assert load_run(run)[0].card["results"]["train_images_seen"] == 18 * 64
     state = run / "checkpoint" / "checkpoint.pt"
-    results = json.loads((run / "results.json").read_text())
-    (run / "results.json").write_text(json.dumps({**results, "train_images_seen": 64}))
+    results = read_json(run / "results.json")
+    write_json(run / "results.json", {**results, "train_images_seen": 64})
     assert load_run(run)[0].card["results"] is None
     export = load_example("export_weights")
     monkeypatch.setattr("sys.argv", ["export_weights.py", str(run), "mine"])

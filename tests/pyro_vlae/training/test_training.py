@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +29,11 @@ from pyro_vlae.training import (
     TrainingDivergedError,
     TrainingInterrupted,
     TrainingSettings,
+    distributed,
     fit,
+    load_best_weights,
+    metrics,
+    read_checkpoint,
     read_metrics,
     read_state,
     trainer,
@@ -48,7 +53,7 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import nn
 
-from pyro_vlae.training import trainer
+from pyro_vlae.training import distributed
 from pyro_vlae.infer.optim import JointOptim
 from pyro_vlae.training import TrainingSettings, fit
 
@@ -144,7 +149,7 @@ if __name__ == "__main__":
     images = Images(35)
     if mode == "hang":  # a second per draw on a clock of our own, then wait to be killed
         now = [0.0]
-        trainer.monotonic = lambda: now[0]
+        distributed.monotonic = lambda: now[0]
 
         def before_draw():
             now[0] += 1
@@ -187,7 +192,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     fake = Clock()
-    monkeypatch.setattr(trainer, "monotonic", fake)
+    monkeypatch.setattr(distributed, "monotonic", fake)
     return fake
 
 
@@ -337,7 +342,7 @@ def test_log_lines(vae, tmp_path):
         assert line["gradient_norm"] > 0
     assert set(lines[0]) == {
         *("step", "epoch", "images_seen", "elbo", "kl_nats", "distortion_nats"),
-        *("gradient_norm", "learning_rate"),
+        *("gradient_norm", "learning_rate", "world_size"),
     }
 
 
@@ -359,7 +364,7 @@ def test_stock_elbos_log_the_elbo_alone(vae, elbo):
 
 
 def test_progress_bar_shows_elbo_bits_and_speed(vae, monkeypatch, capsys):
-    monkeypatch.setattr(trainer, "tqdm", lambda **options: tqdm(**{**options, "mininterval": 0}))
+    monkeypatch.setattr(metrics, "tqdm", lambda **options: tqdm(**{**options, "mininterval": 0}))
     vae.train(None, epochs=2, progress=True)
     shown = capsys.readouterr().err
     assert "ELBO -" in shown and "bits" in shown and "images/s" in shown and "22/22" in shown
@@ -393,7 +398,7 @@ def test_validation_disturbs_nothing(vae):
     assert_same_bits(with_it, without)
 
 
-def test_validation_uses_averages_and_evaluation_mode(vae, monkeypatch):
+def test_validation_uses_averages_and_evaluation_mode(vae, tmp_path, monkeypatch):
     seen = []
 
     def spy(model, guide, images, **options):
@@ -402,10 +407,10 @@ def test_validation_uses_averages_and_evaluation_mode(vae, monkeypatch):
         return metrics
 
     monkeypatch.setattr(trainer, "validate", spy)
-    result, model, _, optimizer = vae.train(None, epochs=1)
-    with optimizer.averaged():
-        assert torch.equal(seen[-1][0], model.net[0].weight)
-    assert not torch.equal(seen[-1][0], model.net[0].weight)
+    result, model, _, _ = vae.train(tmp_path, epochs=1)
+    assert torch.equal(seen[-1][0], model.net[0].weight)
+    last = read_checkpoint(tmp_path / "checkpoint").weights["model.net.0.weight"]
+    assert not torch.equal(seen[-1][0], last)
     assert result.history[-1]["validation_elbo"] == seen[-1][1]["elbo"]
     # The first step is checked as the caller has it, the others are not; validation evaluates.
     assert model.modes == {(True, True), (True, False), (False, False)}
@@ -771,3 +776,102 @@ def test_training_with_compiled_networks(vae, monkeypatch):
     assert model.net._compiled_call_impl is None
     for line, other in zip(result.history, plain.history, strict=True):
         assert line["elbo"] == pytest.approx(other["elbo"], rel=1e-3)
+
+
+@pytest.mark.parametrize("lost", ["deleted", "moved", "replaced", "log"])
+def test_a_log_that_disappears_is_an_error_that_names_it(vae, tmp_path, lost):
+    out = tmp_path / "run"
+
+    def lose():
+        if lost == "moved":
+            out.rename(tmp_path / "elsewhere")
+        elif lost == "log":
+            (out / "metrics.jsonl").unlink()
+        else:
+            shutil.rmtree(out)
+        if lost == "replaced":
+            out.mkdir()
+            (out / "metrics.jsonl").write_text("")
+
+    with pytest.raises(
+        CheckpointError, match=r"metrics\.jsonl was deleted, moved.*step 1 in .*run"
+    ):
+        vae.train(out, train_images=at_draw(vae.Images(35), 14, lose))
+    assert not (out / "checkpoint").exists() or lost == "log"
+    kept = {"moved": tmp_path / "elsewhere", "log": out}.get(lost)
+    if kept:  # the last checkpoint can be resumed
+        assert vae.train(kept, resume=True)[0].step == 44
+
+
+def test_an_altered_line_of_the_log_is_noticed(vae, tmp_path):
+    vae.train(tmp_path, epochs=1)
+    metrics = tmp_path / "metrics.jsonl"
+    content = metrics.read_text()
+    metrics.write_text(content.replace('"step": 4', '"step": 5', 1))
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl was altered; restore"):
+        vae.train(tmp_path, resume=True)
+    metrics.write_text(content)
+    assert vae.train(tmp_path, resume=True)[0].step == 44
+
+
+def test_on_log_sees_each_record_and_stops_the_run(vae, tmp_path):
+    seen = []
+
+    def stop(record):
+        seen.append(record.copy())
+        record.clear()  # a copy
+        return len(seen) == 3
+
+    result, *_ = vae.train(tmp_path / "cut", on_log=stop)
+    assert result.history == seen and result.step == seen[-1]["step"] == 11
+    assert read_state(tmp_path / "cut" / "checkpoint")["step"] == 11
+    resumed, *parts = vae.train(tmp_path / "cut", resume=True)
+    whole, *whole_parts = vae.train(tmp_path / "whole", on_log=lambda record: None)
+    assert resumed.history == whole.history
+    assert_same_bits(tensors(*parts), tensors(*whole_parts))
+
+
+def test_an_exception_of_on_log_is_passed_on_after_a_checkpoint(vae, tmp_path):
+    def fail(record):
+        raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        vae.train(tmp_path, on_log=fail)
+    assert read_state(tmp_path / "checkpoint")["step"] == 4
+
+
+def test_fit_returns_with_the_averages_and_the_checkpoint_keeps_the_rest(
+    vae, tmp_path, monkeypatch
+):
+    scored = []
+
+    def spy(model, guide, images, **options):
+        weights = {name: value.clone() for name, value in model.state_dict().items()}
+        elbo = [-3.0, -1.0, -2.0, -4.0][len(scored)]
+        scored.append(weights)
+        return {"elbo": elbo, "kl_nats": 0.5, "distortion_nats": -elbo - 0.5}
+
+    monkeypatch.setattr(trainer, "validate", spy)
+    _, model, guide, optimizer = vae.train(tmp_path)
+    checkpoint = read_checkpoint(tmp_path / "checkpoint")
+    averages = optimizer.get_state()["averages"]
+    for name, value in model.named_parameters():
+        assert torch.equal(value, averages[f"model.{name}"])
+        assert not torch.equal(value, checkpoint.weights[f"model.{name}"])
+    load_best_weights(checkpoint, {"model": model, "guide": guide})
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, scored[1][name]) and not torch.equal(value, scored[3][name])
+    vae.train(tmp_path / "unvalidated", epochs=1, validation=None)
+    with pytest.raises(CheckpointError, match="holds no best weights"):
+        load_best_weights(tmp_path / "unvalidated" / "checkpoint", {"model": model})
+
+
+def test_resuming_reads_the_checkpoint_once(vae, tmp_path, monkeypatch):
+    vae.train(tmp_path, epochs=1)
+    reads, original = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda *args, **kw: reads.append(1) or original(*args, **kw))
+    vae.train(tmp_path, resume=True)
+    assert len(reads) == 1
+    checkpoint = read_checkpoint(tmp_path / "checkpoint")
+    vae.train(tmp_path, resume=checkpoint)
+    assert len(reads) == 2

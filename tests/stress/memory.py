@@ -1,0 +1,82 @@
+"""Memory over many SVI steps, and over many models built and dropped, without collections.
+
+OMP_NUM_THREADS=1 python tests/stress/memory.py --count 3000 --models 300
+"""
+
+import argparse
+import sys
+import weakref
+from pathlib import Path
+
+import pyro
+import torch
+from pyro.infer import SVI
+
+from pyro_vlae.guides import GaussianGuide
+from pyro_vlae.infer import FreeBitsELBO, JointOptim
+from pyro_vlae.models import binary_vlae
+
+ALLOWED = 8.0  # MB of growth over the second half
+
+
+def resident():
+    """Memory in use, in MB."""
+    fields = Path("/proc/self/status").read_text().split("VmRSS:")[1].split()
+    return int(fields[0]) / 1024
+
+
+def build():
+    model = binary_vlae(masked_layers=2, pixelcnn_channels=4)
+    return model, GaussianGuide()
+
+
+def steps(count, x):
+    """Memory after each tenth of `count` steps of SVI."""
+    model, guide = build()
+    optimizer = JointOptim(torch.optim.Adamax, {"lr": 1e-3}, ema_decay=0.99)
+    svi = SVI(model, guide, optimizer, FreeBitsELBO(1.0))
+    used = []
+    for step in range(count):
+        svi.step(x)
+        if (step + 1) % max(1, count // 10) == 0:
+            used.append(resident())
+    return used
+
+
+def models(count, x):
+    """Memory after each tenth of `count` models trained for a step, and how many are alive."""
+    used, alive = [], []
+    for number in range(count):
+        pyro.clear_param_store()
+        model, guide = build()
+        optimizer = JointOptim(torch.optim.Adamax, {"lr": 1e-3}, ema_decay=0.99)
+        SVI(model, guide, optimizer, FreeBitsELBO(1.0)).step(x)
+        alive.append(weakref.ref(model))
+        if (number + 1) % max(1, count // 10) == 0:
+            used.append(resident())
+    return used, sum(reference() is not None for reference in alive)
+
+
+def main(arguments=None):
+    """Measure both; the exit status is 1 if memory grows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=int, default=3000, help="steps")
+    parser.add_argument("--models", type=int, default=300)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    pyro.set_rng_seed(options.seed)
+    x = torch.rand(4, 1, 28, 28).round()
+    by_steps = steps(options.count, x)
+    by_models, alive = models(options.models, x)
+    grown = [used[-1] - used[len(used) // 2 - 1] for used in (by_steps, by_models)]
+    print(f"{options.count} steps: {[round(mb) for mb in by_steps]} MB")
+    print(
+        f"{options.models} models: {[round(mb) for mb in by_models]} MB, {alive} alive at the end"
+    )
+    print(f"growth over the second half: {grown[0]:+.1f} and {grown[1]:+.1f} MB")
+    return int(max(grown) > ALLOWED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

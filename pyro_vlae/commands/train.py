@@ -3,8 +3,8 @@
     %(prog)s --dataset static-mnist
     %(prog)s color --window 4x2
 
-The first word is a family of models: {families}; without it, binary
-or gray, by the data set.
+The first word is a family of models: {families};
+without it, binary or gray, by the data set.
 `%(prog)s color --help` shows the options of the family color. Samples,
 reconstructions, metrics, checkpoint, and results go to a folder under runs/.
 """

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from pyro_vlae.reproducible import read_json
 
-_SCALARS = {int, float, str, bool, type(None)}
+_CHECKED = {int, float, str, bool, type(None), list, tuple}
 # Types of what is read from results.json.
 _RESULTS: Mapping[str, Any] = (
     dict.fromkeys(("family", "preset", "device"), str)
@@ -35,9 +35,9 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def field_types(recipe: type) -> dict[str, Any]:
-    """The types of the fields of a recipe that are numbers, strings, and the like."""
+    """The types of the fields of a recipe that are numbers, strings, tuples, and the like."""
     hints = get_type_hints(recipe)
-    return {name: hint for name, hint in hints.items() if set(_members(hint)) <= _SCALARS}
+    return {name: hint for name, hint in hints.items() if set(_members(hint)) <= _CHECKED}
 
 
 def check_types(values: Mapping[str, Any], types: Mapping[str, Any], source: str | Path) -> None:
@@ -53,4 +53,6 @@ def check_types(values: Mapping[str, Any], types: Mapping[str, Any], source: str
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
+    if get_origin(hint) is tuple:
+        return tuple, list  # as which JSON stores it
     return get_args(hint) or (hint,)

@@ -62,8 +62,8 @@ class PartialScores:
             return
         buffer = io.BytesIO()
         columns = torch.cat(self.columns, 1).numpy()
-        about = dict(fingerprint=self._fingerprint, num_samples=self.num_samples)
-        np.savez(buffer, columns=columns, **{name: np.array(v) for name, v in about.items()})
+        about = np.array(self._fingerprint), np.array(self.num_samples)
+        np.savez(buffer, columns=columns, fingerprint=about[0], num_samples=about[1])
         write_atomically(self._path, buffer.getvalue())
         self._unsaved, self._saved_at = False, monotonic()
 
@@ -103,5 +103,5 @@ def fingerprint(programs: Iterable[Any], tensors: Iterable[Tensor], *settings: A
     for name, value in (*sorted(named.items()), *(("", tensor) for tensor in tensors)):
         content = value.detach().cpu().contiguous()
         digest.update(f"{name} {content.dtype} {tuple(content.shape)}".encode())
-        digest.update(content.flatten().view(torch.uint8).numpy())
+        digest.update(content.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -105,8 +105,8 @@ def fit(
                     "folder"
                 )
             if resume:
-                given = isinstance(resume, Checkpoint)
-                checkpoint = resume if given else read_checkpoint(out / "checkpoint")
+                given = resume if isinstance(resume, Checkpoint) else None
+                checkpoint = given or read_checkpoint(out / "checkpoint")
         trainer = Trainer(
             *(model, guide, train, elbo, optimizer, settings, validation),
             *(out, config or {}, precision, on_log),

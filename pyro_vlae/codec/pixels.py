@@ -13,6 +13,7 @@ import torch
 from pyro.distributions import Bernoulli, Independent
 from torch import Tensor
 from torch.distributions import Bernoulli as TorchBernoulli
+from torch.distributions import constraints
 
 from pyro_vlae.codec.container import CodecError
 from pyro_vlae.codec.stack import Array, BitStack
@@ -50,8 +51,13 @@ def pop_pixels(stack: BitStack, likelihood: Any, like: Tensor, count: int) -> Te
 def check_likelihood(likelihood: Any) -> None:
     """Raise a CodecError unless `push_pixels` can code images of this distribution."""
     if isinstance(likelihood, PixelCNN):
-        return
-    if not isinstance(getattr(likelihood, "base_dist", None), Bernoulli):
+        support = likelihood.emission.support
+        if support.is_discrete and support is not constraints.boolean:
+            raise CodecError(
+                f"lossless coding needs binary pixels, those of this model are {support}: use "
+                "LossyCodec"
+            )
+    elif not isinstance(getattr(likelihood, "base_dist", None), Bernoulli):
         raise CodecError(
             f"lossless coding needs a PixelCNN or Bernoulli likelihood, got {likelihood}: use "
             "PixelCNNLikelihood or BernoulliLikelihood"

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from pyro_vlae.codec import CodecError, LosslessCodec, container
 from pyro_vlae.codec.container import Container
 from pyro_vlae.data import load_dataset
+from pyro_vlae.distributions import PixelCNN
+from pyro_vlae.distributions.emissions import DiscretizedLogisticEmission
 from pyro_vlae.guides import GaussianGuide, IAFGuide
 from pyro_vlae.infer import initialize, marginal_log_likelihood
 from pyro_vlae.models import VLAE, binary_vlae, load_pretrained, unconditional_pixelcnn
@@ -240,6 +242,11 @@ def test_programs_that_cannot_code_without_loss_are_refused():
         LosslessCodec(unconditional_pixelcnn(), guide)
     with pytest.raises(CodecError, match="float64"):
         LosslessCodec(model, programs()[1].double())
+    levels = PixelCNN(
+        model.likelihood.network, torch.zeros(1, 4, 3, 5), emission=DiscretizedLogisticEmission(1)
+    )
+    with pytest.raises(CodecError, match="needs binary pixels"):
+        LosslessCodec(VLAE(model.prior, model.decoder, lambda features: levels), guide)
     normal = VLAE(model.prior, model.decoder, lambda f: torch.distributions.Normal(f, 1.0))
     with pytest.raises(CodecError, match="PixelCNN or Bernoulli"):
         LosslessCodec(normal, guide)

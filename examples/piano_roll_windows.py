@@ -1,4 +1,4 @@
-"""Train one model of piano rolls per window, to see what each window leaves to the code.
+"""Train one model of piano rolls per window: what is left to the code?
 
     python examples/piano_roll_windows.py
 
@@ -29,7 +29,7 @@ from pyro_vlae.training import has_checkpoint
 WINDOWS = (1, 2, 4, 8, 16)
 SHOWN, FRAMES = 8, 48
 OPTIONS = (
-    *("dataset", "likelihood", "hidden", "code_channels", "free_nats"),
+    *("dataset", "hidden", "code_channels", "free_nats"),
     *("batch_size", "seed", "num_samples", "eval_images"),
 )
 

@@ -2,9 +2,9 @@
 
     python examples/piano_rolls.py
 
-Without options it trains on the JSB chorales for twenty minutes on a CPU. Besides
-what the other scripts write, the folder of the run gets continuations of test
-pieces, their melodies with other codes, and MIDI files of all of them.
+Without options it trains on the JSB chorales for twenty minutes on a CPU.
+Besides what the other scripts write, the folder of the run gets continuations
+of test pieces, their melodies with other codes, and MIDI files of all of them.
 """
 
 import json

@@ -37,6 +37,7 @@ OPTIONS = (
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = make_parser(__doc__)
+    parser.usage = "%(prog)s [options]"
     add = parser.add_argument
     text = "past frames; default: 1 2 4 8 16"
     add("--windows", nargs="+", type=positive(int), metavar="B", default=WINDOWS, help=text)

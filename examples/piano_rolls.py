@@ -7,7 +7,6 @@ Besides what the other scripts write, the folder of the run gets continuations
 of test pieces, their melodies with other codes, and MIDI files of all of them.
 """
 
-import json
 import sys
 
 from pyro_vlae.experiments import PianoRollRecipe, load_run
@@ -30,6 +29,7 @@ from pyro_vlae.reproducible import write_json
 def main(arguments: list[str] | None = None) -> int:
     """Run or resume the experiment, play music, and return the exit status."""
     parser = make_parser(__doc__)
+    parser.usage = "%(prog)s [options]"
     add_recipe_options(parser, PianoRollRecipe)
     add_place_options(parser)
     text = "default: runs/DATASET-PRESET, numbered"
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     model, guide = (module.to(device) for module in load_run(out))
     played = play(model, guide, data.test, out, recipe.seed)
-    write_json(out / "results.json", {**json.loads((out / "results.json").read_text()), **played})
+    write_json(out / "results.json", {**results, **played})
     print(f"MIDI files are in {out / 'midi'}")
     return 0
 

@@ -262,7 +262,7 @@ def new_folder(recipe: Recipe) -> Path:
 def announced_folder(recipe: Recipe) -> Path:
     """A new folder; says so if there are earlier runs of the same name."""
     chosen = new_folder(recipe)
-    first = chosen.with_name(f"{recipe.dataset}-{recipe.preset}")
+    first = chosen.with_name(f"{recipe.dataset_name}-{recipe.preset}")
     if chosen != first:
         print(
             f"{first} already holds a run: this is a new one, in {chosen} (to continue the other "

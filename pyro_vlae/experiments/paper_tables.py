@@ -132,6 +132,8 @@ def results_page(folder: Path) -> str:
     """
     paths = sorted(folder.glob("*/results.json"))
     runs = {path.parent.name: read_results(path) for path in paths}
+    # Scores per frame of music have a page of their own.
+    runs = {name: run for name, run in runs.items() if "nll_nats_per_frame" not in run}
     lines, others = ["# Results", "", _INTRODUCTION], dict(runs)
     for table, rows in {**TABLES, "cifar10 (bits/dim)": COLOR_ROWS}.items():
         cells = [_line(row, others.pop(row.name, None)) for row in rows]

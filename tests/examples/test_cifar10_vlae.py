@@ -9,6 +9,7 @@ import torch
 from pyro_vlae.data import BYTES, ImageDataset, ImageSplit
 from pyro_vlae.experiments import ConfigError, command_line, load_run, recipes
 from pyro_vlae.infer import marginal_log_likelihood
+from pyro_vlae.reproducible import read_json
 
 TINY = ["--width", "4", "--filters", "4", "--flow-maps", "16", "--device", "cpu"]
 SHORT = ["--num-samples", "2", "--eval-images", "4", "--batch-size", "16", "--epochs", "1"]
@@ -91,7 +92,7 @@ def test_runs_of_several_windows_make_one_page(example, load_example, tmp_path):
     out = tmp_path / "page"
     assert page.main([*runs, "--images", "34", "--device", "cpu", "--out", str(out)]) == 0
     assert (out / "windows.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    figures = json.loads((out / "windows.json").read_text())
+    figures = read_json(out / "windows.json")
     assert list(figures) == ["7x4", "7x4-gray"]
     for entry in figures.values():
         assert 0 < entry["mean_color_error"] < 255 and entry["num_images"] == 34

@@ -14,6 +14,7 @@ from pyro_vlae.data import (
     BYTES,
     GRAY,
     INTENSITIES,
+    PIANO_ROLLS,
     DatasetCorruptError,
     DatasetNotFoundError,
     ImageDataset,
@@ -316,7 +317,8 @@ def test_sets_are_named_by_what_a_model_sees():
     """Options that take a binary set, such as the MNIST script's, must not offer the others."""
     assert dataset_names(BYTES) == ("cifar10",)
     assert dataset_names(GRAY) == ("gray-mnist",)
-    assert set(dataset_names()) == {*dataset_names(BINARY), "gray-mnist", "cifar10"}
+    named = {*dataset_names(BINARY), *dataset_names(PIANO_ROLLS), "gray-mnist", "cifar10"}
+    assert set(dataset_names()) == named
     assert load_dataset("digits").values is BINARY
 
 

@@ -20,7 +20,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 COMPRESS = """Compress binary images with a trained model.
 
     %(prog)s --model static-mnist --lossless images.npy images.vlae
-    %(prog)s --model static-mnist --lossy folder-of-png-files images.vlae
+    %(prog)s --model static-mnist --lossy png-folder images.vlae
 
 --lossless keeps every pixel; the file can be decompressed only with the same
 model, the same versions of torch and constriction, and on the same kind of
@@ -32,7 +32,7 @@ DECOMPRESS = """Decompress images with the model that compressed them.
 
     %(prog)s --model static-mnist images.vlae images.npy
 
-Images that were compressed with loss are sampled: another --seed, other details.
+Images compressed with loss are sampled: another --seed gives other details.
 """
 
 

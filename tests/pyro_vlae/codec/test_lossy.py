@@ -79,7 +79,7 @@ def test_codes_explain_their_images_as_well_as_samples_of_the_guide():
     # Fewer candidates than 2^rate: between the guide's codes and those of the prior.
     assert sampled - 12 < found < sampled + 4
     assert prior < found - 30
-    assert 8 * Container.unpack(data).words.nbytes / 24 <= 16
+    assert 8 * Container.unpack(data).words.nbytes / 24 <= 18  # 14 bits, and words of 32
 
 
 def test_rates_are_the_kl(monkeypatch):

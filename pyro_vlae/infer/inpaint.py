@@ -150,7 +150,10 @@ def _move_codes(
         given = sites_given_codes(model, values, x)
         log_p = given["x"]["fn"].log_prob(x)
         log_p = log_p + sum(given[name]["fn"].log_prob(values[name]) for name in values)
-        return log_p - sum(sites[name]["fn"].log_prob(values[name][0]) for name in values)
+        # The guide's later sites may depend on its earlier ones.
+        data = {name: value[0] for name, value in values.items()}
+        scored = dict(sample_sites(run(poutine.condition(guide, data=data), x)))
+        return log_p - sum(scored[name]["fn"].log_prob(data[name]) for name in values)
 
     accepted = _accepted(log_weight(proposed) - log_weight(codes))
     return {name: _where(accepted, proposed[name], codes[name]) for name in codes}

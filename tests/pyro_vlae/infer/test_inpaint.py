@@ -139,3 +139,28 @@ def test_what_cannot_be_inpainted_is_named():
 
     with pytest.raises(ValueError, match="the likelihood is a MultivariateNormal, expected a Pix"):
         inpaint(joint, guide, x, TOP)
+
+
+def test_sites_of_the_guide_may_depend_on_each_other():
+    """y ~ N(0, 1), z ~ N(y, 0.3): the guide proposes z around its own y."""
+    torch.manual_seed(0)
+
+    def model(x=None, batch_size=1):
+        size = len(x) if x is not None else batch_size
+        with pyro.plate("images", size, dim=-1):
+            y = pyro.sample("y", dist.Normal(torch.zeros(size), 1.0))
+            z = pyro.sample("z", dist.Normal(y, 0.3))
+            logits = (2 * z)[..., None, None, None].expand(*z.shape, 1, 1, 2)
+            return pyro.sample("x", dist.Bernoulli(logits=logits).to_event(3), obs=x)
+
+    def guide(x):
+        with pyro.plate("images", len(x), dim=-1):
+            y = pyro.sample("y", dist.Normal(torch.zeros(len(x)), 1.0))
+            pyro.sample("z", dist.Normal(y, 0.3))
+
+    x, known = torch.ones(1, 1, 1, 2), torch.tensor([[True, False]])
+    found = inpaint(model, guide, x, known, num_samples=3000, num_particles=1, num_sweeps=40)
+    z = torch.randn(1_000_000) * (1 + 0.3**2) ** 0.5
+    one = (2 * z).sigmoid()
+    expected = (one * one).mean() / one.mean()
+    assert found[..., 1].mean().item() == pytest.approx(expected.item(), abs=0.03)

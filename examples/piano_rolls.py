@@ -23,6 +23,7 @@ from pyro_vlae.experiments.command_line import (
 )
 from pyro_vlae.experiments.options import ConfigError
 from pyro_vlae.experiments.piano_roll_music import play
+from pyro_vlae.infer.distributed import from_rank_0, rank
 from pyro_vlae.reproducible import write_json
 
 
@@ -41,22 +42,23 @@ def main(arguments: list[str] | None = None) -> int:
         raise ConfigError("--resume needs --out DIR, the folder of the run to continue")
     recipe = (
         PianoRollRecipe.resume(options.out, **given)
-        if options.resume
+        if from_rank_0(options.resume and (options.out / "config.json").exists())
         else PianoRollRecipe.from_options(**given)
     )
     device = pick_device(options.device)
     data = recipe.load_data(options.data_dir, device)
-    out = options.out or new_folder(recipe)
+    out = from_rank_0(options.out or new_folder(recipe))
     print(data.description)
     results = carry_out(recipe, data, out, options.resume)
     print(
         f"per frame: NLL {results['nll_nats_per_frame']:.3f} nats, bound "
         f"{results['bound_nats_per_frame']:.3f}, rate {results['kl_nats_per_frame']:.3f}"
     )
-    model, guide = (module.to(device) for module in load_run(out))
-    played = play(model, guide, data.test, out, recipe.seed)
-    write_json(out / "results.json", {**results, **played})
-    print(f"MIDI files are in {out / 'midi'}")
+    if rank() == 0:
+        model, guide = (module.to(device) for module in load_run(out))
+        played = play(model, guide, data.test, out, recipe.seed)
+        write_json(out / "results.json", {**results, **played})
+        print(f"MIDI files are in {out / 'midi'}")
     return 0
 
 

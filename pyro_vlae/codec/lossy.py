@@ -27,6 +27,7 @@ from pyro_vlae.reproducible import derive_seed, evaluation_context, set_seed
 CHUNK = 256  # images in one pass of the networks
 RATE_SAMPLES = 32
 SPARE_BITS = 2
+MOST_LOG2_CANDIDATES = 24  # with 30, each array over the candidates would have 8 GiB
 
 
 class LossyCodec:
@@ -55,8 +56,11 @@ class LossyCodec:
 
     def __init__(self, model: Any, guide: Any, log2_candidates: int = 20) -> None:
         check_model(model)
-        if not 2 <= log2_candidates <= 30:
-            raise CodecError(f"log2_candidates must lie in 2..30, got {log2_candidates}")
+        if not 2 <= log2_candidates <= MOST_LOG2_CANDIDATES:
+            raise CodecError(
+                f"log2_candidates must lie in 2..{MOST_LOG2_CANDIDATES}, got {log2_candidates}: "
+                "more candidates would not fit into memory"
+            )
         self.model, self.guide, self.log2_candidates = model, guide, log2_candidates
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
 

@@ -1,9 +1,10 @@
 """What the codecs ask of models and guides."""
 
+import inspect
 from typing import Any
 
 from pyro import poutine
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vlae.codec.container import CodecError
 from pyro_vlae.infer.particles import sample_sites
@@ -11,10 +12,28 @@ from pyro_vlae.infer.particles import sample_sites
 
 def check_model(model: Any) -> None:
     """Raise a CodecError unless the model has the parts of a VLAE."""
-    missing = [name for name in ("prior", "decoder", "likelihood") if not hasattr(model, name)]
+    missing = [
+        name for name in ("prior", "decoder", "likelihood") if getattr(model, name, None) is None
+    ]
     if missing:
         raise CodecError(
             f"a codec needs a VLAE, got a {type(model).__name__} without {', '.join(missing)}"
+        )
+    # The prior of piano rolls, whose code grows with the piece, needs the pieces' lengths.
+    needed = (
+        [
+            name
+            for name, parameter in inspect.signature(model.prior.forward).parameters.items()
+            if parameter.default is parameter.empty
+            and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        ]
+        if isinstance(model.prior, nn.Module)
+        else []
+    )
+    if needed:
+        raise CodecError(
+            f"a codec needs a prior without arguments, got one that needs {', '.join(needed)}: "
+            "models of piano rolls cannot compress; see examples/piano_rolls.py"
         )
 
 

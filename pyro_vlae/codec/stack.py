@@ -16,7 +16,7 @@ try:
     from constriction import stream
 except ImportError as error:  # an optional dependency
     raise ImportError(
-        'compression needs the package constriction: pip install -c constraints.txt -e ".[codec]"'
+        'compression needs the package constriction: pip install "pyro-vlae[codec]"'
     ) from error
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -21,7 +21,7 @@ from pyro_vlae.analysis import (
     pixel_influence,
     swap_codes,
 )
-from pyro_vlae.commands.trained import add_model_options, load_model, run_folder
+from pyro_vlae.commands.trained import add_model_options, check_images, load_model, run_folder
 from pyro_vlae.experiments import ConfigError
 from pyro_vlae.experiments.command_line import folder, make_parser, seed
 from pyro_vlae.plots import (
@@ -50,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Plot the figures, and return the exit status."""
     options = parse(arguments)
     model, guide, recipe, device = load_model(options)
+    check_images(recipe, options.model)
     if not recipe.has_code:
         raise ConfigError(f"{options.model} is a model without a code")
     out = options.out or run_folder(options.model)

@@ -19,8 +19,10 @@ from pyro_vlae.experiments.command_line import (
     pick_device,
     recipe_options,
 )
+from pyro_vlae.experiments.options import BUDGET
 from pyro_vlae.experiments.paper_tables import TABLES
-from pyro_vlae.training import has_checkpoint
+from pyro_vlae.reproducible import read_json
+from pyro_vlae.training import has_checkpoint, read_checkpoint
 
 OPTIONS = ("epochs", "max_minutes", "seed", "num_samples", "eval_images", "precision", "compile")
 
@@ -54,6 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
         if (out / "results.json").exists() and not begun:
             print(f"\n{name}: skipped, {out} already holds its results; move them to run it again")
             continue
+        if begun and _is_scored(out, BinaryRecipe.resume(out, **given)):
+            print(f"\n{name}: skipped, {out} already holds its results")
+            continue
         if options.resume and begun:
             recipe = BinaryRecipe.resume(out, **given)
         else:
@@ -65,3 +70,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\n{name}")
         carry_out(recipe, data, out, options.resume)
     return 0
+
+
+def _is_scored(out: Path, recipe: BinaryRecipe) -> bool:
+    """Whether the results of the run in a folder are those of its checkpoint and this recipe."""
+    if not (out / "results.json").exists():
+        return False
+    results = read_json(out / "results.json")
+    names = (*BUDGET, "num_samples", "eval_images")
+    seen = read_checkpoint(out / "checkpoint").state["images_seen"]
+    return results.get("train_images_seen") == seen and all(
+        results.get(name) == getattr(recipe, name) for name in names
+    )

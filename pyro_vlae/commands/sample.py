@@ -13,7 +13,7 @@ import numpy
 import pyro
 import torch
 
-from pyro_vlae.commands.trained import add_model_options, load_model, run_folder
+from pyro_vlae.commands.trained import add_model_options, check_images, load_model, run_folder
 from pyro_vlae.experiments import ConfigError
 from pyro_vlae.experiments.command_line import make_parser, positive, seed
 from pyro_vlae.infer import decode
@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--out", type=Path, metavar="FILE", help="default: samples.png in the run's folder")
     options = parser.parse_args(arguments)
     model, _, recipe, _ = load_model(options)
+    check_images(recipe, options.model)
     pyro.set_rng_seed(options.seed)
     with torch.no_grad():
         if recipe.has_code:

@@ -7,7 +7,8 @@ ELBO, the rate of the code, and how reliable the estimate is. The images are
 the first of a fixed random order, so that models can be compared.
 """
 
-import math
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,7 +16,6 @@ import torch
 from pyro_vlae.commands.trained import add_model_options, load_model
 from pyro_vlae.experiments.command_line import make_parser, positive
 from pyro_vlae.experiments.run import EVALUATION_SEED, evaluation_index
-from pyro_vlae.infer import marginal_log_likelihood
 from pyro_vlae.reproducible import write_json
 
 
@@ -34,19 +34,13 @@ def main(arguments: list[str] | None = None) -> int:
     data = recipe.load_data(options.data_dir, device)
     print(data.description, flush=True)
     index = evaluation_index(data.test, options.eval_images)
-    with torch.no_grad():
-        score = marginal_log_likelihood(
-            model,
-            guide,
-            data.test.batch(index),
-            options.num_samples,
-            seed=EVALUATION_SEED,
-            image_index=index,
-            progress=True,
-        )
-    summary = score.summary()
+    recipe = replace(recipe, num_samples=options.num_samples)
+    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        partial = Path(folder) / "scores.partial.npz"
+        score, more = recipe.score(model, guide, data.test, index, EVALUATION_SEED, partial)
+    summary = {**score.summary(), **more}
     for name, value in summary.items():
-        print(f"{name:35} {math.nan if value is None else value:12.4f}")
+        print(f"{name:35} {value:12.4f}")
     if options.out:
         write_json(options.out, {"model": options.model, "dataset": data.name, **summary})
     return 0

@@ -7,7 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from pyro_vlae.experiments import Recipe, load_pretrained, load_run, pretrained_names
+from pyro_vlae.data import PIANO_ROLLS
+from pyro_vlae.experiments import (
+    ConfigError,
+    Recipe,
+    load_pretrained,
+    load_run,
+    pretrained_names,
+)
 from pyro_vlae.experiments.command_line import add_place_options, pick_device
 from pyro_vlae.experiments.recipes import recipe_from_config
 
@@ -28,6 +35,15 @@ def load_model(
     model: Any
     model, guide = (module.to(device) for module in load(options.model))
     return model, guide, recipe_from_config(model.card["config"], options.model), device
+
+
+def check_images(recipe: Recipe, model: str) -> None:
+    """Raise a `ConfigError` if the model is one of piano rolls."""
+    if recipe.values == PIANO_ROLLS:
+        raise ConfigError(
+            f"{model} is a model of piano rolls, and this command takes models of images: "
+            "examples/piano_rolls.py writes samples and pictures of piano rolls"
+        )
 
 
 def is_shipped(model: str) -> bool:

@@ -5,9 +5,7 @@ References:
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
@@ -114,8 +112,7 @@ class ColorRecipe(ImageRecipe):
         )
         return model, color_guide(self.architecture)
 
-    def load_data(self, root: Path | None, device: torch.device) -> ImageDataset:
-        data = super().load_data(root, device)
+    def augmented(self, data: ImageDataset) -> ImageDataset:
         return data.with_flips() if self.flips else data
 
     def objective(self, dimensions: int) -> ELBO:

@@ -53,7 +53,7 @@ def train(
     text = "default: runs/DATASET-PRESET, numbered"
     parser.add_argument("--out", type=folder, metavar="DIR", help=text)
     parser.add_argument(
-        "--resume", action="store_true", help="continue the run that --out DIR names"
+        "--resume", action="store_true", help="continue the run in --out DIR, if there is one"
     )
     options = parser.parse_args(arguments)
     given = recipe_options(options, kinds[0])
@@ -62,7 +62,8 @@ def train(
         raise ConfigError("--resume needs --out DIR, the folder of the run to continue")
     family = getattr(options, "family", None)
     kinds = tuple(kind for kind in kinds if family in (None, kind.family))
-    if options.resume:
+    # The same command starts a run and continues it. Rank 0 looks before it writes the file.
+    if from_rank_0(options.resume and (options.out / "config.json").exists()):
         made_with = type(read_recipe(options.out))
         kind = made_with if made_with in kinds else kinds[0]
         recipe = kind.resume(options.out, **given)
@@ -291,7 +292,7 @@ def exit_status(main: Callable[[], int], resume: str = "") -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
-    except (OSError, RuntimeError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)

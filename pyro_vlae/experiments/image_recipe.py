@@ -96,9 +96,13 @@ def recipe_for(
         if issubclass(kind, ImageRecipe) and kind.values == data.values:
             return kind.from_data(data, **given)
     suitable = [kind.family for kind in RECIPES.values() if kind.values == data.values]
+    way_out = f": use pyro-vlae train {suitable[0]} --dataset ..." if suitable else ""
+    if "color" in suitable:
+        way_out += " or examples/cifar10_vlae.py"
     raise ConfigError(
         f"{data.name} has {data.values.name} values, for models of the family "
         f"{' or '.join(suitable) or 'none'}, not of {' or '.join(kind.family for kind in kinds)}"
+        f"{way_out}"
     )
 
 

@@ -30,8 +30,7 @@ RECIPES: dict[str, type["Recipe"]] = {}
 class Recipe(ABC):
     """All settings of a run, as stored in ``config.json``; each family adds those of its model.
 
-    A subclass sets the class attributes, gives ``dataset`` a default, and is registered by
-    `register`.
+    A subclass sets the class attributes, gives ``dataset`` a default, and is decorated: `register`.
 
     Args:
         dataset: name of the data set.
@@ -94,7 +93,6 @@ class Recipe(ABC):
                 raise ConfigError(
                     f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
                 )
-
         if not 1 <= self.num_samples <= MOST_SAMPLES:
             raise ConfigError(f"num_samples must be 1 to {MOST_SAMPLES}, got {self.num_samples}")
 
@@ -136,10 +134,9 @@ class Recipe(ABC):
         Returns:
             The estimates per image, and further entries of ``results.json``.
         """
-        options: Any = dict(image_index=index, progress=True, resume_file=file)
+        options: Any = dict(seed=seed, image_index=index, progress=True, resume_file=file)
         x = split.batch(index)
-        score = marginal_log_likelihood(model, guide, x, self.num_samples, seed=seed, **options)
-        return score, {}
+        return marginal_log_likelihood(model, guide, x, self.num_samples, **options), {}
 
     def pictured(self, split: Any, index: Tensor) -> Tensor:
         """The test images to show beside their decompressions."""
@@ -149,6 +146,10 @@ class Recipe(ABC):
         """The data set, on a device; `root` is the folder to look in first."""
         with one_rank_first():
             return load_dataset(self.dataset, root, device)
+
+    def augmented(self, data: ImageDataset) -> ImageDataset:
+        """The data with the augmentation of training images that the recipe asks for."""
+        return data
 
     def for_data(self, data: ImageDataset) -> Self:
         """This recipe for data of another shape, if the family has models for it."""
@@ -210,9 +211,9 @@ class Recipe(ABC):
         A given budget replaces that of the preset.
         """
         given = given_options(given)
-        chosen = dict(cls.presets.get(given.get("preset", "quick"), {}))
-        chosen |= cls.dataset_defaults.get(given.get("dataset", cls.dataset), {})
-        return cls(**{**chosen, **given})
+        preset = cls.presets.get(given.get("preset", "quick"), {})
+        defaults = cls.dataset_defaults.get(given.get("dataset", cls.dataset), {})
+        return cls(**{**preset, **defaults, **given})
 
     @classmethod
     def resume(cls, folder: Path, **given: Any) -> Self:
@@ -227,9 +228,8 @@ class Recipe(ABC):
                 f"the run in {folder} is of the family {stored.family!r}, not {cls.family!r}: "
                 "resume it with the script that made it"
             )
-        given = given_options(given)
-        if given.get("precision") == "auto":
-            del given["precision"]  # the run's own
+        # Precision "auto" is the run's own.
+        given = {k: v for k, v in given_options(given).items() if (k, v) != ("precision", "auto")}
         for name, value in given.items():
             made_with = getattr(stored, name)
             if name not in CHANGEABLE and value not in (None, made_with):

@@ -74,6 +74,7 @@ def _run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> dict[st
     if before is not None:
         step, seen = before.state["step"], before.state["images_seen"]
         print(f"resuming at step {step}, {seen:,} images seen", flush=True)
+    data = recipe.augmented(data)
     device = data.train.images.device
     pyro.set_rng_seed(recipe.seed)
     model, guide = (module.to(device) for module in recipe.build())

@@ -57,7 +57,8 @@ def encode(
 def decode(model: Callable[..., Any], codes: Tensor, *, temperature: float = 1.0) -> Tensor:
     """Sample images ``x' ~ p(x | z)`` from codes.
 
-    For new images at a low temperature, sample the codes from the prior::
+    The size of the images must follow from the codes and N. For new images at a low temperature,
+    sample the codes from the prior::
 
         decode(model, model.prior(temperature=0.8).sample((64,)), temperature=0)
 
@@ -71,7 +72,8 @@ def decode(model: Callable[..., Any], codes: Tensor, *, temperature: float = 1.0
         Images ``(*batch, N, *image_shape)``.
 
     Raises:
-        ValueError: the codes have fewer than two dimensions, or the temperature is out of range.
+        ValueError: the codes have fewer than two dimensions, the temperature is out of range, or
+            the model cannot run on these codes.
     """
     check_temperature(temperature)
     if codes.dim() < 2:
@@ -82,7 +84,14 @@ def decode(model: Callable[..., Any], codes: Tensor, *, temperature: float = 1.0
     batch = codes.shape[:-2]
     given = {"z": codes.reshape(prod(batch), *codes.shape[-2:])}
     with evaluation_mode(model):
-        sites = sites_given_codes(model, given, codes.shape[-2])
+        try:
+            sites = sites_given_codes(model, given, codes.shape[-2])
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"{type(model).__name__} cannot decode codes of shape {tuple(codes.shape)} "
+                f"({error}): the size of its images must follow from the codes and their number, "
+                "which is not so for piano rolls"
+            ) from error
         images = sample_at(sites["x"]["fn"], temperature)
     return images.reshape(*batch, *images.shape[1:])
 

@@ -1,5 +1,6 @@
 """What every script of examples/ does with its options, before it does anything else."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -44,7 +45,8 @@ def test_version(name, load_example, monkeypatch, capsys):
 
 
 def test_the_traceback_of_an_error_is_shown_on_demand(tmp_path):
-    options = ["--resume", "--out", str(tmp_path / "nothing")]
+    (tmp_path / "config.json").write_text("{}")
+    options = ["--resume", "--out", str(tmp_path)]
     plain = run_script("mnist_vlae.py", *options)
     assert plain.returncode == 2
     assert plain.stderr.startswith("error: there is no run in")
@@ -70,3 +72,15 @@ def test_ctrl_c_outside_training_ends_without_a_traceback(load_example, capsys):
 
     assert command_line.exit_status(main) == 130
     assert capsys.readouterr().err == "\ninterrupted\n"
+
+
+def test_a_missing_optional_package_is_one_line(capsys, monkeypatch):
+    def main():
+        monkeypatch.setitem(sys.modules, "constriction", None)
+        for name in [name for name in sys.modules if name.startswith("pyro_vlae.codec")]:
+            monkeypatch.delitem(sys.modules, name)
+        importlib.import_module("pyro_vlae.codec")
+
+    assert command_line.exit_status(main) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and 'pip install "pyro-vlae[codec]"' in line

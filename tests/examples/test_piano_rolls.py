@@ -91,3 +91,19 @@ def test_a_study_of_two_windows(load_example, tmp_path):
 def test_resuming_needs_a_folder(load_example):
     with pytest.raises(ConfigError, match="needs --out"):
         load_example("piano_rolls").main(["--resume"])
+
+
+def test_another_rank_takes_the_folder_of_rank_0_and_plays_nothing(
+    load_example, tmp_path, monkeypatch
+):
+    example = load_example("piano_rolls")
+    monkeypatch.setattr(example, "rank", lambda: 1)
+    monkeypatch.setattr(example, "new_folder", lambda recipe: tmp_path / "own")
+    monkeypatch.setattr(
+        example, "from_rank_0", lambda value: tmp_path / "shared" if value else value
+    )
+    given, sizes = options(tmp_path)
+    assert example.main([*given[:-2], *sizes, "--epochs", "1"]) == 0
+    assert not (tmp_path / "own").exists()
+    assert (tmp_path / "shared" / "results.json").exists()
+    assert not (tmp_path / "shared" / "midi").exists()

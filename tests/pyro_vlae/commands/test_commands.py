@@ -4,9 +4,16 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.image import imread
 
 from pyro_vlae.__main__ import main
+from pyro_vlae.codec import CodecError, LosslessCodec, LossyCodec
+from pyro_vlae.commands import paper_table
+from pyro_vlae.data.piano_rolls import PianoRollDataset, PianoRollSplit
+from pyro_vlae.experiments import PianoRollRecipe, load_run
+from pyro_vlae.experiments import run as run_recipe
+from pyro_vlae.infer import decode
 
 TINY = ["--dataset", "digits", "--device", "cpu", "--max-minutes", "0.01"]
 TINY += ["--num-samples", "3", "--eval-images", "4"]
@@ -74,3 +81,71 @@ def test_figures_of_a_run_are_written_to_its_folder(run, capsys):
 def test_a_model_that_does_not_exist_is_named(capsys):
     assert main(["score", "nothing"]) == 2
     assert "there is no run in nothing" in capsys.readouterr().err
+
+
+def test_the_same_command_starts_and_resumes_a_run(tmp_path, capsys):
+    command = ["train", "binary", *TINY, "--seed", "3", "--resume", "--out", str(tmp_path / "run")]
+    assert main(command) == 0
+    assert "resuming" not in capsys.readouterr().out
+    assert main(command) == 0
+    assert "resuming at step" in capsys.readouterr().out
+
+
+def test_rows_of_a_table_that_are_scored_are_skipped(tmp_path, capsys, monkeypatch):
+    row = paper_table.TABLES["static-mnist"][0].name
+    monkeypatch.setitem(paper_table.TABLES, "digits", paper_table.TABLES["static-mnist"][:1])
+    command = ["paper-table", "digits", "--results", str(tmp_path), *TINY[2:]]
+    assert main(command) == 0
+    results = tmp_path / row / "results.json"
+    before = results.stat().st_mtime_ns
+    capsys.readouterr()
+    for more in ([], ["--resume"]):
+        assert main([*command, *more]) == 0
+        assert f"{row}: skipped" in capsys.readouterr().out
+    assert results.stat().st_mtime_ns == before
+    assert main([*command, "--resume", "--num-samples", "4"]) == 0  # another evaluation
+    assert json.loads(results.read_text())["num_samples"] == 4
+
+
+@pytest.fixture(scope="module")
+def piano_rolls(tmp_path_factory):
+    """The folder of a piano-roll run of two steps, and its data."""
+    frames = (torch.rand(40, 88, generator=torch.Generator().manual_seed(0)) < 0.03).byte()
+    train = PianoRollSplit(frames, torch.tensor([9] * 4 + [4]))
+    short = PianoRollSplit(frames[:9], torch.tensor([4, 3, 2]))
+    data = PianoRollDataset("chords", "chords", train, short, short)
+    sizes = {"hidden": 4, "code_channels": 2, "code_hidden": 4, "window": 1, "crop": 8}
+    recipe = PianoRollRecipe(max_steps=2, batch_size=2, num_samples=2, eval_images=3, **sizes)
+    out = tmp_path_factory.mktemp("commands") / "piano-rolls"
+    return out, data, run_recipe(recipe, data, out)
+
+
+def test_scores_of_piano_rolls_are_those_of_the_run(piano_rolls, tmp_path, monkeypatch, capsys):
+    out, data, stored = piano_rolls
+    monkeypatch.setattr(PianoRollRecipe, "load_data", lambda *arguments: data)
+    file = tmp_path / "score.json"
+    assert main(["score", str(out), "--num-samples", "2", "--out", str(file)]) == 0
+    again = json.loads(file.read_text())
+    for name in ("nll_nats_per_frame", "kl_nats_per_frame"):
+        assert again[name] == pytest.approx(stored[name], rel=1e-4)
+    assert f"{again['nll_nats_per_frame']:.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["sample", "figures"])
+def test_commands_for_images_refuse_piano_rolls(piano_rolls, capsys, command):
+    assert main([command, str(piano_rolls[0])]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "model of piano rolls" in line and "examples/piano_rolls.py" in line
+
+
+def test_codecs_refuse_piano_rolls(piano_rolls):
+    model, guide = load_run(piano_rolls[0])
+    for codec in (LossyCodec, LosslessCodec):
+        with pytest.raises(CodecError, match="needs lengths, frames"):
+            codec(model, guide)
+
+
+def test_decoding_codes_of_piano_rolls_is_an_error_with_a_reason(piano_rolls):
+    model, _ = load_run(piano_rolls[0])
+    with pytest.raises(ValueError, match="size of its images must follow"):
+        decode(model, torch.zeros(2, 6))

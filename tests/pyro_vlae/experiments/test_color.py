@@ -1,9 +1,11 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 
-from pyro_vlae.experiments import BinaryRecipe, ColorRecipe, ConfigError
+from pyro_vlae.data import ImageDataset
+from pyro_vlae.experiments import BinaryRecipe, ColorRecipe, ConfigError, recipe_for, run
 from pyro_vlae.experiments.color import color_error
 from pyro_vlae.experiments.paper_tables import COLOR_ROWS
 from pyro_vlae.infer import SoftFreeBitsELBO
@@ -74,3 +76,24 @@ def test_pictures_are_in_the_unit_interval():
 def test_parts_that_color_models_do_not_have_are_refused(name, value):
     with pytest.raises(ConfigError, match=f"{name} must be one of .*, got '{value}'"):
         ColorRecipe(**{name: value})
+
+
+@pytest.mark.parametrize("train_on", ["train", "train+validation"])
+def test_a_run_mirrors_training_images_wherever_they_come_from(tmp_path, monkeypatch, train_on):
+    class Stop(Exception):
+        pass
+
+    given = []
+
+    def fit(model, guide, split, **options):
+        given.append(split)
+        raise Stop
+
+    monkeypatch.setitem(run.__globals__, "fit", fit)
+    levels = np.random.default_rng(0).integers(0, 256, (20, 3, 8, 8), dtype=np.uint8)
+    data = ImageDataset.from_arrays(levels)
+    sizes = {"width": 4, "filters": 4, "flow_maps": 4, "code_channels": 2, "train_on": train_on}
+    for flips in (True, False):
+        with pytest.raises(Stop):
+            run(recipe_for(data, flips=flips, **sizes), data, tmp_path / str(flips))
+    assert [split.flip for split in given] == [True, False]

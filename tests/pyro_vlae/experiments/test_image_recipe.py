@@ -47,6 +47,8 @@ def test_the_family_is_that_of_the_values(images, kind):
     )
     with pytest.raises(ConfigError, match=f"for models of the family {kind.family}, not of"):
         recipe_for(data, {BinaryRecipe, GrayRecipe, ColorRecipe} - {kind})
+    with pytest.raises(ConfigError, match=f"pyro-vlae train {kind.family} --dataset"):
+        recipe_for(data, {BinaryRecipe, GrayRecipe, ColorRecipe} - {kind})
 
 
 def test_older_configurations_without_sizes_are_of_the_paper_s():

@@ -61,16 +61,16 @@ nb_output_stderr = "remove"  # progress bars and other people's announcements
 
 
 def write_api() -> None:
-    """One page per room: a table of its public names, and the docstring of each."""
+    """One page per package: a table of its public names, and the docstring of each."""
     found = pkgutil.iter_modules(pyro_vlae.__path__, "pyro_vlae.")
-    rooms = {module.name for module in found if module.ispkg}
-    # In a source tree these two are not in the folder of the package.
-    rooms |= {"pyro_vlae.models", "pyro_vlae.guides"}
+    packages = {module.name for module in found if module.ispkg}
+    # In a source tree these two are not in the folder of pyro_vlae.
+    packages |= {"pyro_vlae.models", "pyro_vlae.guides"}
     folder = DOCS / "api"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    for room in sorted(rooms):
-        module = importlib.import_module(room)
+    for package in sorted(packages):
+        module = importlib.import_module(package)
         # Registries are plain dicts, whose docstring is that of dict.
         names = [
             n for n in getattr(module, "__all__", []) if not isinstance(getattr(module, n), dict)
@@ -78,14 +78,14 @@ def write_api() -> None:
         names.sort(key=str.lower)
         if not names:
             continue  # commands: their help is their documentation
-        lines = [room, "=" * len(room), "", f".. automodule:: {room}", ""]
+        lines = [package, "=" * len(package), "", f".. automodule:: {package}", ""]
         lines += [".. autosummary::", "", *(f"   {name}" for name in names), ""]
         for name in names:
             public = getattr(module, name)
             kind = "autofunction" if callable(public) else "autodata"
             kind = "autoclass" if inspect.isclass(public) else kind
             lines += [f".. {kind}:: {name}", *(["   :members:"] * inspect.isclass(public)), ""]
-        (folder / f"{room}.rst").write_text("\n".join(lines))
+        (folder / f"{package}.rst").write_text("\n".join(lines))
 
 
 def copy_notebooks() -> None:

@@ -31,20 +31,22 @@ MOST_LOG2_CANDIDATES = 24  # with 30, each array over the candidates would have 
 
 
 class LossyCodec:
-    """Compresses images to a sample of their code, a few bits more than the rate.
+    """Compresses images to an approximate sample of their code, chosen among N candidates.
 
-    Only the code is sent, as its index among ``2^log2_candidates`` samples of the prior.
-    Decompressed images have the same global shape; what the decoder models by itself, such as
-    texture and the noise along edges, is sampled anew at each decompression.
+    Only the code is sent, as its index among ``2^log2_candidates`` = N samples of the prior,
+    chosen at random with weights q(z | x) / p(z). As the rate of an image approaches log2 N, its
+    code becomes biased toward the prior. Decompressed images have the same global shape; what the
+    decoder models by itself, such as texture and the noise along edges, is sampled anew at each
+    decompression.
 
     The file can be decoded only by the same model, on any machine.
 
     Args:
         model: a `pyro_vlae.models.VLAE` with any prior and likelihood.
         guide: any guide with a density whose only site is ``"z"``. Gaussian guides are fast.
-        log2_candidates: the time to compress is proportional to ``2^log2_candidates``. Codes of
-            images with a higher rate than ``log2_candidates - 2`` bits are the best among the
-            candidates, no samples; a warning names these images.
+        log2_candidates: the time to compress is proportional to ``2^log2_candidates``. If the rate
+            of an image is above ``log2_candidates - 2`` bits, too few candidates are likely under
+            q(z | x), and its code fits less well; a warning names these images.
 
     Raises:
         CodecError: model or guide is another one.
@@ -66,7 +68,7 @@ class LossyCodec:
 
     @property
     def largest_rate(self) -> int:
-        """The highest rate, in bits, at which codes are samples of the guide."""
+        """The rate, in bits, above which there are too few candidates."""
         return self.log2_candidates - SPARE_BITS
 
     def compress(self, images: Tensor) -> bytes:

@@ -1,4 +1,4 @@
-"""Relative entropy coding: a sample of q, sent as its index among samples of p.
+"""Relative entropy coding: an approximate sample of q, sent as its index among samples of p.
 
 References:
     Theis and Yosri, "Algorithms for the Communication of Samples", 2022, arXiv:2110.12805.
@@ -23,7 +23,7 @@ EXPONENT_UNIT = 256  # the Zipf exponent is 1 + k / 256
 def choose_candidates(
     codebook: Codebook, size: int, posteriors: Sequence[Any], seed: int
 ) -> Tensor:
-    """For each image, choose an index below ``size`` whose candidate is a sample of q(z | x).
+    """For each image, choose an index below ``size``: an approximate sample of q(z | x).
 
     Ordered random coding: candidate i of N has weight ``w_i = q(z_i | x) / p(z_i)`` and time
     ``t_i``, the i-th smallest of N standard exponential variables. The one with the smallest

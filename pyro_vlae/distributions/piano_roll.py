@@ -127,13 +127,15 @@ class PianoRoll(TorchDistribution):
         keep = known.expand(shape).flatten(0, 1)[:, 0]
         choose = keep_known(sample_front, image.clone(), keep)
         maps = frames._flat_context(frames.batch_shape)
-        drawn = go_through(frames.network, frames.emission, maps, image.clone(), choose).view(shape)
+        sampled = go_through(frames.network, frames.emission, maps, image.clone(), choose).view(
+            shape
+        )
         evidence = torch.where(
-            known[:, 0] & self.is_real.unsqueeze(-1), frames.pixel_log_prob(drawn), 0.0
+            known[:, 0] & self.is_real.unsqueeze(-1), frames.pixel_log_prob(sampled), 0.0
         )
         weights = evidence.sum((-2, -1)).softmax(0)
         chosen = torch.multinomial(weights.T, 1).squeeze(-1)
-        rolls = drawn[chosen, torch.arange(len(chosen), device=chosen.device)]
+        rolls = sampled[chosen, torch.arange(len(chosen), device=chosen.device)]
         return self._padded(rolls), 1 / weights.square().sum(0)
 
     def _image(self, rolls: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyro
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 TEMPORARY = ".tmp"
 """Suffix of a file that is being written."""
@@ -22,6 +22,21 @@ def derive_seed(*parts: int | str) -> int:
     """Hash a seed, indices, and a purpose to a 64-bit seed that differs for other inputs."""
     digest = hashlib.blake2b(",".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
+
+
+def hash_tensor(digest: hashlib.blake2b, tensor: Tensor) -> None:
+    """Add the type, shape, and values of a tensor to a hash."""
+    content = tensor.detach().cpu().contiguous()
+    digest.update(f"{content.dtype} {tuple(content.shape)} ".encode())
+    digest.update(content.flatten().view(torch.uint8).numpy().data)  # scalars have no view
+
+
+def hash_module(digest: hashlib.blake2b, module: nn.Module) -> None:
+    """Add the classes, parameters, and buffers of a module and its parts to a hash."""
+    digest.update(" ".join(type(part).__qualname__ for part in module.modules()).encode())
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        digest.update(f"{name} ".encode())
+        hash_tensor(digest, tensor)
 
 
 def set_seed(seed: int, device: torch.device) -> None:

@@ -24,6 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyro_vlae.reproducible import hash_module
+
 MAGIC, VERSION = b"VLAE", 1
 FIXED = struct.Struct("<4sBB8s8s")
 METHODS = {1: "lossless", 2: "lossy"}
@@ -126,12 +128,8 @@ def fingerprint(*programs: Any) -> bytes:
     """Hash classes, parameters, and buffers (masks and orders, too) of models and guides."""
     digest = blake2b(digest_size=8)
     for module in programs:
-        if not isinstance(module, nn.Module):
-            continue  # a function has nothing to hash
-        digest.update(" ".join(type(part).__qualname__ for part in module.modules()).encode())
-        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        if isinstance(module, nn.Module):  # a function has nothing to hash
+            hash_module(digest, module)
     return digest.digest()
 
 

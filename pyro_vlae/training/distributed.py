@@ -25,6 +25,7 @@ from pyro_vlae.infer.distributed import (
 )
 from pyro_vlae.infer.initialize import initialize
 from pyro_vlae.infer.optim import JointOptim
+from pyro_vlae.reproducible import hash_tensor
 from pyro_vlae.training.interrupts import InterruptFlag
 from pyro_vlae.training.settings import TrainingSettings
 from pyro_vlae.training.validation import ImageSource
@@ -107,8 +108,8 @@ def note_world_size(before: int) -> None:
 
 
 def _digest(tensor: Tensor) -> str:
-    content = tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data
-    return f"{tuple(tensor.shape)} with hash {hashlib.blake2b(content, digest_size=8).hexdigest()}"
+    hash_tensor(digest := hashlib.blake2b(digest_size=8), tensor)
+    return f"{tuple(tensor.shape)} with hash {digest.hexdigest()}"
 
 
 class StepStatus:

@@ -54,6 +54,15 @@ def test_the_fingerprint_knows_weights_and_orders():
     assert fingerprint(prior) != before
 
 
+def test_the_fingerprint_takes_scalar_parameters():
+    scale = torch.nn.Module()
+    scale.log_scale = torch.nn.Parameter(torch.tensor(0.5))
+    before = fingerprint(scale)
+    with torch.no_grad():
+        scale.log_scale.add_(1e-7)
+    assert fingerprint(scale) != before
+
+
 def test_the_digest_knows_values_and_shape():
     x = torch.zeros(2, 1, 3, 5)
     x[0, 0, 1, 1] = 1

@@ -43,14 +43,17 @@ def encode(
         Codes ``(N, code_dim)``, or ``(num_samples, N, code_dim)``.
 
     Raises:
-        ValueError: the guide has no site ``"z"``, both num_samples and mean are given, or the mean
+        ValueError: the guide has no site ``"z"`` or is a model, both num_samples and mean are given, or the mean
             has no closed form.
 
     Example:
         >>> decode(model, encode(guide, x, mean=True), temperature=0)
     """
     with evaluation_mode(guide):
-        return _sample_codes(guide, images, num_samples, mean)["z"]
+        codes = _sample_codes(guide, images, num_samples, mean)
+    if "x" in codes:
+        raise ValueError("the guide samples 'x', so it is a model: encode takes the guide")
+    return codes["z"]
 
 
 @torch.no_grad()

@@ -130,6 +130,12 @@ def test_what_has_no_code_is_named():
         decode(model, torch.zeros(2, 3), temperature=float("nan"))
 
 
+def test_a_model_in_the_place_of_the_guide_is_refused():
+    """Its codes would be samples from the prior, whatever the images."""
+    with pytest.raises(ValueError, match="encode takes the guide"):
+        encode(binary_vlae(), torch.zeros(2, 1, 28, 28))
+
+
 def test_a_mean_without_closed_form_is_refused():
     """Also that of Pyro's automatic guides, whose code is a Delta at an auxiliary sample."""
     x = images()

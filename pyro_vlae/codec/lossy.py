@@ -87,8 +87,8 @@ class LossyCodec:
             names = ", ".join(map(str, too_high[:10])) + ", ..." * (len(too_high) > 10)
             warnings.warn(
                 f"{len(too_high)} of {len(images)} images have a rate above {self.largest_rate} "
-                f"bits (index {names}): their codes are the best of 2^{self.log2_candidates} "
-                "candidates, no samples; use more candidates",
+                f"bits (index {names}), too many for 2^{self.log2_candidates} candidates: their "
+                "codes fit less well; use more candidates",
                 stacklevel=2,
             )
         size = 2**self.log2_candidates

@@ -43,8 +43,8 @@ def encode(
         Codes ``(N, code_dim)``, or ``(num_samples, N, code_dim)``.
 
     Raises:
-        ValueError: the guide has no site ``"z"`` or is a model, both num_samples and mean are given, or the mean
-            has no closed form.
+        ValueError: the guide has no site ``"z"`` or is a model, both num_samples and mean are
+            given, or the mean has no closed form.
 
     Example:
         >>> decode(model, encode(guide, x, mean=True), temperature=0)

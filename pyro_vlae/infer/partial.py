@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vlae.infer.distributed import rank, world_size
-from pyro_vlae.reproducible import write_atomically
+from pyro_vlae.reproducible import hash_module, hash_tensor, write_atomically
 
 _SECONDS = 2.0  # between two versions of the file
 _log = logging.getLogger(__name__)
@@ -91,17 +91,43 @@ def file_of_rank(path: Path) -> Path:
 
 
 def fingerprint(programs: Iterable[Any], tensors: Iterable[Tensor], *settings: Any) -> str:
-    """Digest of the weights of programs, of tensors, and of settings.
+    """Digest of programs, which must be modules, of tensors, and of settings.
 
-    The weights are those of modules and of Pyro's parameter store.
+    A module's digest is that of its classes, parameters, buffers, and public attributes that are
+    numbers or texts. Entries of Pyro's parameter store count if no module holds them.
+
+    Raises:
+        ValueError: a program is no module.
     """
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
-    named = dict(pyro.get_param_store().named_parameters())
-    for number, program in enumerate(programs):
-        if isinstance(program, nn.Module):
-            named |= {f"{number}.{name}": value for name, value in program.state_dict().items()}
-    for name, value in (*sorted(named.items()), *(("", tensor) for tensor in tensors)):
-        content = value.detach().cpu().contiguous()
-        digest.update(f"{name} {content.dtype} {tuple(content.shape)}".encode())
-        digest.update(content.flatten().view(torch.uint8).numpy().tobytes())
+    held = set()
+    for program in programs:
+        if not isinstance(program, nn.Module):
+            raise ValueError(
+                f"resume_file requires a model and a guide that are nn.Modules, got {program!r}: "
+                "whether a function is the one that the file was written with cannot be checked. "
+                "Make it the forward method of an nn.Module, or leave resume_file out"
+            )
+        hash_module(digest, program)
+        for part in program.modules():
+            for name, value in sorted(vars(part).items(), key=lambda item: item[0]):
+                # Private attributes may change when the module is called. Modules are scored in
+                # evaluation mode, whatever mode they are in now.
+                if not name.startswith("_") and name != "training" and _is_plain(value):
+                    digest.update(f"{name} {value!r} ".encode())
+        held |= {id(parameter) for parameter in program.parameters()}
+    for name, parameter in sorted(pyro.get_param_store().named_parameters()):
+        # The names of a module's parameters differ between processes.
+        if id(parameter) not in held:
+            digest.update(f"{name} ".encode())
+            hash_tensor(digest, parameter)
+    for tensor in tensors:
+        hash_tensor(digest, tensor)
     return digest.hexdigest()
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether the ``repr`` of a value tells it from others, in any process."""
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, int | float | str)

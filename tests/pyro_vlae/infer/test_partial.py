@@ -1,10 +1,29 @@
 """Scoring that is interrupted goes on with the same bits."""
 
+import functools
+
+import pyro
 import pytest
 import torch
 
 from pyro_vlae.infer import marginal_log_likelihood, partial
 from pyro_vlae.infer.weights import PER_IMAGE
+from pyro_vlae.registration import register_parameters
+
+
+class Program(torch.nn.Module):
+    """A module that calls a function, and adds a number to its input."""
+
+    def __init__(self, function, shift=0.0):
+        super().__init__()
+        self.function, self.shift = function, shift
+
+    def forward(self, x):
+        return self.function(x, self.shift) if self.shift else self.function(x)
+
+
+class Renamed(Program):
+    pass
 
 
 @pytest.mark.parametrize("broken", [b"", b"PK", "halved", "other"])
@@ -13,7 +32,7 @@ def test_scoring_goes_on_with_the_same_bits(linear_gaussian, tmp_path, monkeypat
     x = toy.sample(7)
 
     def score(count=100, **options):
-        model, guide = toy.model, toy.guide
+        model, guide = Program(toy.model), Program(toy.guide)
         return marginal_log_likelihood(model, guide, x, count, max_codes_per_chunk=200, **options)
 
     whole = score()
@@ -56,3 +75,40 @@ def test_a_fingerprint_tells_weights_and_settings_apart():
     with torch.no_grad():
         module.bias.add_(1)
     assert first != partial.fingerprint((module,), (x,), 1)
+
+
+def test_scores_of_another_guide_are_not_returned(linear_gaussian, tmp_path):
+    toy, kept = linear_gaussian(), tmp_path / "scores.partial.npz"
+    model, x = Program(toy.model), toy.sample(3)
+    for shift in (0.0, 2.0):
+        guide = Program(toy.guide if not shift else lambda x, s: toy.guide(x, shift=s), shift)
+        expected = marginal_log_likelihood(model, guide, x, 20).log_prob
+        got = marginal_log_likelihood(model, guide, x, 20, resume_file=kept).log_prob
+        assert torch.equal(got, expected)
+    guide = functools.partial(toy.guide, shift=0.0)
+    with pytest.raises(ValueError, match=r"requires .* nn\.Modules, got functools\.partial"):
+        marginal_log_likelihood(model, guide, x, 20, resume_file=kept)
+
+
+def test_a_fingerprint_tells_classes_masks_and_attributes_apart():
+    program = Program(None)
+    program.register_buffer("mask", torch.ones(2), persistent=False)
+    first = partial.fingerprint((program,), ())
+    assert first == partial.fingerprint((program.train(False),), ())
+    program.mask[0] = 0
+    assert first != partial.fingerprint((program,), ())
+    digests = [
+        partial.fingerprint((other,), ())
+        for other in (Program(None), Program(None, 1.0), Program(None, (1, 2)), Renamed(None))
+    ]
+    assert len(set(digests)) == 4
+
+
+def test_a_fingerprint_ignores_registration_but_not_parameters_of_no_module():
+    pyro.clear_param_store()
+    module = torch.nn.Linear(2, 1)
+    first = partial.fingerprint((module,), ())
+    register_parameters(module)
+    assert first == partial.fingerprint((module,), ())
+    pyro.param("scale", torch.ones(()))
+    assert first != partial.fingerprint((module,), ())

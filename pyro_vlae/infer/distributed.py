@@ -35,7 +35,7 @@ def sum_over_ranks(tensors: Sequence[Tensor]) -> None:
     Raises:
         RankError: another rank is gone. So do the functions below.
     """
-    if world_size() == 1:
+    if world_size() == 1 or not tensors:
         return
     device = tensors[0].device
     flat = torch.cat([tensor.detach().flatten().to(device) for tensor in tensors])
@@ -99,5 +99,6 @@ def _naming_lost_ranks() -> Iterator[None]:
     except RuntimeError as error:
         raise RankError(
             f"rank {rank()} of {world_size()} lost contact to another rank, which was killed, "
-            "failed (see its own message), or hangs; resume the run from its last checkpoint"
+            "failed (see its own message), or hangs; resume the run from its last checkpoint. "
+            f"The error was: {error}"
         ) from error

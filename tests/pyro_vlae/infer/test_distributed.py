@@ -8,6 +8,8 @@ import sys
 import pytest
 import torch
 
+from pyro_vlae.infer import distributed
+
 # A script, because ranks are processes; the tests import it for the results of one process.
 SCRIPT = '''
 import os
@@ -164,7 +166,7 @@ def lost():
     try:
         sum_over_ranks([torch.ones(10)])
     except RankError as error:
-        return {"message": str(error)}
+        return {"message": str(error), "cause": str(error.__cause__)}
 
 
 if __name__ == "__main__":
@@ -261,3 +263,9 @@ def test_a_difference_is_named_on_all_ranks(ranks):
 def test_a_rank_that_ends_is_reported(ranks):
     message = ranks[0]["lost"]["message"]
     assert message.startswith("rank 0 of 2 lost contact") and "last checkpoint" in message
+    assert ranks[0]["lost"]["cause"] and message.endswith(ranks[0]["lost"]["cause"])
+
+
+def test_a_sum_of_nothing_needs_no_other_rank(monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    distributed.sum_over_ranks([])

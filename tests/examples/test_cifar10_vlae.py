@@ -74,7 +74,9 @@ def test_a_finished_run_is_loaded_as_it_was_scored(example, tmp_path):
 
 def test_flips_mirror_training_images_only(example, monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(command_line, "carry_out", lambda recipe, data, *_: seen.append(data))
+    monkeypatch.setattr(
+        command_line, "carry_out", lambda recipe, data, *_: seen.append(recipe.augmented(data))
+    )
     for options in ([], ["--flips"]):
         out = tmp_path / f"run{len(options)}"
         assert example.main([*TINY, *SHORT, *options, "--out", str(out)]) == 0

@@ -72,10 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
             )
         data = recipe.load_data(options.data_dir, device)
         carry_out(recipe, data, out, options.resume)
-        plain = data.augmented(transpose=False, crop=None)
         long = (data.test.lengths >= FRAMES).nonzero().flatten()[:SHOWN]
         shown = data.test.batch(long)[:, :, :FRAMES]
-        results[window], rolls = probe_run(out, plain, shown)
+        results[window], rolls = probe_run(out, data, shown)
         print(
             f"linear probe of the pitch class {results[window]['probe_pitch_class']:.1%}, of the "
             f"mode {results[window]['probe_mode']:.1%}",

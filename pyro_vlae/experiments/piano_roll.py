@@ -90,8 +90,7 @@ class PianoRollRecipe(Recipe):
         guide = PianoRollGuide(self.code_channels, self.code_hidden, self.dropout)
         return model, guide if self.has_code else NoCode()
 
-    def load_data(self, root: Path | None, device: torch.device) -> Any:
-        data: Any = super().load_data(root, device)
+    def augmented(self, data: Any) -> Any:
         return data.augmented(self.transpose, self.crop)
 
     def objective(self, dimensions: int) -> ELBO:

@@ -11,7 +11,6 @@ images takes half an hour on an idle core.
 import bz2
 import gzip
 import io
-import json
 import lzma
 import sys
 import time
@@ -35,7 +34,7 @@ from pyro_vlae.experiments.command_line import exit_status, folder, make_parser,
 from pyro_vlae.experiments.recipes import recipe_from_config
 from pyro_vlae.infer import marginal_log_likelihood
 from pyro_vlae.plots import plot_groups, save_figure
-from pyro_vlae.reproducible import write_json
+from pyro_vlae.reproducible import read_json, write_json
 
 RESULTS = Path(__file__).parents[1] / "results" / "compression"
 # The ten earlier pixels that JBIG's default template reads, as (row, column) offsets.
@@ -59,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "compression.json"
-    rows: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    rows: dict[str, Any] = read_json(path) if path.exists() else {}
     made = {"command": " ".join(["python", *sys.argv]), "versions": environment()}
     for name in options.models or pretrained_names():
         model, guide = load_pretrained(name)

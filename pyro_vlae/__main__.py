@@ -28,9 +28,9 @@ COMMANDS = {
     "score": Command("pyro_vlae.commands.score:main", "score a trained model on test images"),
     "sample": Command("pyro_vlae.commands.sample:main", "generate images from a trained model"),
     "figures": Command("pyro_vlae.commands.figures:main", "plot what a model's code controls"),
-    "compress": Command("pyro_vlae.experiments.compression:compress", "compress images to a file"),
+    "compress": Command("pyro_vlae.commands.compression:compress", "compress images to a file"),
     "decompress": Command(
-        "pyro_vlae.experiments.compression:decompress", "decompress a file of images"
+        "pyro_vlae.commands.compression:decompress", "decompress a file of images"
     ),
     "window-study": Command(
         "pyro_vlae.commands.window_study:main", "train one model per window", _AGAIN

@@ -62,8 +62,8 @@ class PartialScores:
             return
         buffer = io.BytesIO()
         columns = torch.cat(self.columns, 1).numpy()
-        about = np.array(self._fingerprint), np.array(self.num_samples)
-        np.savez(buffer, columns=columns, fingerprint=about[0], num_samples=about[1])
+        found, count = self._fingerprint, self.num_samples
+        np.savez(buffer, columns=columns, fingerprint=found, num_samples=count)
         write_atomically(self._path, buffer.getvalue())
         self._unsaved, self._saved_at = False, monotonic()
 

@@ -4,8 +4,8 @@ import torch
 from PIL import Image
 
 from pyro_vlae.__main__ import main
+from pyro_vlae.commands.compression import compress, decompress, read_images, write_images
 from pyro_vlae.experiments import ConfigError
-from pyro_vlae.experiments.compression import compress, decompress, read_images, write_images
 
 
 @pytest.fixture

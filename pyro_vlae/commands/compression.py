@@ -1,7 +1,5 @@
 """The commands that compress files of images and decompress them."""
 
-import argparse
-import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vlae.commands.trained import load_pair, model_help
 from pyro_vlae.experiments.command_line import folder, make_parser, seed
 from pyro_vlae.experiments.options import ConfigError
-from pyro_vlae.experiments.pretrained import load_pretrained, load_run, pretrained_names
-from pyro_vlae.reproducible import write_atomically
+from pyro_vlae.reproducible import write_array, write_atomically
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -39,7 +37,7 @@ Images compressed with loss are sampled: another --seed gives other details.
 def compress(arguments: list[str] | None = None) -> int:
     """Compress a file or folder of images, and return the exit status."""
     parser = make_parser(COMPRESS)
-    _add_model(parser)
+    parser.add_argument("--model", required=True, metavar="NAME", help=model_help())
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--lossless", action="store_true", help="keep every pixel")
     kind.add_argument("--lossy", action="store_true", help="keep the code alone")
@@ -68,7 +66,7 @@ def decompress(arguments: list[str] | None = None) -> int:
     from pyro_vlae.codec.container import Container
 
     parser = make_parser(DECOMPRESS)
-    _add_model(parser)
+    parser.add_argument("--model", required=True, metavar="NAME", help=model_help())
     parser.add_argument("file", type=folder, help="compressed file")
     parser.add_argument("images", type=folder, help=".npy file or folder of PNG files to write")
     parser.add_argument("--seed", type=seed, metavar="N", default=0, help="default: 0")
@@ -132,10 +130,8 @@ def write_images(path: Path, x: Tensor) -> None:
     if array.shape[1] == 1:
         array = array[:, 0]
     if path.suffix == ".npy":
-        content = io.BytesIO()
-        np.save(content, array)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content.getvalue())
+        write_array(path, array)
         return
     if array.ndim != 3:
         raise ConfigError(f"images of {array.shape[1]} channels can be written as .npy only")
@@ -145,16 +141,9 @@ def write_images(path: Path, x: Tensor) -> None:
         Image.fromarray(255 * picture).convert("1").save(path / f"{number:0{digits}}.png")
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    names = ", ".join(pretrained_names())
-    text = f"the folder of a run, or trained weights by name ({names})"
-    parser.add_argument("--model", required=True, metavar="NAME", help=text)
-
-
 def _codec(name: str, lossless: bool) -> Any:
     """The codec of a trained model."""
     # Imported here because it needs an optional package.
     from pyro_vlae.codec import LosslessCodec, LossyCodec
 
-    load = load_pretrained if name in pretrained_names() else load_run
-    return (LosslessCodec if lossless else LossyCodec)(*load(name))
+    return (LosslessCodec if lossless else LossyCodec)(*load_pair(name))

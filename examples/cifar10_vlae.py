@@ -13,7 +13,8 @@ under runs/.
 import sys
 
 from pyro_vlae.experiments import ColorRecipe
-from pyro_vlae.experiments.command_line import exit_status, train
+from pyro_vlae.experiments.command_line import exit_status
+from pyro_vlae.experiments.train_command import train
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,7 +12,8 @@ cifar10_vlae.py.
 import sys
 
 from pyro_vlae.experiments import BinaryRecipe, GrayRecipe
-from pyro_vlae.experiments.command_line import exit_status, train
+from pyro_vlae.experiments.command_line import exit_status
+from pyro_vlae.experiments.train_command import train
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,11 +10,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from pyro_vlae.experiments import ConfigError, PianoRollRecipe
+from pyro_vlae.experiments import PianoRollRecipe
 from pyro_vlae.experiments.command_line import (
     add_place_options,
     add_recipe_options,
-    carry_out,
     exit_status,
     folder,
     make_parser,
@@ -23,8 +22,10 @@ from pyro_vlae.experiments.command_line import (
     recipe_options,
 )
 from pyro_vlae.experiments.piano_roll_windows import probe_run, window_rows
+from pyro_vlae.experiments.train_command import carry_out
+from pyro_vlae.experiments.window_study import recipe_of_window
+from pyro_vlae.infer.distributed import rank
 from pyro_vlae.plots import plot_window_study, save_figure
-from pyro_vlae.training import has_checkpoint
 
 WINDOWS = (1, 2, 4, 8, 16)
 SHOWN, FRAMES = 8, 48
@@ -61,15 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         out = options.out / str(window)
         given = recipe_options(options, PianoRollRecipe)
         given |= {"window": window, "max_steps": options.steps}
-        if not has_checkpoint(out):
-            recipe = PianoRollRecipe.from_options(**given)
-        elif options.resume:
-            recipe = PianoRollRecipe.resume(out, **given)
-        else:
-            raise ConfigError(
-                f"{options.out} already holds a study: add --resume to continue it, or choose "
-                "another --out"
-            )
+        recipe = recipe_of_window(PianoRollRecipe, out, options.resume, given)
         data = recipe.load_data(options.data_dir, device)
         carry_out(recipe, data, out, options.resume)
         long = (data.test.lengths >= FRAMES).nonzero().flatten()[:SHOWN]
@@ -83,9 +76,11 @@ def main(arguments: list[str] | None = None) -> int:
         pictures.append(data.values.to_unit_range(rolls))
     title = f"What the window leaves to the code: {recipe.dataset}, {options.steps} steps each"
     originals = data.values.to_unit_range(shown)
-    figure = plot_window_study(originals, pictures, window_rows(results), f"{title} (per frame)")
-    save_figure(figure, options.out / "window_study.png")
-    print(f"the figure is {options.out / 'window_study.png'}")
+    if rank() == 0:
+        rows = window_rows(results)
+        figure = plot_window_study(originals, pictures, rows, f"{title} (per frame)")
+        save_figure(figure, options.out / "window_study.png")
+        print(f"the figure is {options.out / 'window_study.png'}")
     return 0
 
 

@@ -21,7 +21,14 @@ from pyro_vlae.analysis import (
     pixel_influence,
     swap_codes,
 )
-from pyro_vlae.commands.trained import add_model_options, check_images, load_model, run_folder
+from pyro_vlae.commands.trained import (
+    add_data_options,
+    add_model_options,
+    check_images,
+    load_data,
+    load_model,
+    run_folder,
+)
 from pyro_vlae.experiments import ConfigError
 from pyro_vlae.experiments.command_line import folder, make_parser, seed
 from pyro_vlae.plots import (
@@ -41,6 +48,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__)
     add = parser.add_argument
     add_model_options(parser)
+    add_data_options(parser)
     add("--seed", type=seed, metavar="N", default=0, help="seed of the samples; default: 0")
     add("--out", type=folder, metavar="DIR", help="default: the run's folder, or runs/NAME")
     return parser.parse_args(arguments)
@@ -55,11 +63,14 @@ def main(arguments: list[str] | None = None) -> int:
         raise ConfigError(f"{options.model} is a model without a code")
     out = options.out or run_folder(options.model)
     out.mkdir(parents=True, exist_ok=True)
-    data = recipe.load_data(options.data_dir, device)
+    data = load_data(options, recipe, device)
     generator = torch.Generator().manual_seed(options.seed)
     chosen = data.test.take(torch.randperm(len(data.test), generator=generator)[:MANY])
     many = chosen.batch(slice(None))
-    pairs, x = many[: 2 * PAIRS], many[2 * PAIRS : 2 * PAIRS + COLUMNS]
+    if len(many) < 2:
+        raise ConfigError(f"{data.name} has {len(many)} test image: the figures need two or more")
+    pairs = many[: 2 * min(PAIRS, len(many) // 2)]
+    x = many[len(pairs) :][:COLUMNS] if len(many) >= 2 * PAIRS + COLUMNS else many[:COLUMNS]
     title = ", ".join(dict.fromkeys([options.model, data.name]))  # weights are named by data set
     show = data.values.to_unit_range
 

@@ -14,13 +14,13 @@ from pyro_vlae.experiments import BinaryRecipe, ConfigError
 from pyro_vlae.experiments.command_line import (
     add_place_options,
     add_recipe_options,
-    carry_out,
     make_parser,
     pick_device,
     recipe_options,
 )
 from pyro_vlae.experiments.options import BUDGET
 from pyro_vlae.experiments.paper_tables import TABLES
+from pyro_vlae.experiments.train_command import carry_out
 from pyro_vlae.reproducible import read_json
 from pyro_vlae.training import has_checkpoint, read_checkpoint
 

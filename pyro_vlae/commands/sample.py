@@ -6,10 +6,8 @@ Writes a figure, or an array (N, C, H, W) of values in [0, 1] if the file's name
 ends in .npy.
 """
 
-import io
 from pathlib import Path
 
-import numpy
 import pyro
 import torch
 
@@ -18,7 +16,7 @@ from pyro_vlae.experiments import ConfigError
 from pyro_vlae.experiments.command_line import make_parser, positive, seed
 from pyro_vlae.infer import decode
 from pyro_vlae.plots import plot_samples, save_figure
-from pyro_vlae.reproducible import write_atomically
+from pyro_vlae.reproducible import write_array
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--temperature", type=float, metavar="T", default=1.0, help=text)
     text = "of the codes; default: 1"
     add("--prior-temperature", type=float, metavar="T", default=1.0, help=text)
-    add("--out", type=Path, metavar="FILE", help="default: samples.png in the run's folder")
+    add("--out", type=Path, metavar="FILE", help="default: new_samples.png in the run's folder")
     options = parser.parse_args(arguments)
     model, _, recipe, _ = load_model(options)
     check_images(recipe, options.model)
@@ -46,12 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             raise ConfigError(f"{options.model} has no code: sample it at temperature 1")
     images = recipe.values.to_unit_range(images)
-    out = options.out or run_folder(options.model) / "samples.png"
+    out = options.out or run_folder(options.model) / "new_samples.png"
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".npy":
-        content = io.BytesIO()
-        numpy.save(content, images.cpu().numpy())
-        write_atomically(out, content.getvalue())
+        write_array(out, images.cpu().numpy())
     else:
         save_figure(
             plot_samples(images, f"Samples: {options.model}, {recipe.describe_parts()}"), out

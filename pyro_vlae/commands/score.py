@@ -13,9 +13,15 @@ from pathlib import Path
 
 import torch
 
-from pyro_vlae.commands.trained import add_model_options, load_model
+from pyro_vlae.commands.trained import (
+    add_data_options,
+    add_model_options,
+    load_data,
+    load_model,
+)
 from pyro_vlae.experiments.command_line import make_parser, positive
 from pyro_vlae.experiments.run import EVALUATION_SEED, evaluation_index
+from pyro_vlae.experiments.summary import print_scores, warn_of_few_samples
 from pyro_vlae.reproducible import write_json
 
 
@@ -23,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Score the images, and return the exit status."""
     parser = make_parser(__doc__)
     add_model_options(parser)
+    add_data_options(parser)
     add = parser.add_argument
     text = "importance samples per image; default: 64"
     add("--num-samples", type=positive(int), metavar="K", default=64, help=text)
@@ -31,16 +38,19 @@ def main(arguments: list[str] | None = None) -> int:
     add("--out", type=Path, metavar="FILE", help="also write the scores to this file, as JSON")
     options = parser.parse_args(arguments)
     model, guide, recipe, device = load_model(options)
-    data = recipe.load_data(options.data_dir, device)
-    print(data.description, flush=True)
-    index = evaluation_index(data.test, options.eval_images)
     recipe = replace(recipe, num_samples=options.num_samples)
+    data = load_data(options, recipe, device)
+    print(data.description, flush=True)
+    warn_of_few_samples(recipe)
+    index = evaluation_index(data.test, options.eval_images)
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         partial = Path(folder) / "scores.partial.npz"
         score, more = recipe.score(model, guide, data.test, index, EVALUATION_SEED, partial)
     summary = {**score.summary(), **more}
+    print_scores(summary, data)
     for name, value in summary.items():
-        print(f"{name:35} {value:12.4f}")
+        text = f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+        print(f"  {name:32} {'-' if value != value else text:>12}")
     if options.out:
         write_json(options.out, {"model": options.model, "dataset": data.name, **summary})
     return 0

@@ -12,7 +12,7 @@ reconstructions, metrics, checkpoint, and results go to a folder under runs/.
 import sys
 
 from pyro_vlae.experiments import RECIPES, ConfigError
-from pyro_vlae.experiments.command_line import train
+from pyro_vlae.experiments.train_command import train
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,11 +11,10 @@ hour in total, and "all" takes several hours more.
 import argparse
 from pathlib import Path
 
-from pyro_vlae.experiments import BinaryRecipe, ConfigError
+from pyro_vlae.experiments import BinaryRecipe
 from pyro_vlae.experiments.command_line import (
     add_place_options,
     add_recipe_options,
-    carry_out,
     folder,
     make_parser,
     pick_device,
@@ -23,10 +22,15 @@ from pyro_vlae.experiments.command_line import (
     recipe_options,
 )
 from pyro_vlae.experiments.run import evaluation_index
-from pyro_vlae.experiments.window_study import probe_run, window_options, window_rows
+from pyro_vlae.experiments.train_command import carry_out
+from pyro_vlae.experiments.window_study import (
+    probe_run,
+    recipe_of_window,
+    window_options,
+    window_rows,
+)
 from pyro_vlae.infer.distributed import rank
 from pyro_vlae.plots import plot_window_study, save_figure
-from pyro_vlae.training import has_checkpoint
 
 WINDOWS = ("none", "4x2", "7x4", "15x8", "all")
 SHOWN = 8
@@ -60,15 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         given = recipe_options(options, BinaryRecipe)
         given |= window_options(window, options.images, options.free_nats)
         out = options.out / window
-        if not has_checkpoint(out):
-            recipes[window] = BinaryRecipe.from_options(**given)
-        elif options.resume:
-            recipes[window] = BinaryRecipe.resume(out, **given)
-        else:
-            raise ConfigError(
-                f"{options.out} already holds a study: add --resume to continue it, or choose "
-                "another --out"
-            )
+        recipes[window] = recipe_of_window(BinaryRecipe, out, options.resume, given)
     device = pick_device(options.device)
     data = next(iter(recipes.values())).load_data(options.data_dir, device)
     print(data.description)

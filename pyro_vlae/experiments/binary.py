@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from pyro_vlae.data import BINARY, dataset_names
 from pyro_vlae.experiments.image_recipe import ImageRecipe
-from pyro_vlae.experiments.options import option
+from pyro_vlae.experiments.options import ConfigError, option
 from pyro_vlae.experiments.recipes import register
 from pyro_vlae.guides import GaussianGuide, IAFGuide
 from pyro_vlae.infer import FreeBitsELBO, JointOptim
 from pyro_vlae.models.binary import binary_vlae, unconditional_pixelcnn
 from pyro_vlae.nn import ResNetArchitecture
+from pyro_vlae.nn.two_stack import window_layers
 
 FREE_NATS_PER_DIMENSION = 0.01  # as in the paper
 _GUIDES = {"gaussian": GaussianGuide, "iaf": IAFGuide}
@@ -43,7 +44,8 @@ class BinaryRecipe(ImageRecipe):
         likelihood: ``"pixelcnn"`` or ``"bernoulli"``.
         tied: whether the PixelCNN's masked convolutions share their weights.
         masked_layers: masked convolutions of the PixelCNN.
-        window: ``"AxB"`` for a two-stack PixelCNN with that window, or None.
+        window: ``"AxB"`` for a two-stack PixelCNN with that window (see
+            `pyro_vlae.nn.two_stack.window_layers`), or None for a stack of masked convolutions.
         filters: channels of the PixelCNN's hidden layers.
         free_nats: free bits in nats per image; None for the paper's 0.01 per data dimension.
         free_until: fraction of the budget after which there are no free bits.
@@ -84,13 +86,24 @@ class BinaryRecipe(ImageRecipe):
     code_dim: int = option(64, "dimensions of the code", metavar="D")
     tied: bool = True
     masked_layers: int = 6
-    window: str | None = None
+    window: str | None = option(
+        None,
+        "what a pixel is given: A columns of the B rows above, e.g. 7x4",
+        metavar="AxB",
+    )
     filters: int = 12
     free_nats: float | None = None
     free_until: float = 1.0
     likelihood_learning_rate_factor: float = option(
         1.0, "factor on the learning rate of the PixelCNN", metavar="F"
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.window is not None:
+            if self.likelihood == "bernoulli":
+                raise ConfigError("likelihood bernoulli has no window: leave out --window")
+            window_layers(self.window)  # raises if no network has it
 
     @property
     def has_code(self) -> bool:

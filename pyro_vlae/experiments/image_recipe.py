@@ -96,9 +96,7 @@ def recipe_for(
         if issubclass(kind, ImageRecipe) and kind.values == data.values:
             return kind.from_data(data, **given)
     suitable = [kind.family for kind in RECIPES.values() if kind.values == data.values]
-    way_out = f": use pyro-vlae train {suitable[0]} --dataset ..." if suitable else ""
-    if "color" in suitable:
-        way_out += " or examples/cifar10_vlae.py"
+    way_out = f": {_command(suitable[0], '...')}" if suitable else ""
     raise ConfigError(
         f"{data.name} has {data.values.name} values, for models of the family "
         f"{' or '.join(suitable) or 'none'}, not of {' or '.join(kind.family for kind in kinds)}"
@@ -112,6 +110,12 @@ def is_path(dataset: str | None) -> bool:
     return not named and Path(str(dataset)).expanduser().exists()
 
 
+def _command(family: str, dataset: str) -> str:
+    """How to train models of a family."""
+    script = " or examples/cifar10_vlae.py" if family == "color" else ""
+    return f"use pyro-vlae train {family} --dataset {dataset}{script}"
+
+
 def _with_full_path(kind: type[Recipe], given: dict[str, Any]) -> dict[str, Any]:
     """The options with a path to a data set made absolute: a run may be continued from anywhere.
 
@@ -121,6 +125,12 @@ def _with_full_path(kind: type[Recipe], given: dict[str, Any]) -> dict[str, Any]
     dataset, names = given.get("dataset"), dataset_names(kind.values)
     if dataset is None or dataset in names:
         return given
+    others = [k.family for k in RECIPES.values() if dataset in dataset_names(k.values)]
+    if others:
+        raise ConfigError(
+            f"{dataset} is a data set for models of the family {others[0]}, not of {kind.family}: "
+            f"{_command(others[0], dataset)}"
+        )
     path = Path(dataset).expanduser()
     if not (is_path(dataset) or path.is_absolute()):
         raise ConfigError(

@@ -17,6 +17,7 @@ from pyro_vlae.analysis.music import estimate_key, pitch_class_counts
 from pyro_vlae.data.piano_rolls import PianoRollDataset, PianoRollSplit
 from pyro_vlae.experiments.pretrained import load_run
 from pyro_vlae.infer import reconstruct
+from pyro_vlae.infer.distributed import rank
 from pyro_vlae.nn.piano_rolls import BLOCK
 from pyro_vlae.reproducible import write_json
 
@@ -75,7 +76,8 @@ def probe_run(out: Path, data: PianoRollDataset, shown: Tensor) -> tuple[dict[st
         # What always guessing the most frequent label of the training pieces would achieve.
         guess = train[name][1].bincount().argmax()
         results[f"probe_{name}_baseline"] = (test[name][1] == guess).double().mean().item()
-    write_json(out / "results.json", results)
+    if rank() == 0:
+        write_json(out / "results.json", results)
     with torch.no_grad(), pyro.validation_enabled(False):
         pyro.set_rng_seed(card["config"]["seed"])
         return results, reconstruct(model, guide, shown)

@@ -38,6 +38,18 @@ from pyro_vlae.training import (
 EVALUATION_SEED = 0
 
 
+class RunInterrupted(KeyboardInterrupt):
+    """Ctrl-C outside of the training steps, such as during scoring.
+
+    Args:
+        folder: the folder of the run, which can be resumed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("interrupted")
+        self.folder = folder
+
+
 def run(
     recipe: Recipe, data: ImageDataset, out: str | Path, resume: bool = False
 ) -> dict[str, Any]:
@@ -57,6 +69,8 @@ def run(
     Raises:
         CheckpointError: another process uses the folder, or a file in it is damaged.
         ConfigError: the data set does not fit the recipe, or the folder cannot be used.
+        TrainingInterrupted: Ctrl-C or SIGTERM during training, after a checkpoint was saved.
+        RunInterrupted: Ctrl-C before or after training.
     """
     out = Path(out)
     recipe.check(data)
@@ -64,11 +78,18 @@ def run(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(out, error) from error
-    with own_folder(out):
-        return _run(recipe, data, out, resume)
+    try:
+        with own_folder(out):
+            return _run(recipe, data, out, resume)
+    except TrainingInterrupted:
+        raise
+    except KeyboardInterrupt as error:
+        raise RunInterrupted(out) from error
 
 
 def _run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> dict[str, Any]:
+    if resume and (out / "config.json").exists() and not has_checkpoint(out):
+        print(f"{out} has no checkpoint yet: training starts from the beginning")
     _prepare_folder(recipe, out, resume)
     before = read_checkpoint(out / "checkpoint") if has_checkpoint(out) else None
     if before is not None:

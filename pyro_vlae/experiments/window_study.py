@@ -13,15 +13,41 @@ from torch import Tensor
 
 from pyro_vlae.analysis import code_marginals, compare_models, linear_probe
 from pyro_vlae.data import ImageDataset
+from pyro_vlae.experiments.options import ConfigError
 from pyro_vlae.experiments.pretrained import load_run
+from pyro_vlae.experiments.recipes import Recipe
 from pyro_vlae.experiments.run import EVALUATION_SEED, evaluation_index
 from pyro_vlae.infer import reconstruct
 from pyro_vlae.infer.distributed import rank
 from pyro_vlae.nn.two_stack import window_layers
 from pyro_vlae.reproducible import write_json
+from pyro_vlae.training import has_checkpoint
 
 _BATCH_SIZE = 64
 _IMAGE_SIZE = 28
+
+
+def recipe_of_window(
+    kind: type[Recipe], out: Path, resume: bool, given: Mapping[str, Any]
+) -> Recipe:
+    """The recipe of one run of a study, which is in a folder of the study's.
+
+    Args:
+        kind: class of the recipe.
+        out: folder of the run.
+        resume: whether a run that is in the folder may be continued.
+        given: fields of the recipe, None for their defaults.
+
+    Raises:
+        ConfigError: the folder holds a run, which is not to be continued, or has other fields.
+    """
+    if not has_checkpoint(out):
+        return kind.from_options(**given)
+    if resume:
+        return kind.resume(out, **given)
+    raise ConfigError(
+        f"{out.parent} already holds a study: add --resume to continue it, or choose another --out"
+    )
 
 
 def window_options(window: str, images: int, free_nats: float) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyro_vlae.data import BYTES, ImageDataset, ImageSplit
-from pyro_vlae.experiments import ConfigError, command_line, load_run, recipes
+from pyro_vlae.experiments import ConfigError, load_run, recipes, train_command
 from pyro_vlae.infer import marginal_log_likelihood
 from pyro_vlae.reproducible import read_json
 
@@ -75,7 +75,7 @@ def test_a_finished_run_is_loaded_as_it_was_scored(example, tmp_path):
 def test_flips_mirror_training_images_only(example, monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(
-        command_line, "carry_out", lambda recipe, data, *_: seen.append(recipe.augmented(data))
+        train_command, "carry_out", lambda recipe, data, *_: seen.append(recipe.augmented(data))
     )
     for options in ([], ["--flips"]):
         out = tmp_path / f"run{len(options)}"
@@ -104,8 +104,8 @@ def test_runs_of_several_windows_make_one_page(example, load_example, tmp_path):
 
 def test_without_options_every_device_gets_the_reduced_model(example, monkeypatch):
     seen = []
-    monkeypatch.setattr(command_line, "carry_out", lambda recipe, *_: seen.append(recipe))
+    monkeypatch.setattr(train_command, "carry_out", lambda recipe, *_: seen.append(recipe))
     for device in ("cpu", "cuda"):
-        monkeypatch.setattr(command_line, "pick_device", lambda name, d=device: torch.device(d))
+        monkeypatch.setattr(train_command, "pick_device", lambda name, d=device: torch.device(d))
         assert example.main([]) == 0
     assert [(recipe.preset, recipe.width) for recipe in seen] == 2 * [("quick", 16)]

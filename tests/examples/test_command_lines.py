@@ -10,6 +10,7 @@ import pytest
 
 from pyro_vlae import __version__
 from pyro_vlae.experiments import command_line
+from pyro_vlae.experiments.run import RunInterrupted
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPTS = sorted(p.name for p in EXAMPLES.glob("*.py") if "__main__" in p.read_text())
@@ -72,6 +73,14 @@ def test_ctrl_c_outside_training_ends_without_a_traceback(load_example, capsys):
 
     assert command_line.exit_status(main) == 130
     assert capsys.readouterr().err == "\ninterrupted\n"
+
+
+def test_ctrl_c_during_scoring_says_how_to_go_on(capsys):
+    def main():
+        raise RunInterrupted(Path("runs/mine"))
+
+    assert command_line.exit_status(main, "--resume --out {out}") == 130
+    assert capsys.readouterr().err == "\ninterrupted; to continue, use --resume --out runs/mine\n"
 
 
 def test_a_missing_optional_package_is_one_line(capsys, monkeypatch):

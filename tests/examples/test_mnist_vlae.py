@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from pyro_vlae.data import DatasetError, DatasetNotFoundError, load_dataset
-from pyro_vlae.experiments import BinaryRecipe, ConfigError, command_line, recipes
+from pyro_vlae.experiments import BinaryRecipe, ConfigError, command_line, recipes, train_command
+from pyro_vlae.nn import TwoStackNet
 from pyro_vlae.training import CheckpointError
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "mnist_vlae.py"
@@ -102,9 +103,9 @@ def test_without_data_it_says_so_and_continues_with_digits(example, tmp_path, mo
 def test_runs_without_a_folder_are_numbered(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = BinaryRecipe.from_options(dataset="digits")
-    assert command_line.new_folder(recipe) == Path("runs/digits-quick")
+    assert train_command.new_folder(recipe) == Path("runs/digits-quick")
     Path("runs/digits-quick").mkdir(parents=True)
-    assert command_line.new_folder(recipe) == Path("runs/digits-quick-2")
+    assert train_command.new_folder(recipe) == Path("runs/digits-quick-2")
 
 
 def test_sigterm_saves_and_the_run_goes_on(tmp_path):
@@ -187,9 +188,9 @@ def test_wrong_uses_of_a_folder_are_refused_and_lose_nothing(example, tmp_path):
 def test_a_checkpoint_of_another_architecture_is_refused_and_kept(example, tmp_path, monkeypatch):
     out = folder_with_a_run(example, tmp_path)
     before = contents(out)
-    run = command_line.run
+    run = train_command.run
     monkeypatch.setattr(
-        command_line, "run", lambda recipe, *rest: run(replace(recipe, filters=10), *rest)
+        train_command, "run", lambda recipe, *rest: run(replace(recipe, filters=10), *rest)
     )
     with pytest.raises(CheckpointError, match=r"likelihood.*\(12,.*\(10,|\(10,.*\(12,"):
         example.main(["--resume", "--out", str(out), "--epochs", "1"])
@@ -273,3 +274,18 @@ def test_an_unavailable_device_is_refused(monkeypatch):
     for name in ("cuda:99", "toaster"):
         with pytest.raises(ConfigError, match=f"--device {name} cannot be used"):
             command_line.pick_device(name)
+
+
+def test_the_window_is_an_option(example, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train_command, "carry_out", lambda recipe, *_: seen.append(recipe))
+    given = ["--dataset", "digits", "--device", "cpu", "--out", str(tmp_path / "run")]
+    assert example.main([*given, "--window", "4x2"]) == 0
+    model, _ = seen[0].build()
+    assert isinstance(model.likelihood.network, TwoStackNet)
+    assert "window 4x2" in seen[0].describe_parts()
+    with pytest.raises(ValueError, match="got 'wide'"):
+        example.main([*given, "--window", "wide"])
+    with pytest.raises(ConfigError, match="bernoulli has no window"):
+        example.main([*given, "--window", "4x2", "--likelihood", "bernoulli"])
+    assert not (tmp_path / "run").exists()

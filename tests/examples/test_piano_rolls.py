@@ -8,7 +8,7 @@ import torch
 from pyro_vlae.data import datasets
 from pyro_vlae.data.midi import read_midi
 from pyro_vlae.data.piano_rolls import PIANO_ROLLS, PianoRollDataset, PianoRollSplit
-from pyro_vlae.experiments import ConfigError, piano_roll_music
+from pyro_vlae.experiments import ConfigError, piano_roll_music, train_command
 from pyro_vlae.experiments.piano_roll_music import melody_mask
 
 SIZES = ("--hidden", "4", "--code-channels", "2")
@@ -98,9 +98,9 @@ def test_another_rank_takes_the_folder_of_rank_0_and_plays_nothing(
 ):
     example = load_example("piano_rolls")
     monkeypatch.setattr(example, "rank", lambda: 1)
-    monkeypatch.setattr(example, "new_folder", lambda recipe: tmp_path / "own")
+    monkeypatch.setattr(train_command, "new_folder", lambda recipe: tmp_path / "own")
     monkeypatch.setattr(
-        example, "from_rank_0", lambda value: tmp_path / "shared" if value else value
+        train_command, "from_rank_0", lambda value: tmp_path / "shared" if value else value
     )
     given, sizes = options(tmp_path)
     assert example.main([*given[:-2], *sizes, "--epochs", "1"]) == 0

@@ -10,8 +10,9 @@ from matplotlib.image import imread
 from pyro_vlae.__main__ import main
 from pyro_vlae.codec import CodecError, LosslessCodec, LossyCodec
 from pyro_vlae.commands import paper_table
+from pyro_vlae.data import ImageDataset
 from pyro_vlae.data.piano_rolls import PianoRollDataset, PianoRollSplit
-from pyro_vlae.experiments import PianoRollRecipe, load_run
+from pyro_vlae.experiments import PianoRollRecipe, load_run, recipe_for
 from pyro_vlae.experiments import run as run_recipe
 from pyro_vlae.infer import decode
 
@@ -50,9 +51,53 @@ def test_scoring_a_run_again_gives_the_score_of_the_run(run, tmp_path, capsys):
     assert again["num_images"] == 4 and again["dataset"] == "digits"
 
 
+def test_scores_are_printed_for_people(run, capsys):
+    options = ["--num-samples", "3", "--eval-images", "1", "--device", "cpu"]
+    assert main(["score", str(run), *options]) == 0
+    printed = capsys.readouterr().out
+    assert "with 3 importance samples per image the NLL is noticeably too high" in printed
+    assert "(3 importance samples, 1 image)" in printed
+    values = dict(line.split() for line in printed.splitlines() if line.startswith("  "))
+    assert values["num_samples"] == "3" and values["num_images"] == "1"
+    assert values["nll_standard_error"] == "-"  # not known from one image
+
+
+@pytest.fixture(scope="module")
+def run_from_memory(tmp_path_factory):
+    """The folder of a run on images that no file holds, and these images."""
+    generator = torch.Generator().manual_seed(0)
+    images = (torch.rand(60, 8, 8, generator=generator) < 0.3).numpy()
+    data = ImageDataset.from_arrays(images, name="cells")
+    recipe = recipe_for(data, max_steps=2, num_samples=2, eval_images=4)
+    out = tmp_path_factory.mktemp("commands") / "cells"
+    return out, images, run_recipe(recipe, data, out)
+
+
+@pytest.mark.parametrize("command", ["score", "figures"])
+def test_images_of_a_run_made_from_memory_can_be_named(run_from_memory, tmp_path, capsys, command):
+    out, images, stored = run_from_memory
+    np.savez(tmp_path / "cells.npz", images=images)
+    assert main([command, str(out), "--device", "cpu"]) == 2
+    assert "was trained on cells, which is not there" in capsys.readouterr().err
+    given = ["--dataset", str(tmp_path / "cells.npz"), "--device", "cpu"]
+    assert main([command, str(out), *given]) == 0
+    if command == "score":
+        file = tmp_path / "score.json"
+        few = ["--num-samples", "2", "--eval-images", "4"]
+        assert main([command, str(out), *given, *few, "--out", str(file)]) == 0
+        again = json.loads(file.read_text())["nll_nats"]
+        assert again == pytest.approx(stored["nll_nats"], rel=1e-5)
+    assert main([command, str(out), "--dataset", "digits", "--device", "cpu"]) == 2
+    assert "has images of shape (1, 28, 28)" in capsys.readouterr().err
+    assert main([command, str(out), "--dataset", "clls.npz", "--device", "cpu"]) == 2
+    assert "there is no file or folder clls.npz" in capsys.readouterr().err
+
+
 def test_samples_are_a_figure_or_an_array_and_depend_on_the_seed(run, tmp_path):
+    of_training = (run / "samples.png").read_bytes()
     assert main(["sample", str(run), "--count", "2"]) == 0
-    assert imread(run / "samples.png").min() < 0.5
+    assert imread(run / "new_samples.png").min() < 0.5
+    assert (run / "samples.png").read_bytes() == of_training
     images = []
     for seed in ("0", "0", "1"):
         out = tmp_path / "samples.npy"

@@ -213,7 +213,7 @@ def test_images_that_the_script_cannot_model_are_refused(example, tmp_path, load
         load_example("cifar10_vlae").main(["--dataset", path, *out])
     with pytest.raises(ConfigError, match=r"one of static-mnist.*, the path .* got 'cels\.npz'"):
         example.main(["--dataset", "cels.npz", *out])
-    with pytest.raises(ConfigError, match=r"got 'cifar10'"):
+    with pytest.raises(ConfigError, match=r"family color, not of binary: use .* train color"):
         example.main(["--dataset", "cifar10", *out])
     with pytest.raises(ConfigError, match="likelihood must be one of pixelcnn, got 'bernoulli'"):
         example.main(["--dataset", path, "--likelihood", "bernoulli", *out])

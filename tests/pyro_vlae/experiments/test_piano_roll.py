@@ -12,8 +12,8 @@ import torch
 from pyro_vlae.data import datasets
 from pyro_vlae.data.piano_rolls import KEYS, PIANO_ROLLS, PianoRollDataset, PianoRollSplit
 from pyro_vlae.experiments import PianoRollRecipe, load_run
-from pyro_vlae.experiments.command_line import train
 from pyro_vlae.experiments.piano_roll import score_pieces
+from pyro_vlae.experiments.train_command import train
 
 ROOT = Path(__file__).parents[3]
 ROW = re.compile(

@@ -97,7 +97,9 @@ def test_a_recipe_without_a_model_is_refused():
         Recipe()
     with pytest.raises(ConfigError, match="guide must be one of gaussian, iaf, got 'flow'"):
         make(guide="flow")
-    with pytest.raises(ConfigError, match=r"dataset must be one of static-mnist.*got 'cifar10'"):
+    with pytest.raises(ConfigError, match=r"dataset must be one of static-mnist.*got 'mnst'"):
+        make(dataset="mnst")
+    with pytest.raises(ConfigError, match="cifar10 is a data set for models of the family color"):
         make(dataset="cifar10")
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from pyro_vlae.data import load_dataset
 from pyro_vlae.experiments import BinaryRecipe, run
+from pyro_vlae.experiments.run import RunInterrupted
 from pyro_vlae.infer.partial import PartialScores
 
 RECIPE = {
@@ -33,8 +34,9 @@ def test_scoring_goes_on_in_another_process(tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(PartialScores, "add", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(RunInterrupted) as caught:
         run(recipe, data, tmp_path / "cut")
+    assert caught.value.folder == tmp_path / "cut"
     command = [sys.executable, "-c", RESUME, str(tmp_path / "cut")]
     process = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert process.returncode == 0, process.stderr
@@ -48,3 +50,18 @@ def test_scoring_goes_on_in_another_process(tmp_path, monkeypatch):
         for name in whole.files:
             np.testing.assert_array_equal(cut[name], whole[name])
     assert not list(tmp_path.glob("*/scores.partial*"))
+
+
+def test_resuming_says_if_there_is_no_checkpoint_yet(tmp_path, monkeypatch, capsys):
+    recipe, data = BinaryRecipe(**RECIPE), load_dataset("digits")
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules[run.__module__], "fit", interrupted)
+        with pytest.raises(RunInterrupted):
+            run(recipe, data, tmp_path, resume=True)
+    assert "no checkpoint yet" not in capsys.readouterr().out  # the folder was new
+    assert run(recipe, data, tmp_path, resume=True)["num_images"] == 20
+    assert "has no checkpoint yet: training starts from the beginning" in capsys.readouterr().out

@@ -12,7 +12,7 @@ from torch import nn
 
 from pyro_vlae.data import Values, datasets, register_dataset
 from pyro_vlae.experiments import RECIPES, ConfigError, Recipe, load_run, option, register
-from pyro_vlae.experiments.command_line import train
+from pyro_vlae.experiments.train_command import train
 from pyro_vlae.models import VLAE, StandardNormalPrior
 from pyro_vlae.registration import register_parameters
 

@@ -5,8 +5,8 @@ References:
     2012, arXiv:1206.6392 (the score).
 """
 
-import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,20 @@ from typing import Any
 import torch
 from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from pyro_vlae.data import PIANO_ROLLS
 from pyro_vlae.experiments.binary import NoCode
 from pyro_vlae.experiments.options import option
 from pyro_vlae.experiments.recipes import Recipe, register
 from pyro_vlae.guides.piano_roll import PianoRollGuide
-from pyro_vlae.infer import FreeBitsELBO, MarginalLikelihood, marginal_log_likelihood
+from pyro_vlae.infer import FreeBitsELBO, MarginalLikelihood
+from pyro_vlae.infer.distributed import rank, world_size
+from pyro_vlae.infer.importance import gather_estimates
+from pyro_vlae.infer.partial import PartialScores, file_of_rank, fingerprint
+from pyro_vlae.infer.particles import ImportanceSamples, importance_samples
 from pyro_vlae.infer.weights import PER_IMAGE
 from pyro_vlae.models.piano_roll import FRAMES, piano_roll_vlae
+from pyro_vlae.reproducible import evaluation_context
 
 # Frames of all codes in one pass: more would exceed the cache of a CPU.
 _FRAMES_PER_PASS = 4096
@@ -101,7 +105,7 @@ class PianoRollRecipe(Recipe):
     def score(
         self, model: nn.Module, guide: nn.Module, split: Any, index: Tensor, seed: int, file: Path
     ) -> tuple[MarginalLikelihood, dict[str, Any]]:
-        score = score_pieces(model, guide, split, index, self.num_samples, seed)
+        score = score_pieces(model, guide, split, index, self.num_samples, seed, file)
         return score, per_frame(score, split.lengths[index])
 
     def pictured(self, split: Any, index: Tensor) -> Tensor:
@@ -115,10 +119,20 @@ class PianoRollRecipe(Recipe):
         return f"{self.prior} prior, {self.guide} guide, {decoder}"
 
 
+@torch.no_grad()
 def score_pieces(
-    model: nn.Module, guide: nn.Module, split: Any, index: Tensor, num_samples: int, seed: int = 0
+    model: nn.Module,
+    guide: nn.Module,
+    split: Any,
+    index: Tensor,
+    num_samples: int,
+    seed: int = 0,
+    resume_file: Path | None = None,
 ) -> MarginalLikelihood:
     """Score whole pieces one by one, so that no time is spent on padding.
+
+    In a process group of `torch.distributed`, each rank scores a part of the pieces, and all return
+    the scores of all pieces.
 
     Args:
         model: the model.
@@ -127,26 +141,30 @@ def score_pieces(
         index: the pieces to score, ``(N,)``.
         num_samples: importance samples per piece.
         seed: seed of the codes.
+        resume_file: as for `pyro_vlae.infer.marginal_log_likelihood`.
     """
-    scores = []
-    for number in tqdm(index.tolist(), unit="piece", disable=None):
-        x = split.batch(torch.tensor([number]))
-        codes = max(1, _FRAMES_PER_PASS // x.shape[-2])
-        scores.append(
-            marginal_log_likelihood(
-                model,
-                guide,
-                x,
-                num_samples,
-                seed=seed,
-                image_index=[number],
-                max_codes_per_chunk=codes,
-            )
+    own, device = index.tolist()[rank() :: world_size()], split.frames.device
+    done = PartialScores(None, "", len(PER_IMAGE))
+    if resume_file is not None:
+        settings = num_samples, seed, own, device.type
+        found = fingerprint((model, guide), (split.frames, split.lengths), *settings)
+        done = PartialScores(file_of_rank(resume_file), found, len(PER_IMAGE))
+
+    def blocks() -> Iterator[tuple[ImportanceSamples, list[int]]]:
+        for number in own[done.count :]:
+            x = split.batch(torch.tensor([number]))
+            codes = max(1, _FRAMES_PER_PASS // x.shape[-2])
+            for block in importance_samples(model, guide, x, num_samples, seed, [number], codes):
+                yield block, [number]
+
+    with evaluation_context(device, model, guide):
+        estimates, num_samples = gather_estimates(
+            blocks(), done, len(index), device, progress=True, unit="piece"
         )
-    merged: dict[str, Any] = {
-        name: torch.cat([getattr(s, name) for s in scores]) for name in PER_IMAGE
-    }
-    return dataclasses.replace(scores[0], **merged)
+    keys = split.frames.shape[-1]
+    return MarginalLikelihood(
+        **estimates, num_samples=num_samples, data_dims=int(split.lengths[index[0]]) * keys
+    )
 
 
 def per_frame(score: MarginalLikelihood, lengths: Tensor) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Importance-sampled log-likelihoods of images, for any Pyro model and guide."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from pyro_vlae.infer.distributed import rank, sum_over_ranks, world_size
 from pyro_vlae.infer.partial import PartialScores, file_of_rank, fingerprint
-from pyro_vlae.infer.particles import default_chunk, importance_samples
+from pyro_vlae.infer.particles import ImportanceSamples, default_chunk, importance_samples
 from pyro_vlae.infer.weights import PER_IMAGE, MarginalLikelihood, weight_statistics
 from pyro_vlae.reproducible import evaluation_context
 
@@ -73,38 +73,69 @@ def marginal_log_likelihood(
         Vehtari et al., "Pareto Smoothed Importance Sampling", 2024, arXiv:1507.02646.
     """
     index = check_arguments(x, num_samples, image_index, max_codes_per_chunk)
-    scores = torch.zeros(len(PER_IMAGE), len(x), dtype=torch.float64)
-    part, total, data_dims = slice(rank(), None, world_size()), len(x), x[0].numel()
-    x, index = x[part], index[part]
-    interval = 0.1 if sys.stderr.isatty() else 10  # fewer lines in a log file
+    part = slice(rank(), None, world_size())
     chunk = max_codes_per_chunk or default_chunk(x.device)
     done = PartialScores(None, "", len(PER_IMAGE))
     if resume_file is not None:
-        own = fingerprint((model, guide), (x,), num_samples, seed, index, chunk, x.device.type)
+        settings = num_samples, seed, index, chunk, x.device.type, rank(), world_size()
+        own = fingerprint((model, guide), (x,), *settings)
         done = PartialScores(file_of_rank(Path(resume_file)), own, len(PER_IMAGE))
-    sizes = {"total": len(x), "initial": done.count, "unit": "image"}
+    with evaluation_context(x.device, model, guide):
+        blocks = importance_samples(
+            model, guide, x, num_samples, seed, index, chunk, done.count, part
+        )
+        numbered = ((block, index[part][block.images]) for block in blocks)
+        estimates, num_samples = gather_estimates(numbered, done, len(x), x.device, progress)
+    return MarginalLikelihood(**estimates, num_samples=num_samples, data_dims=x[0].numel())
+
+
+def gather_estimates(
+    blocks: Iterable[tuple[ImportanceSamples, list[int]]],
+    done: PartialScores,
+    total: int,
+    device: torch.device,
+    progress: bool,
+    unit: str = "image",
+) -> tuple[dict[str, Tensor], int]:
+    """Turn importance samples into estimates, keep them, and exchange them among the ranks.
+
+    Rank r of W scores the images r, r + W, r + 2 W, ...
+
+    Args:
+        blocks: the samples of this rank's images that are not done, in order, and the images'
+            indices in the data set.
+        done: the estimates of this rank so far; saved at the end, and on errors and Ctrl-C.
+        total: number of images of all ranks.
+        device: where the ranks exchange tensors.
+        progress: show a progress bar.
+        unit: what the progress bar counts.
+
+    Returns:
+        The estimates of all images ``(total,)`` by name, and the number of samples of each.
+    """
+    part = slice(rank(), None, world_size())
+    count = len(range(total)[part])
+    interval = 0.1 if sys.stderr.isatty() else 10  # fewer lines in a log file
+    sizes = {"total": count, "initial": done.count, "unit": unit}
     bar = tqdm(**sizes, disable=not progress or rank() > 0, mininterval=interval)
     try:
-        with evaluation_context(x.device, model, guide), bar:
-            for block in importance_samples(
-                model, guide, x, num_samples, seed, index, chunk, start=done.count
-            ):
-                numbers = index[block.images]
+        with bar:
+            for block, numbers in blocks:
                 statistics = weight_statistics(block.log_weight, block.log_ratio, numbers)
                 if not block.codes:  # exact
                     statistics[PER_IMAGE.index("monte_carlo_error")] = 0.0
-                done.add(statistics, num_samples if block.codes else 1)
+                done.add(statistics, len(block.log_weight))
                 bar.update(len(numbers))
     finally:
         done.save()
+    scores = torch.zeros(len(PER_IMAGE), total, dtype=torch.float64)
     if done.columns:
         scores[:, part] = torch.cat(done.columns, 1)
     counts = torch.tensor(done.num_samples)
-    sum_over_ranks([scores := scores.to(x.device), counts])
+    sum_over_ranks([scores := scores.to(device), counts])
     estimates = dict(zip(PER_IMAGE, scores.cpu(), strict=True))
     # A rank without images has counted no samples.
-    num_samples = int(counts) // min(world_size(), total)
-    return MarginalLikelihood(**estimates, num_samples=num_samples, data_dims=data_dims)
+    return estimates, int(counts) // min(world_size(), total)
 
 
 def check_arguments(

@@ -64,12 +64,15 @@ def importance_samples(
     index: list[int],
     max_codes_per_chunk: int | None = None,
     start: int = 0,
+    part: slice = slice(None),
 ) -> Iterator[ImportanceSamples]:
-    """Sample codes of all images from `start` and score them, a block of images at a time.
+    """Sample codes of the images ``x[part][start:]`` and score them, a block of them at a time.
 
     The other arguments are those of `marginal_log_likelihood`. Iterate inside `evaluation_context`,
     without gradients. If the guide samples nothing, there is one sample per image, without codes.
     """
+    every_x, every_index = x, index
+    x, index = x[part], index[part]
     if start == len(x):
         return
     together = None
@@ -78,10 +81,11 @@ def importance_samples(
     except Exception as error:
         # A guide with parameters for each image can only be called with all of them.
         try:
-            together = sample_codes(guide, x, num_samples, derive_seed(seed, *index))
+            every = sample_codes(guide, every_x, num_samples, derive_seed(seed, *every_index))
         except Exception:
             raise error from None
-        codes, points = {name: code[:, :1] for name, code in together[0].items()}, together[2]
+        together = {name: code[:, part] for name, code in every[0].items()}, every[1][:, part]
+        codes, points = {name: code[:, :1] for name, code in together[0].items()}, every[2]
     if points:
         _refuse_point_estimates(model, codes, points, x[:1], num_samples)
     num_samples = num_samples if codes else 1

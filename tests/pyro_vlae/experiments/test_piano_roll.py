@@ -11,9 +11,12 @@ import torch
 
 from pyro_vlae.data import datasets
 from pyro_vlae.data.piano_rolls import KEYS, PIANO_ROLLS, PianoRollDataset, PianoRollSplit
-from pyro_vlae.experiments import PianoRollRecipe, load_run
+from pyro_vlae.experiments import PianoRollRecipe, load_run, piano_roll
 from pyro_vlae.experiments.piano_roll import score_pieces
 from pyro_vlae.experiments.train_command import train
+from pyro_vlae.infer import importance
+from pyro_vlae.infer.partial import PartialScores
+from pyro_vlae.infer.weights import PER_IMAGE
 
 ROOT = Path(__file__).parents[3]
 ROW = re.compile(
@@ -84,3 +87,52 @@ def test_figures_of_the_page_are_those_of_the_committed_runs():
             exact = results[f"{name}_nats_per_frame{end}"]
             assert float(figure) == pytest.approx(math.ceil(1000 * exact) / 1000)
         assert int(steps.replace(",", "")) * results["batch_size"] == results["train_images_seen"]
+
+
+@pytest.fixture
+def scored():
+    """A model, its guide, and pieces to score."""
+    torch.manual_seed(0)
+    recipe = PianoRollRecipe(hidden=4, code_channels=2, code_hidden=4, window=1)
+    model, guide = recipe.build()
+    return model.eval(), guide.eval(), read_scales(None).test
+
+
+def test_scoring_goes_on_at_the_piece_where_it_was_interrupted(scored, tmp_path, monkeypatch):
+    index, file = torch.tensor([2, 0, 1]), tmp_path / "scores.partial.npz"
+    whole = score_pieces(*scored, index, 3)
+    with monkeypatch.context() as patch:
+        add = PartialScores.add
+
+        def interrupted(self, *block):
+            add(self, *block)
+            if self.count == 2:
+                raise KeyboardInterrupt
+
+        patch.setattr(PartialScores, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            score_pieces(*scored, index, 3, resume_file=file)
+    sampled = []
+    batch = type(scored[2]).batch
+    monkeypatch.setattr(
+        type(scored[2]), "batch", lambda self, n: (sampled.append(n.tolist()), batch(self, n))[1]
+    )
+    resumed = score_pieces(*scored, index, 3, resume_file=file)
+    assert sampled == [[1]]
+    for name in PER_IMAGE:
+        np.testing.assert_array_equal(getattr(resumed, name), getattr(whole, name))
+
+
+def test_ranks_share_the_pieces(scored, monkeypatch):
+    index = torch.tensor([2, 0, 1])
+    whole = score_pieces(*scored, index, 3)
+    parts = []
+    monkeypatch.setattr(importance, "sum_over_ranks", lambda tensors: parts.append(tensors[0]))
+    for number in (0, 1):
+        for module in (importance, piano_roll):
+            monkeypatch.setattr(module, "rank", lambda n=number: n)
+            monkeypatch.setattr(module, "world_size", lambda: 2)
+        score_pieces(*scored, index, 3)
+    assert (parts[0][:, 1] == 0).all() and (parts[1][:, ::2] == 0).all()
+    for row, name in zip(sum(parts), PER_IMAGE, strict=True):
+        torch.testing.assert_close(row, getattr(whole, name), equal_nan=True)

@@ -125,6 +125,16 @@ def scores():
         )(),
         lambda x: None, X[:3], num_samples=30,
     )
+    # Noise of all images, as AutoNormal has parameters of all images.
+    fitted = Guide(dist.Normal)
+
+    def of_each_image(x):
+        if len(x) != 7:
+            raise ValueError("fitted to 7 images")
+        fitted(x)
+
+    score = marginal_log_likelihood(model, of_each_image, X[:7], num_samples=30, seed=5)
+    found |= {f"{name} of each image": value for name, value in vars(score).items()}
     return {**found, "without a code": without.log_prob, "its samples": without.num_samples}
 
 

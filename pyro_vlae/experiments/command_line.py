@@ -17,7 +17,7 @@ from pyro_vlae.experiments.options import ConfigError
 from pyro_vlae.experiments.recipes import Recipe
 from pyro_vlae.experiments.run import RunInterrupted, program
 from pyro_vlae.infer.distributed import rank, world_size
-from pyro_vlae.training import TrainingInterrupted
+from pyro_vlae.training import TrainingInterrupted, keep_freed_memory
 from pyro_vlae.training.distributed import torchrun_ranks
 
 
@@ -150,11 +150,13 @@ def exit_status(main: Callable[[], int], resume: str = "") -> int:
     """Run a script's main; report errors that the user can fix without a traceback.
 
     With ``--debug``, the traceback precedes the message. Under `torchrun`, the ranks work together.
+    Memory of freed tensors is kept for new ones (`keep_freed_memory`).
 
     Args:
         main: returns the exit status.
         resume: the options that continue an interrupted run, with ``{out}`` for its folder.
     """
+    keep_freed_memory()
     try:
         with torchrun_ranks():
             return main()

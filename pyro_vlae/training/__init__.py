@@ -11,6 +11,7 @@ from pyro_vlae.training.checkpoint import (
     read_state,
 )
 from pyro_vlae.training.fit import fit
+from pyro_vlae.training.memory import keep_freed_memory
 from pyro_vlae.training.metrics import read_metrics
 from pyro_vlae.training.run_folder import own_folder
 from pyro_vlae.training.settings import (
@@ -35,6 +36,7 @@ __all__ = [
     "compiled",
     "fit",
     "has_checkpoint",
+    "keep_freed_memory",
     "load_averaged_weights",
     "load_best_weights",
     "load_checkpoint",

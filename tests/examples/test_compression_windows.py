@@ -1,0 +1,26 @@
+"""The script that compresses images under the windows of a study."""
+
+import json
+
+import pytest
+
+from pyro_vlae.experiments import ConfigError
+
+
+def test_each_window_of_a_study_has_a_size(load_example, tmp_path, capsys):
+    study = tmp_path / "study"
+    trained = ["--dataset", "digits", "--device", "cpu", "--windows", "none", "4x2"]
+    sizes = ["--images", "64", "--num-samples", "2", "--eval-images", "3", "--probe-images", "40"]
+    assert load_example("window_study").main([*trained, *sizes, "--out", str(study)]) == 0
+    script = load_example("compression_windows")
+    few = ["--images", "4", "--log2-candidates", "6"]
+    assert script.main([str(study), *few, "--out", str(tmp_path / "out")]) == 0
+    windows = json.loads((tmp_path / "out" / "windows.json").read_text())["windows"]
+    assert set(windows) == {"none", "4x2"}
+    printed = capsys.readouterr().out
+    for name, found in windows.items():
+        assert found["bits_per_image"] == 8 * found["bytes"] / 4
+        assert f"window {name}: {found['bytes']:,} bytes" in printed
+    assert (tmp_path / "out" / "windows.png").stat().st_size > 5000
+    with pytest.raises(ConfigError, match="no finished runs"):
+        script.main([str(tmp_path / "out")])

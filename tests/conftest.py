@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -43,6 +45,45 @@ def real_data_root():
     return Path(root)
 
 
+def import_file(path):
+    """The module in a file."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def import_script(tmp_path_factory):
+    """A function that writes a script to a file, which processes can run, and imports it."""
+
+    def write(name, text):
+        path = tmp_path_factory.mktemp("script") / f"{name}.py"
+        path.write_text(text)
+        return import_file(path)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def run_two_ranks():
+    """A function that runs a script as ``script FOLDER RANK`` twice, and loads their results."""
+
+    def run(script):
+        path = Path(script.__file__)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        commands = [[sys.executable, str(path), str(path.parent), str(r)] for r in range(2)]
+        processes = [subprocess.Popen(command, env=environment) for command in commands]
+        try:
+            assert [process.wait(100) for process in processes] == [0, 0]
+        finally:
+            for process in processes:
+                process.kill()
+        return [torch.load(path.parent / f"rank{r}.pt", weights_only=True) for r in range(2)]
+
+    return run
+
+
 @pytest.fixture
 def load_example(monkeypatch):
     """A function that imports a script of examples/ by name, as if run from there."""
@@ -50,10 +91,7 @@ def load_example(monkeypatch):
     monkeypatch.syspath_prepend(str(folder))
 
     def load(name):
-        spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
+        return import_file(folder / f"{name}.py")
 
     return load
 

@@ -1,10 +1,5 @@
 """Two ranks take the steps and give the scores of one process."""
 
-import importlib.util
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -195,31 +190,13 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(scope="module")
-def script(tmp_path_factory):
-    path = tmp_path_factory.mktemp("ranks") / "two_ranks.py"
-    path.write_text(SCRIPT)
-    return path
+def alone(import_script):
+    return import_script("two_ranks", SCRIPT)
 
 
 @pytest.fixture(scope="module")
-def alone(script):
-    spec = importlib.util.spec_from_file_location("two_ranks", script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def ranks(script):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    commands = [[sys.executable, str(script), str(script.parent), str(r)] for r in range(2)]
-    processes = [subprocess.Popen(command, env=environment) for command in commands]
-    try:
-        assert [process.wait(100) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
-    return [torch.load(script.parent / f"rank{r}.pt", weights_only=True) for r in range(2)]
+def ranks(alone, run_two_ranks):
+    return run_two_ranks(alone)
 
 
 OBJECTIVES = (

@@ -1,6 +1,5 @@
 """Training by two ranks: data, initialization, resumption, signals, and failures."""
 
-import importlib.util
 import logging
 import os
 import re
@@ -157,34 +156,17 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
-def script(tmp_path_factory):
-    path = tmp_path_factory.mktemp("ranks") / "rank_training.py"
-    path.write_text(SCRIPT)
-    return path
+def alone(import_script):
+    return import_script("rank_training", SCRIPT)
 
 
 @pytest.fixture(scope="module")
-def alone(script):
-    spec = importlib.util.spec_from_file_location("rank_training", script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def ranks(script):
-    commands = [[sys.executable, str(script), str(script.parent), str(r)] for r in range(2)]
-    processes = [subprocess.Popen(command, env=ENVIRONMENT) for command in commands]
-    try:
-        assert [process.wait(100) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
-    return [torch.load(script.parent / f"rank{r}.pt", weights_only=True) for r in range(2)]
+def ranks(alone, run_two_ranks):
+    return run_two_ranks(alone)
 
 
 def torchrun(script, folder, mode):
-    options = ["--standalone", "--nproc-per-node", "2", str(script), str(folder), mode]
+    options = ["--standalone", "--nproc-per-node", "2", script.__file__, str(folder), mode]
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", *options]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True)
@@ -247,9 +229,9 @@ def test_what_differs_between_ranks_is_named_at_the_start(ranks, what, message):
         assert re.search(message, results[what])
 
 
-def test_a_killed_rank_ends_the_others_and_one_process_resumes(script, alone, tmp_path, caplog):
+def test_a_killed_rank_ends_the_others_and_one_process_resumes(alone, tmp_path, caplog):
     started = time.monotonic()
-    process = torchrun(script, tmp_path, "kill")
+    process = torchrun(alone, tmp_path, "kill")
     out, err = process.communicate(timeout=100)
     assert process.returncode != 0 and time.monotonic() - started < 60
     assert out.count("only rank 0 prints") == 1
@@ -265,9 +247,9 @@ def test_a_killed_rank_ends_the_others_and_one_process_resumes(script, alone, tm
     assert read_state(tmp_path / "run" / "checkpoint")["world_size"] == 1
 
 
-def test_two_ranks_resume_a_run_of_one_and_save_once_on_sigterm(script, alone, tmp_path):
+def test_two_ranks_resume_a_run_of_one_and_save_once_on_sigterm(alone, tmp_path):
     alone.train(tmp_path / "run", max_steps=3)
-    process = torchrun(script, tmp_path, "wait")
+    process = torchrun(alone, tmp_path, "wait")
     try:
         deadline = time.monotonic() + 60
         while not all((tmp_path / f"waiting{r}").exists() for r in range(2)):

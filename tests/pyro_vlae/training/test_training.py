@@ -1,7 +1,6 @@
 """The training loop: exact resumption, signals, budgets, schedule, log and failures."""
 
 import contextlib
-import importlib.util
 import json
 import math
 import os
@@ -164,18 +163,13 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(scope="module")
-def script_path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("script") / "tiny_vae_run.py"
-    path.write_text(SCRIPT)
-    return path
+def vae(import_script):
+    return import_script("tiny_vae_run", SCRIPT)
 
 
 @pytest.fixture(scope="module")
-def vae(script_path):
-    spec = importlib.util.spec_from_file_location("tiny_vae_run", script_path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script_path(vae):
+    return vae.__file__
 
 
 class Clock:

@@ -7,8 +7,9 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_vlae.distributions.particle_filter import ParticleFilter
 from pyro_vlae.distributions.pixelcnn import PixelCNN
-from pyro_vlae.distributions.sampling import go_through, keep_known, sample_front
+from pyro_vlae.distributions.sampling import go_through
 
 
 class _Keys(constraints.Constraint):
@@ -100,13 +101,14 @@ class PianoRoll(TorchDistribution):
         return self._padded(self.frames.complete(self._image(value), known))
 
     @torch.no_grad()
-    def resample(self, value: Tensor, known: Tensor, particles: int = 32) -> tuple[Tensor, Tensor]:
-        """Sample keys given any others, approximately: by importance resampling.
+    def resample(self, value: Tensor, known: Tensor, particles: int = 256) -> tuple[Tensor, Tensor]:
+        """Sample keys given any others, approximately: by a particle filter over frames.
 
         Known keys may come later than unknown ones, such as a melody above unknown lower voices.
-        Each particle samples the unknown keys in order, given the known ones before them; its
-        weight is the probability of the known keys, and one particle is chosen by weight. The
-        result is exact in the limit of many particles.
+        Each particle samples the unknown keys of a frame in order, given the keys before them, and
+        is weighted by the probability of the known ones. When the effective sample size at the end
+        of a frame is below half the number of particles, they are resampled. In the end, one is
+        chosen by weight. The result is exact in the limit of many particles.
 
         Args:
             value: rolls ``(N, 1, T, keys)``, with the batch shape of this distribution.
@@ -114,29 +116,20 @@ class PianoRoll(TorchDistribution):
             particles: particles for each roll.
 
         Returns:
-            Rolls ``(N, 1, T, keys)``, and the effective sample size of each, ``(N,)``.
-
-        Raises:
-            ValueError: the keys are the channels of the `PixelCNN`.
+            Rolls ``(N, 1, T, keys)``, and for each the smallest effective sample size at the end of
+            a frame, before resampling, ``(N,)``.
         """
-        if self.frames.event_shape != self.event_shape:
-            raise ValueError("keys can be known one by one only if they are columns, not channels")
-        frames = self.frames.expand((particles, *self.batch_shape))
-        shape = (particles, *self.batch_shape, *self.event_shape)
-        image = value.clamp(min=0).expand(shape).flatten(0, 1)
-        keep = known.expand(shape).flatten(0, 1)[:, 0]
-        choose = keep_known(sample_front, image.clone(), keep)
-        maps = frames._flat_context(frames.batch_shape)
-        sampled = go_through(frames.network, frames.emission, maps, image.clone(), choose).view(
-            shape
-        )
-        evidence = torch.where(
-            known[:, 0] & self.is_real.unsqueeze(-1), frames.pixel_log_prob(sampled), 0.0
-        )
-        weights = evidence.sum((-2, -1)).softmax(0)
-        chosen = torch.multinomial(weights.T, 1).squeeze(-1)
-        rolls = sampled[chosen, torch.arange(len(chosen), device=chosen.device)]
-        return self._padded(rolls), 1 / weights.square().sum(0)
+        frames = self.frames
+        scored = known & self.is_real.unsqueeze(-1).unsqueeze(-3)
+        image = self._image(value)
+        filtered = ParticleFilter(image, self._image(scored.to(image)) > 0, particles)
+        maps = frames._flat_context(torch.Size((particles, *self.batch_shape)))
+        images = torch.zeros_like(image).repeat(particles, 1, 1, 1)
+        go_through(frames.network, frames.emission, maps, images, filtered.choose, filtered.select)
+        chosen = torch.multinomial(filtered.log_weight.softmax(0).T, 1).squeeze(-1)
+        own = torch.arange(len(chosen), device=chosen.device)
+        rolls = images.unflatten(0, (particles, -1))[chosen, own]
+        return self._padded(rolls), filtered.smallest_size
 
     def _image(self, rolls: Tensor) -> Tensor:
         """Rolls as images of the `PixelCNN`, with silence after the end."""

@@ -40,10 +40,17 @@ class Front:
 # Called with the distribution of the front's pixels, the pixels ``(N, C, 1, P)`` with all channels
 # chosen so far, and the front; returns values ``(N, c, 1, P)``.
 Choose = Callable[[Any, Tensor, Front], Tensor]
+# Called with a front whose values are chosen; returns the image that replaces each, or None.
+Select = Callable[[Front], Tensor | None]
 
 
 def go_through(
-    network: nn.Module, emission: Emission, context: Tensor | None, image: Tensor, choose: Choose
+    network: nn.Module,
+    emission: Emission,
+    context: Tensor | None,
+    image: Tensor,
+    choose: Choose,
+    select: Select | None = None,
 ) -> Tensor:
     """Choose the values of images in place, each front given the fronts before it.
 
@@ -53,6 +60,7 @@ def go_through(
         context: ``(N, K, H, W)`` or None.
         image: ``(N, C, H, W)``, overwritten.
         choose: returns the values of a front; `sample_front` samples them.
+        select: returns indices ``(N,)`` of images with equal contexts that replace these images.
     """
     evaluator = make_evaluator(network, context, len(image), *image.shape[-2:])
     turns = [slice(None)]
@@ -68,6 +76,10 @@ def go_through(
                 pixels[:, channels] = values
                 evaluator.write(values)
             image[:, :, rows, columns] = pixels.squeeze(2)
+            index = None if select is None else select(Front(rows, columns, slice(None)))
+            if index is not None:
+                image[:] = image[index]
+                evaluator.select(index)
     return image
 
 

@@ -38,9 +38,9 @@ def play(
     """Write pictures and MIDI files of what a model plays.
 
     ``continuations.png`` has test pieces and continuations of their first frames, with the piece's
-    own code and with one from the prior; ``melodies.png`` has beginnings of test pieces, and their
-    melodies with new lower voices, with their own code and with that of another piece. ``midi/``
-    has all of them, and samples.
+    own code and with one from the prior; ``melodies.png`` has test pieces, and their melodies with
+    new lower voices, with their own code and with that of another piece (`PianoRoll.resample`).
+    ``midi/`` has all of them, and samples.
 
     Args:
         model: a trained model.
@@ -51,31 +51,26 @@ def play(
         pieces: number of pieces and of samples.
 
     Returns:
-        The effective sample sizes of the melodies' importance resampling, by row title.
+        The smallest effective sample size of the particle filter of each melody, by column title.
     """
     pyro.set_rng_seed(seed)
     long = (split.lengths >= _FRAMES).nonzero().flatten()[:pieces]
     x = split.batch(long)[:, :, :_FRAMES]
-    start = x[:, :, :GIVEN]
     lengths = torch.full((len(x),), _FRAMES, device=x.device)
     known = torch.arange(_FRAMES, device=x.device) < GIVEN
     codes: dict[str, Tensor | None] = {"without a code": None}
-    start_codes = codes
+    other_codes = codes
     if model.prior is not None:
-        sampled = model.prior(lengths, _FRAMES).sample()
-        codes = {"own code": guide.posterior(x).sample(), "prior code": sampled}
-        own = guide.posterior(start).sample()
-        start_codes = {"own code": own, "other code": own.roll(1, 0)}
-    continued = {"original": x}
+        own = guide.posterior(x).sample()
+        codes = {"own code": own, "prior code": model.prior(lengths, _FRAMES).sample()}
+        other_codes = {"own code": own, "other code": own.roll(1, 0)}
+    continued, melodies, sizes = {"original": x}, {"original": x}, {}
     for name, z in codes.items():
         continued[name] = decode_roll(model, z, lengths, _FRAMES).complete(x, known)
-    # Only the beginning: the weights of longer pieces would leave a single particle.
-    melodies, sizes = {"original": start}, {}
-    for name, z in start_codes.items():
-        distribution = decode_roll(model, z, torch.full_like(lengths, GIVEN), GIVEN)
-        if distribution.frames.event_shape == distribution.event_shape:
-            melodies[name], size = distribution.resample(start, melody_mask(start))
-            sizes[name] = size.tolist()
+    for name, z in other_codes.items():
+        distribution = decode_roll(model, z, lengths, _FRAMES)
+        melodies[name], size = distribution.resample(x, melody_mask(x))
+        sizes[name] = size.tolist()
     samples = {"sample": model(batch_size=pieces, frames=_FRAMES)}
     (out / "midi").mkdir(exist_ok=True)
     for kind, rolls in (("continuation", continued), ("melody", melodies), ("new", samples)):
@@ -89,4 +84,4 @@ def play(
     title = "Melodies with new lower voices"
     pictures = {name: show(rolls) for name, rolls in melodies.items()}
     save_figure(plot_groups(pictures, title, 2), out / "melodies.png")
-    return {"resampling_effective_sample_sizes": sizes}
+    return {"smallest_effective_sample_sizes": sizes}

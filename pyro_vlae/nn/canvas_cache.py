@@ -51,6 +51,11 @@ class CanvasCache:
         places = self._places(front)
         self.canvas[places] = features.reshape(len(places), -1)
 
+    def select(self, index: Tensor) -> None:
+        """Replace the images by those at ``index``, ``(N,)``."""
+        by_image = self.canvas.unflatten(1, (self.size, self.channels))
+        self.canvas = by_image[:, index].flatten(1)
+
     def _places(self, front: int) -> Tensor:
         """The front's pixels as indices of the flat canvas."""
         rows = self.fronts.rows(front)

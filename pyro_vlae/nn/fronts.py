@@ -140,3 +140,7 @@ class FrontCache:
         slot[rows.start + self.above : rows.stop + self.above] = features.view(
             len(rows), *slot.shape[1:]
         )
+
+    def select(self, index: Tensor) -> None:
+        """Replace the images by those at ``index``, ``(N,)``."""
+        self.slots = [slot[:, index] for slot in self.slots]

@@ -122,6 +122,11 @@ class WavefrontEvaluator:
         self._written += 1
         self._compute()
 
+    def select(self, index: Tensor) -> None:
+        """After a front, replace the images by those at ``index`` ``(N,)``, with equal contexts."""
+        for cache in self._caches.values():
+            cache.select(index)
+
     @torch.no_grad()
     def _compute(self) -> None:
         """Run all tasks that had to wait for the latest write."""
@@ -175,6 +180,10 @@ class FullPasses:
         channels = slice(self.written, self.written + 1) if self.in_turn else slice(None)
         self.image[:, channels, rows, columns] = pixels.squeeze(2)
         self.written += 1
+
+    def select(self, index: Tensor) -> None:
+        """See `WavefrontEvaluator`."""
+        self.image = self.image[index]
 
 
 def window_of(network: nn.Module, context: Tensor | None) -> frozenset[Offset] | None:

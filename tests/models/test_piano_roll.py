@@ -158,25 +158,6 @@ def test_a_continuation_keeps_the_beginning(likelihood):
         distribution.complete(x, ~known)
 
 
-def test_resampling_follows_the_exact_conditional():
-    network = PianoRollNet(1, 0, 4, keys=2).eval()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.8 * torch.randn_like(parameter))
-    single = PixelCNN(network, None, image_shape=(1, 2, 2))
-    bits = (torch.arange(16).unsqueeze(1) >> torch.arange(4) & 1).view(16, 1, 2, 2).double()
-    # The upper key is known in both frames, the lower one in none.
-    known = torch.tensor([False, True]).expand(2000, 1, 2, 2)
-    x = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
-    fits = (bits[:, 0, :, 1] == x[:, 1]).all(-1)
-    exact = single.log_prob(bits[fits]).softmax(0)
-    rolls = PianoRoll(single.expand((2000,)), torch.tensor(2))
-    drawn, size = rolls.resample(x.expand(2000, 1, 2, 2), known, particles=100)
-    assert (drawn[:, 0, :, 1] == x[:, 1]).all() and (size > 1).all() and (size <= 100).all()
-    matches = (drawn.unsqueeze(1) == bits[fits]).all(-1).all(-1).all(-1)
-    torch.testing.assert_close(matches.double().mean(0), exact, atol=0.04, rtol=0)
-
-
 @pytest.mark.parametrize("layers", [0, 1, 3])
 def test_samples_of_the_prior_follow_its_density(layers):
     prior = TemporalPrior(2, layers, (8,))

@@ -79,8 +79,8 @@ def check_images(recipe: Recipe, model: str) -> None:
     """Raise a `ConfigError` if the model is one of piano rolls."""
     if recipe.values == PIANO_ROLLS:
         raise ConfigError(
-            f"{model} is a model of piano rolls, and this command takes models of images: "
-            "examples/piano_rolls.py writes samples and pictures of piano rolls"
+            f"{model} is a model of piano rolls, and this command takes models of images: for "
+            "pictures of piano rolls, use pyro-vlae sample or examples/piano_rolls.py"
         )
 
 

@@ -16,6 +16,7 @@ from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor, nn
 
 from pyro_vlae.data import PIANO_ROLLS
+from pyro_vlae.data.midi import write_midi
 from pyro_vlae.experiments.binary import NoCode
 from pyro_vlae.experiments.options import option
 from pyro_vlae.experiments.recipes import Recipe, register
@@ -27,7 +28,7 @@ from pyro_vlae.infer.partial import PartialScores, file_of_rank, fingerprint
 from pyro_vlae.infer.particles import ImportanceSamples, importance_samples
 from pyro_vlae.infer.weights import PER_IMAGE
 from pyro_vlae.models.piano_roll import FRAMES, piano_roll_vlae
-from pyro_vlae.reproducible import evaluation_context
+from pyro_vlae.reproducible import evaluation_context, write_array
 
 # Frames of all codes in one pass: more would exceed the cache of a CPU.
 _FRAMES_PER_PASS = 4096
@@ -110,6 +111,25 @@ class PianoRollRecipe(Recipe):
 
     def pictured(self, split: Any, index: Tensor) -> Tensor:
         return split.batch(index[:32])[:, :, :FRAMES]  # whole pieces can take an hour to sample
+
+    @property
+    def sample_options(self) -> tuple[str, ...]:
+        return ("frames",)
+
+    def samples(self, model: Any, count: int, **options: Any) -> Tensor:
+        return model(batch_size=count, **options)
+
+    def write_samples(self, samples: Tensor, out: Path, title: str) -> None:
+        """Write a figure, an array of keys ``(N, 1, T, 88)``, or a folder of MIDI files."""
+        rolls = samples.cpu().numpy()
+        if out.suffix == ".npy":
+            write_array(out, rolls)
+        elif out.suffix:
+            super().write_samples(samples, out, title)
+        else:
+            out.mkdir(exist_ok=True)
+            for number, roll in enumerate(rolls[:, 0]):
+                write_midi(out / f"sample-{number}.mid", roll)
 
     def describe_parts(self) -> str:
         keys = "lower keys" if self.likelihood == "pixelcnn" else "keys independent"

@@ -10,8 +10,9 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
-from pyro_vlae.data import ImageDataset, Values, dataset_names, load_dataset
+from pyro_vlae.data import ImageDataset, dataset_names, load_dataset
 from pyro_vlae.experiments.options import ConfigError, given_options, option
+from pyro_vlae.experiments.samples import SampleHooks
 from pyro_vlae.experiments.stored import check_types, field_types
 from pyro_vlae.infer import JointOptim, MarginalLikelihood, marginal_log_likelihood
 from pyro_vlae.reproducible import read_json
@@ -27,7 +28,7 @@ RECIPES: dict[str, type["Recipe"]] = {}
 
 
 @dataclass(frozen=True)
-class Recipe(ABC):
+class Recipe(SampleHooks, ABC):
     """All settings of a run, as stored in ``config.json``; each family adds those of its model.
 
     A subclass sets the class attributes, gives ``dataset`` a default, and is decorated: `register`.
@@ -63,7 +64,6 @@ class Recipe(ABC):
     """
 
     family: ClassVar[str]
-    values: ClassVar[Values]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"quick": {}}
     dataset_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     fallback: ClassVar[str | None] = None
@@ -120,11 +120,6 @@ class Recipe(ABC):
     def dataset_name(self) -> str:
         """The name of the data set, also if ``dataset`` is a path."""
         return Path(self.dataset).name.removesuffix(".npz")
-
-    @property
-    def has_code(self) -> bool:
-        """Whether the model has a code, so that images can be reconstructed."""
-        return True
 
     def score(
         self, model: nn.Module, guide: nn.Module, split: Any, index: Tensor, seed: int, file: Path

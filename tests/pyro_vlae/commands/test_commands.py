@@ -11,6 +11,7 @@ from pyro_vlae.__main__ import main
 from pyro_vlae.codec import CodecError, LosslessCodec, LossyCodec
 from pyro_vlae.commands import paper_table
 from pyro_vlae.data import ImageDataset
+from pyro_vlae.data.midi import read_midi
 from pyro_vlae.data.piano_rolls import PianoRollDataset, PianoRollSplit
 from pyro_vlae.experiments import PianoRollRecipe, load_run, recipe_for
 from pyro_vlae.experiments import run as run_recipe
@@ -176,11 +177,39 @@ def test_scores_of_piano_rolls_are_those_of_the_run(piano_rolls, tmp_path, monke
     assert f"{again['nll_nats_per_frame']:.4f}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["sample", "figures"])
-def test_commands_for_images_refuse_piano_rolls(piano_rolls, capsys, command):
-    assert main([command, str(piano_rolls[0])]) == 2
+def test_samples_of_piano_rolls_are_a_figure_an_array_or_music(piano_rolls, tmp_path):
+    run = str(piano_rolls[0])
+    options = ["sample", run, "--count", "2", "--frames", "3", "--seed", "4"]
+    for name in ("rolls.png", "rolls.npy", "music"):
+        assert main([*options, "--out", str(tmp_path / name)]) == 0
+    # Pictures of 48 frames at least, with the keys as rows.
+    height, width = imread(tmp_path / "rolls.png").shape[:2]
+    assert height > 88 and width > 2 * 48
+    rolls = np.load(tmp_path / "rolls.npy")
+    assert rolls.shape == (2, 1, 3, 88) and set(np.unique(rolls)) == {0.0, 1.0}
+    files = sorted((tmp_path / "music").iterdir())
+    assert [path.name for path in files] == ["sample-0.mid", "sample-1.mid"]
+    for path, roll in zip(files, rolls, strict=True):
+        assert (read_midi(path) == roll[0]).all()
+
+
+def test_options_that_do_not_fit_the_family_are_refused(run, piano_rolls, tmp_path, capsys):
+    out = tmp_path / "samples.npy"
+    for folder, option in (
+        (run, "--frames"),
+        (piano_rolls[0], "--temperature"),
+        (piano_rolls[0], "--prior-temperature"),
+    ):
+        assert main(["sample", str(folder), option, "1", "--out", str(out)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"cannot be sampled with {option}: leave it out" in line
+    assert not out.exists()
+
+
+def test_figures_of_codes_refuse_piano_rolls(piano_rolls, capsys):
+    assert main(["figures", str(piano_rolls[0])]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "model of piano rolls" in line and "examples/piano_rolls.py" in line
+    assert "model of piano rolls" in line and "use pyro-vlae sample" in line
 
 
 def test_codecs_refuse_piano_rolls(piano_rolls):

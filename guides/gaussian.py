@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from pyro_vlae.nn import ResNetArchitecture, ResNetEncoder, WeightNormLinear, check_precision
 from pyro_vlae.nn.architecture import complete_architecture
 from pyro_vlae.nn.weight_norm import BRANCH_INIT_SCALE
-from pyro_vlae.registration import register_parameters
+from pyro_vlae.registration import check_batch, register_parameters
 
 # softplus(UNIT_SCALE) = 1: the guide starts near the standard normal.
 UNIT_SCALE = log(e - 1)
@@ -71,5 +71,6 @@ class GaussianGuide(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Sample codes ``(batch, code_dim)`` for images."""
         register_parameters(self)
+        check_batch(len(x))
         with pyro.plate("images", len(x), dim=-1):
             return pyro.sample("z", self.posterior(x))

@@ -15,7 +15,7 @@ from pyro_vlae.guides.gaussian import UNIT_SCALE
 from pyro_vlae.nn import ResNetArchitecture, ResNetEncoder, WeightNormLinear, check_precision
 from pyro_vlae.nn.architecture import complete_architecture
 from pyro_vlae.nn.weight_norm import BRANCH_INIT_SCALE
-from pyro_vlae.registration import register_parameters
+from pyro_vlae.registration import check_batch, register_parameters
 
 
 class IAFGuide(nn.Module):
@@ -92,5 +92,6 @@ class IAFGuide(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Sample codes ``(batch, code_dim)`` for images."""
         register_parameters(self)
+        check_batch(len(x))
         with pyro.plate("images", len(x), dim=-1):
             return pyro.sample("z", self.posterior(x))

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from pyro_vlae.guides.gaussian import UNIT_SCALE
 from pyro_vlae.nn.piano_rolls import PianoRollEncoder, block_mask, roll_lengths
-from pyro_vlae.registration import register_parameters
+from pyro_vlae.registration import check_batch, register_parameters
 
 
 class PianoRollGuide(nn.Module):
@@ -45,5 +45,6 @@ class PianoRollGuide(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Sample codes ``(N, C * blocks)`` for rolls."""
         register_parameters(self)
+        check_batch(len(x))
         with pyro.plate("images", len(x), dim=-1):
             return pyro.sample("z", self.posterior(x))

@@ -27,7 +27,7 @@ from pyro_vlae.nn.piano_rolls import (
     roll_lengths,
 )
 from pyro_vlae.nn.weight_norm import initialization
-from pyro_vlae.registration import register_parameters
+from pyro_vlae.registration import check_batch, register_parameters
 from pyro_vlae.transforms.temporal import TemporalMeanOnlyAutoregressive
 
 FRAMES = 64
@@ -134,6 +134,7 @@ class PianoRollVLAE(nn.Module):
             The rolls.
         """
         register_parameters(self)
+        check_batch(batch_size if x is None else len(x))
         if x is None:
             frames = FRAMES if frames is None else frames
             device = next(self.parameters()).device

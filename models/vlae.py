@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pyro_vlae.distributions import PixelCNN
 from pyro_vlae.nn.weight_norm import initialization
-from pyro_vlae.registration import register_parameters
+from pyro_vlae.registration import check_batch, register_parameters
 
 
 class VLAE(nn.Module):
@@ -60,6 +60,7 @@ class VLAE(nn.Module):
         """
         register_parameters(self)
         size = batch_size if x is None else len(x)
+        check_batch(size)
         prior = self.prior()
         if not hasattr(prior, "event_shape"):
             raise ValueError(
@@ -119,6 +120,7 @@ class UnconditionalModel(nn.Module):
         """The generative program; arguments and result as in `VLAE.forward`."""
         register_parameters(self)
         size = batch_size if x is None else len(x)
+        check_batch(size)
         with pyro.plate("images", size, dim=-1):
             with nullcontext() if x is not None else initialization(False):
                 if self.context is None:

@@ -1,4 +1,4 @@
-"""Registering a module's parameters with Pyro so that training cannot silently miss them.
+"""What every model and guide does first: register its parameters, and refuse an empty batch.
 
 Pyro's parameter store is one global dictionary. If two modules use the same names in it, the second
 one is silently not trained, and neither is any tensor that the store had to copy. Therefore every
@@ -48,6 +48,12 @@ def register_parameters(module: nn.Module) -> None:
                 f"Pyro's parameter store holds another tensor than the module for parameter "
                 f"{name!r} of {prefix}; it would never be trained. Probable cause: {reason}."
             )
+
+
+def check_batch(size: int) -> None:
+    """Raise a ValueError unless a batch holds an image; Pyro's plates only say "zero"."""
+    if size < 1:
+        raise ValueError(f"expected at least one image, got a batch of {size}")
 
 
 def _forget(prefix: str) -> None:

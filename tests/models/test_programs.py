@@ -15,7 +15,7 @@ from pyro.infer.inspect import get_dependencies
 from torch import nn
 
 from pyro_vlae.guides import GaussianGuide, IAFGuide
-from pyro_vlae.infer import marginal_log_likelihood
+from pyro_vlae.infer import marginal_log_likelihood, reconstruct
 from pyro_vlae.models import (
     VLAE,
     StandardNormalPrior,
@@ -382,6 +382,21 @@ def test_wrong_choices_are_refused_readably():
     normal = dist.Normal(torch.zeros(DIM), 1.0).to_event(1)
     with pytest.raises(ValueError, match="must return a distribution, got a Tensor"):
         VLAE(normal, nn.Identity(), nn.Identity())(images())
+
+
+def test_an_empty_batch_is_refused():
+    model, guide = build("normal", "pixelcnn", "gaussian")
+    empty, unconditional = images(0), unconditional_pixelcnn(image_shape=SHAPE)
+    for call in (
+        lambda: Trace_ELBO().loss(model, guide, empty),
+        lambda: reconstruct(model, guide, empty),
+        lambda: small_guide("iaf")(empty),
+        lambda: model(empty),
+        lambda: model(batch_size=0),
+        lambda: unconditional(batch_size=0),
+    ):
+        with pytest.raises(ValueError, match="expected at least one image, got a batch of 0"):
+            call()
 
 
 @pytest.mark.parametrize("likelihood", ["pixelcnn", "bernoulli"])

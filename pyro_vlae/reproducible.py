@@ -1,4 +1,4 @@
-"""Helpers for reproducible results: seeds, an evaluation context, atomic and signed files."""
+"""Helpers for reproducible results: seeds, an evaluation context, atomic and checked files."""
 
 import contextlib
 import hashlib
@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyro
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 TEMPORARY = ".tmp"
 """Suffix of a file that is being written."""
 _CHECKSUM = "checksum"
+# No real array of such a size is compressed by such a factor.
+_INFLATED_BYTES, _INFLATED_RATIO = 1 << 30, 500
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -124,6 +126,28 @@ def write_array(path: Path, array: np.ndarray) -> None:
     content = io.BytesIO()
     np.save(content, array)
     write_atomically(path, content.getvalue())
+
+
+@contextlib.contextmanager
+def open_npz(file: BinaryIO) -> Iterator[Any]:
+    """Open an ``.npz`` file of numbers; a small one that would fill the memory is refused.
+
+    Raises:
+        ValueError: it is no such file, or holds two arrays of one name, or has more than 1 GiB and
+            was compressed by a factor of more than 500. NumPy raises errors of many kinds if the
+            file is damaged.
+    """
+    if file.read(2) != b"PK":  # otherwise, NumPy tries other formats
+        raise ValueError("it is not an .npz file")
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as arrays:
+        if len(set(arrays.files)) < len(arrays.files):
+            raise ValueError("it holds two arrays of one name")
+        inflated = sum(member.file_size for member in arrays.zip.infolist())
+        if inflated > max(_INFLATED_BYTES, _INFLATED_RATIO * size):
+            raise ValueError(f"its {size:,} bytes would become {inflated:,}")
+        yield arrays
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

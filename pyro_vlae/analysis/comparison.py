@@ -12,7 +12,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from pyro_vlae.infer import MarginalLikelihood
-from pyro_vlae.reproducible import read_json
+from pyro_vlae.reproducible import open_npz, read_json
 
 Floats = npt.NDArray[np.float64]
 Scores = MarginalLikelihood | Tensor | Floats | Sequence[float] | str | os.PathLike[str]
@@ -168,7 +168,7 @@ def _read_run(path: Path) -> _PerImage:
     results = path.with_name("results.json")
     names, content = ("test_index", "log_prob", "monte_carlo_error"), path.read_bytes()
     try:
-        with np.load(io.BytesIO(content)) as file:
+        with open_npz(io.BytesIO(content)) as file:
             index, log_prob, noise = (file[name] for name in names)
         numeric = (index.dtype.kind, log_prob.dtype.kind, noise.dtype.kind) == ("i", "f", "f")
         if not numeric:

@@ -94,8 +94,11 @@ def read_images(path: Path) -> Tensor:
             raise ConfigError(f"the folder {path} has no PNG files")
         pictures = []
         for file in files:
-            with Image.open(file) as image:
-                pictures.append(np.asarray(image.convert("L")))
+            try:
+                with Image.open(file) as image:
+                    pictures.append(np.asarray(image.convert("L")))
+            except Exception as error:  # of many kinds, if the file is damaged
+                raise ConfigError(f"{file} cannot be read as an image ({error})") from error
         for file, picture in zip(files, pictures, strict=True):
             if picture.shape != pictures[0].shape:
                 raise ConfigError(
@@ -105,12 +108,17 @@ def read_images(path: Path) -> Tensor:
         array = np.stack(pictures)
     else:
         try:
-            array = np.load(path, allow_pickle=False)
-        except ValueError as error:
-            raise ConfigError(f"{path} is no .npy file of numbers ({error})") from error
-    if array.ndim not in (3, 4) or len(array) == 0:
+            # Unlike np.load, this reads no more than the file holds, and no archives.
+            array = np.lib.format.open_memmap(path, mode="r")
+        except OSError:
+            raise
+        except Exception as error:  # of many kinds, if the file is damaged
+            reason = str(error).partition("\n")[0]
+            raise ConfigError(f"{path} is no .npy file of numbers ({reason})") from error
+    if array.dtype.kind not in "biuf" or array.ndim not in (3, 4) or len(array) == 0:
         raise ConfigError(
-            f"{path} has an array of shape {array.shape}; expected images (N, H, W) or (N, C, H, W)"
+            f"{path} has an array of shape {array.shape}, {array.dtype}; expected numbers, images "
+            "(N, H, W) or (N, C, H, W)"
         )
     found = np.unique(array)
     if not (np.isin(found, (0, 1)).all() or np.isin(found, (0, 255)).all()):

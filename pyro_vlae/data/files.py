@@ -13,7 +13,7 @@ import tarfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO, cast
 
 import pooch
 
@@ -21,6 +21,7 @@ from pyro_vlae.data.download import download
 from pyro_vlae.data.errors import DatasetCorruptError, DatasetError, DatasetNotFoundError
 
 ROOT_VARIABLE = "PYRO_VLAE_DATA"
+_DAMAGE = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ class FileStore:
         self._roots["the user cache"] = self._cache = user_cache()
         self._dead_mirrors: dict[str, str] = {}
         self._warned: set[Path] = set()
-        self._archives: dict[Path, dict[str, bytes]] = {}
+        self._archives: dict[tuple[Path, int], dict[str, bytes]] = {}
 
     def find(self, *choices: PublishedFile) -> tuple[Path, PublishedFile]:
         """Find or download a file that has several acceptable versions.
@@ -136,9 +137,13 @@ class FileStore:
         path, found = self.find(file, file.archive)
         if found is file:
             return read_verified(path, file)
-        if path not in self._archives:
-            self._archives[path] = _members(read_verified(path, found))
-        return self._archives[path][file.name]
+        key = path, file.limit
+        if key not in self._archives:
+            self._archives[key] = _members(path, found, file.limit)
+        if file.name not in self._archives[key]:
+            problem = f"it holds no file {file.name} of at most {file.limit:,} bytes"
+            raise _corrupt(path, found, problem)
+        return _verified(self._archives[key][file.name], path, file)
 
     def read_if_on_disk(self, file: PublishedFile) -> bytes | None:
         """Return the verified content of an optional file, or None; it is never downloaded."""
@@ -211,11 +216,16 @@ def read_verified(path: Path, file: PublishedFile) -> bytes:
     try:
         with open(path, "rb") as stream:
             content = _decompressed(stream, file)
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except _DAMAGE as error:
         problem = f"its compressed stream is truncated or damaged ({error})"
         raise _corrupt(path, file, problem) from error
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror or error}") from error
+    return _verified(content, path, file)
+
+
+def _verified(content: bytes, path: Path, file: PublishedFile) -> bytes:
+    """The content of a file, or of a member of the archive at ``path``, if it is as published."""
     if len(content) > file.limit:
         raise _corrupt(path, file, f"it has more than {file.limit:,} bytes")
     algorithm, expected = file.checksum.split(":")
@@ -241,13 +251,22 @@ def _decompressed(stream: BinaryIO, file: PublishedFile) -> bytes:
     return stream.read(file.limit + 1)
 
 
-def _members(archive: bytes) -> dict[str, bytes]:
-    """The files in a verified tar archive by their names, without their folders."""
-    members = {}
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        for member in tar:
-            if (content := tar.extractfile(member)) is not None:
-                members[Path(member.name).name] = content.read()
+def _members(path: Path, archive: PublishedFile, limit: int) -> dict[str, bytes]:
+    """The regular files of at most ``limit`` bytes in a tar archive, by name without folders.
+
+    Links, devices, and sparse files, whose size says nothing about what they hold, are passed over.
+    """
+    members: dict[str, bytes] = {}
+    content = read_verified(path, archive)
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+            for member in tar:
+                if member.isreg() and not member.issparse() and member.size <= limit:
+                    stream = cast(IO[bytes], tar.extractfile(member))
+                    members[Path(member.name).name] = stream.read()
+    except (*_DAMAGE, tarfile.TarError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise _corrupt(path, archive, f"it is no intact tar archive ({reason})") from error
     return members
 
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from pyro_vlae.data.formats import Array
 from pyro_vlae.data.image_dataset import ImageDataset
 from pyro_vlae.data.sources import picture, stack
 from pyro_vlae.data.values import Values
+from pyro_vlae.reproducible import open_npz
 
 # Names of the splits: of the folders, and of the arrays as NAME_images and NAME_labels.
 SPLITS = {
@@ -67,19 +69,13 @@ def _read_npz(path: Path) -> dict[str, Split]:
     """The splits of an ``.npz`` file."""
     again = "save it with numpy.savez_compressed(path, images=images)"
     try:
-        with open(path, "rb") as stream:
-            if stream.read(2) != b"PK":  # otherwise, NumPy tries other formats
-                raise DatasetError(f"{path} is not an .npz file: {again}")
-            stream.seek(0)
-            file = np.load(stream, allow_pickle=False)
+        with open(path, "rb") as stream, open_npz(stream) as file:
             images = {part: _first(file, keys) for part, keys in _npz_keys("images", "x")}
             labels = {part: _first(file, keys) for part, keys in _npz_keys("labels", "y")}
-            names = ", ".join(file)
-    except DatasetError:
-        raise
+            names = shorten(", ".join(file), 200)
     except Exception as error:  # of many kinds, if the file is damaged
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise DatasetError(f"{path} cannot be read ({reason}): {again} again") from error
+        raise DatasetError(f"{path} cannot be read ({reason}): {again}") from error
     splits = {part: (x, labels[part]) for part, x in images.items() if x is not None}
     if not splits:
         raise DatasetError(

@@ -16,6 +16,7 @@ LOWEST = 21
 
 _TICKS = 24  # per frame
 _VELOCITY = 80
+_LONGEST = 1_000_000  # frames
 
 
 def write_midi(path: str | os.PathLike[str], roll: Array, frames_per_minute: float = 120.0) -> None:
@@ -69,10 +70,14 @@ def read_midi(path: str | os.PathLike[str]) -> Array:
     try:
         while True:
             delta, place = _read_variable_length(track, place)
+            if len(frames) + delta // ticks > _LONGEST:
+                raise ValueError(f"more than {_LONGEST:,} frames")
             frames += [keys.copy() for _ in range(delta // ticks)]
             status, first, second = track[place : place + 3]
             place += 3
             if status in (0x80, 0x90):
+                if not 0 <= first - LOWEST < len(keys):
+                    raise ValueError(f"note {first}")
                 keys[first - LOWEST] = status == 0x90
             elif (status, first) == (0xFF, 0x2F):
                 return np.array(frames, np.uint8).reshape(-1, 88)
@@ -80,7 +85,7 @@ def read_midi(path: str | os.PathLike[str]) -> Array:
                 place += second
             else:
                 raise ValueError(f"event {status:#x}")
-    except (IndexError, ValueError) as error:
+    except (ArithmeticError, IndexError, ValueError) as error:
         raise DatasetError(f"{path} is damaged, or not written by write_midi ({error})") from error
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vlae.infer.distributed import rank, world_size
-from pyro_vlae.reproducible import hash_module, hash_tensor, write_atomically
+from pyro_vlae.reproducible import hash_module, hash_tensor, open_npz, write_atomically
 
 _SECONDS = 2.0  # between two versions of the file
 _log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class PartialScores:
     def _read(self, path: Path) -> None:
         content = path.read_bytes()
         try:
-            with np.load(io.BytesIO(content)) as file:
+            with open_npz(io.BytesIO(content)) as file:
                 found, count = str(file["fingerprint"]), int(file["num_samples"])
                 columns = torch.from_numpy(file["columns"])
             fits = columns.ndim == 2 and len(columns) == self._rows

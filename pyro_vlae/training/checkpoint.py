@@ -115,8 +115,7 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     try:
-        if zipfile.ZipFile(file).testzip() is not None:
-            raise ValueError("checksum")
+        _check_members(zipfile.ZipFile(file))
         file.seek(0)
         # Tensors, numbers and strings only: nothing in the file is executed.
         content = torch.load(file, "cpu", weights_only=True)
@@ -136,6 +135,17 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
         f"{path} has format {version!r}, this version reads {_FORMAT}: "
         "continue with the version that wrote it"
     )
+
+
+def _check_members(file: zipfile.ZipFile) -> None:
+    """Raise a ValueError unless all members are intact, have their own names, and are stored.
+
+    Compressed ones, which torch does not write, could become larger than the memory.
+    """
+    members = file.infolist()
+    stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+    if not stored or len(set(file.namelist())) < len(members) or file.testzip() is not None:
+        raise ValueError("members")
 
 
 def load_checkpoint(

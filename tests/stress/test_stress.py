@@ -15,6 +15,7 @@ FOLDER = Path(__file__).parent
     [
         ("kill.py", ["--count", "2", "--jobs", "mnist"]),
         ("fuzz.py", ["--count", "60"]),
+        ("archives.py", ["--count", "30"]),
         ("memory.py", ["--count", "60", "--models", "20"]),
     ],
 )

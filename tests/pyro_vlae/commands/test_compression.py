@@ -51,7 +51,7 @@ def test_input_that_is_no_binary_images_is_named(tmp_path):
     file = tmp_path / "x.npy"
     for made, message in (
         (np.arange(4).reshape(1, 2, 2), "4 different values from 0 to 3.*binarize"),
-        (np.zeros(4), r"shape \(4,\); expected images"),
+        (np.zeros(4), r"shape \(4,\), float64; expected numbers, images"),
     ):
         np.save(file, made)
         with pytest.raises(ConfigError, match=message):
@@ -59,11 +59,20 @@ def test_input_that_is_no_binary_images_is_named(tmp_path):
     file.write_text("text")
     with pytest.raises(ConfigError, match=r"no \.npy file"):
         read_images(file)
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 3, 3)))
+    with pytest.raises(ConfigError, match=r"a\.npz is no \.npy file"):
+        read_images(tmp_path / "a.npz")
+    np.save(file, np.array([[["a"]]]))
+    with pytest.raises(ConfigError, match="expected numbers"):
+        read_images(file)
     with pytest.raises(ConfigError, match="no PNG files"):
         read_images(tmp_path)
     for size in (2, 3):
         Image.new("L", (size, 2)).save(tmp_path / f"{size}.png")
     with pytest.raises(ConfigError, match=r"3\.png has shape \(2, 3\)"):
+        read_images(tmp_path)
+    (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:-30])
+    with pytest.raises(ConfigError, match=r"2\.png cannot be read as an image"):
         read_images(tmp_path)
     with pytest.raises(FileNotFoundError):
         read_images(tmp_path / "none.npy")

@@ -245,6 +245,28 @@ def test_corrupt_archives_are_named_and_left_alone(places, content):
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (tar(("others", CONTENT)), "it holds no file images of at most"),
+        (tar(("images", (tarfile.SYMTYPE, "nowhere", 0))), "it holds no file images"),
+        (tar(("images", (tarfile.LNKTYPE, "folder/images", 0))), "it holds no file images"),
+        (tar(("images", (tarfile.REGTYPE, "", 1 << 40))), "it is no intact tar archive"),
+        (tar(("images", CONTENT[::-1])), r"is not the published images: the sha256 of its"),
+        (b"no archive", "it is no intact tar archive"),
+    ],
+    ids=["missing", "dangling", "loop", "terabyte", "changed", "no-archive"],
+)
+def test_an_archive_that_is_as_published_may_still_not_hold_the_file(places, content, message):
+    digest = "md5:" + hashlib.md5(content).hexdigest()
+    archive = PublishedFile("mnist", "all.tar.gz", digest, len(content))
+    file = PublishedFile("mnist", "images", CHECKSUM, len(CONTENT), archive=archive)
+    (places["root"] / "mnist" / "all.tar.gz").write_bytes(content)
+    with pytest.raises(DatasetCorruptError, match=message) as caught:
+        FileStore("x", places["root"], download=False).read(file)
+    assert "all.tar.gz" in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_where_neither_file_nor_archive_is_on_disk_the_archive_is_asked_for():
     with pytest.raises(DatasetNotFoundError) as caught:
         FileStore("x", None, download=False).read(PACKED)

@@ -1,10 +1,14 @@
 """Your own images on disk: files and folders in every accepted form, and damaged ones."""
 
+import zipfile
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from pyro_vlae import reproducible
 from pyro_vlae.data import BINARY, BYTES, GRAY, DatasetError, DatasetNotFoundError, load_images
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (20, 6, 5), dtype=np.uint8)
@@ -72,11 +76,34 @@ def test_npz_without_usable_arrays_is_refused(tmp_path):
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     np.save(tmp_path / "a.npy", LEVELS)
     with pytest.raises(
-        DatasetError, match=r"a\.npy is not an \.npz file: save it with numpy.savez"
+        DatasetError, match=r"a\.npy cannot be read .it is not an \.npz file.: save it"
     ):
         load_images(tmp_path / "a.npy")
     with pytest.raises(DatasetNotFoundError, match=r"no file or folder .*nowhere"):
         load_images(tmp_path / "nowhere")
+
+
+def test_npz_files_that_inflate_to_gigabytes_or_hold_a_name_twice_are_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, images=LEVELS)
+    with zipfile.ZipFile(path, "a") as file, pytest.warns(UserWarning, match="Duplicate name"):
+        file.writestr("images.npy", b"")
+    with pytest.raises(
+        DatasetError, match=r"a\.npz cannot be read .it holds two arrays"
+    ):
+        load_images(path)
+    np.savez_compressed(path, images=np.zeros((1, 1 << 20, 9), np.uint8))
+    with (
+        mock.patch.object(reproducible, "_INFLATED_BYTES", 1 << 20),
+        pytest.raises(
+            DatasetError, match=r"a\.npz cannot be read .its .* would become 9,437"
+        ),
+    ):
+        load_images(path)
+    np.savez(path, **{"line\nbreak" + "x" * 999: LEVELS})
+    with pytest.raises(DatasetError, match="expected images") as caught:
+        load_images(path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
 def damaged(content, generator):

@@ -45,3 +45,14 @@ def test_bad_rolls_and_files_are_refused(tmp_path):
     (tmp_path / "c.mid").write_bytes((tmp_path / "c.mid").read_bytes()[:-9])
     with pytest.raises(DatasetError, match="damaged"):
         read_midi(tmp_path / "c.mid")
+    write_midi(tmp_path / "d.mid", np.ones((3, 88)))
+    right = (tmp_path / "d.mid").read_bytes()
+    first = right.index(b"\x90")  # the status of the first note
+    for content in (
+        right[:12] + bytes(2) + right[14:],  # frames of no ticks
+        right[: first - 1] + b"\xff\xff\xff\xff\x7f" + right[first:],  # a rest of gigabytes
+        right[: first + 1] + b"\x05" + right[first + 2 :],  # a note below the keyboard
+    ):
+        (tmp_path / "d.mid").write_bytes(content)
+        with pytest.raises(DatasetError, match="damaged"):
+            read_midi(tmp_path / "d.mid")

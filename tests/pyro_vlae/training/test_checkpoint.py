@@ -3,6 +3,7 @@
 import io
 import random
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -225,6 +226,16 @@ def damage_flipped(folder):
     path.write_bytes(content)
 
 
+def damage_by_compression(folder):
+    """The same content; such a file of a few megabytes could hold gigabytes of zeros."""
+    path = folder / "checkpoint.pt"
+    with zipfile.ZipFile(path) as file:
+        members = [(info.filename, file.read(info)) for info in file.infolist()]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in members:
+            file.writestr(name, content)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -235,6 +246,7 @@ def damage_flipped(folder):
         (damage_unreadable, r"cannot read .*checkpoint\.pt"),
         (damage_truncated, r"checkpoint\.pt is truncated or altered"),
         (damage_flipped, r"checkpoint\.pt is truncated or altered"),
+        (damage_by_compression, r"checkpoint\.pt is truncated or altered"),
     ],
 )
 def test_damage_is_named_and_loads_nothing(saved, damage, message):

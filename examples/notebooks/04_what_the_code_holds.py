@@ -64,7 +64,9 @@ for name, options in WINDOWS.items():
 for name, score in scores.items():
     summary = score.summary()
     print(f"{name:12} rate {summary['kl_nats']:5.2f}, NLL {summary['nll_nats']:.2f} nats")
-plot_rate_distortion({name: score.summary() for name, score in scores.items()})
+plot_rate_distortion(
+    {name: score.summary() for name, score in scores.items()}, title="Three windows, 14x14 digits"
+)
 
 # %% [markdown]
 # Which pixels of its window does the decoder use? The plot shows how much a pixel's log-odds change
@@ -74,7 +76,7 @@ plot_rate_distortion({name: score.summary() for name, score in scores.items()})
 with torch.no_grad():
     model, guide = models["three rows"].eval(), guides["three rows"].eval()
     likelihood = model.likelihood(model.decoder(guide.posterior(x_test[:100]).mean))
-plot_pixel_influence(pixel_influence(likelihood, x_test[:100]))
+plot_pixel_influence(pixel_influence(likelihood, x_test[:100]), title="Window of three rows")
 
 # %% [markdown]
 # ## A linear probe
@@ -95,7 +97,8 @@ for name, (on_train, on_test) in features.items():
 # The codes projected to their first two principal components:
 
 # %%
-plot_code_map(code_marginals(guides["one row"], x_test).loc, test.labels)
+codes = code_marginals(guides["one row"], x_test).loc
+plot_code_map(codes, test.labels, title="Codes of test digits, window of one row")
 
 # %% [markdown]
 # ## Decompressions
@@ -126,4 +129,4 @@ plot_rows(rows, "Image, five decompressions, and one at temperature 0")
 # %%
 ends = x_test[[0, 3, 5, 7, 11, 2]]  # three starts, three ends
 path = interpolate_images(models["one row"], guides["one row"], ends, count=8)
-plot_interpolations(ends, path, "From the code of the left image to that of the right one")
+plot_interpolations(ends, path, "Window of one row: from the code of the left image to the right")

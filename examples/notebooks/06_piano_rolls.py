@@ -118,7 +118,8 @@ with torch.no_grad():
         "decompressed": reconstruct(model, guide, x),
         "continued": likelihood.complete(x, torch.arange(16) < 8),
     }
-plot_groups({name: PIANO_ROLLS.to_unit_range(rolls) for name, rolls in pictures.items()})
+shown = {name: PIANO_ROLLS.to_unit_range(rolls) for name, rolls in pictures.items()}
+plot_groups(shown, f"{data.name}: test pieces, decompressed and continued, window of 2 frames")
 
 # %% [markdown]
 # A roll becomes a MIDI file, and is read back from it.

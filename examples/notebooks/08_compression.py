@@ -65,7 +65,8 @@ print(caught[0].message)
 
 # %%
 versions = {name: lossy.decompress(few)[:12] for name in ("first", "second", "third")}
-plot_groups({"original": images[:12], **versions}, groups_per_row=3)
+title = "Samples of the model of static MNIST, and three decompressions of one file"
+plot_groups({"original": images[:12], **versions}, title, groups_per_row=3)
 
 # %% [markdown]
 # The rate of each image tells how surprising its code is: typical digits need few bits.
@@ -74,4 +75,5 @@ plot_groups({"original": images[:12], **versions}, groups_per_row=3)
 rates = lossy.rates(images)
 order = rates.argsort()
 print(f"from {rates.min():.1f} to {rates.max():.1f} bits")
-plot_groups({"lowest rate": images[order[:8]], "highest rate": images[order[-8:]]})
+extremes = {"lowest rate": images[order[:8]], "highest rate": images[order[-8:]]}
+plot_groups(extremes, "Images with the lowest and the highest rate, model of static MNIST")

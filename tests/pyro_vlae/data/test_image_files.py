@@ -88,16 +88,12 @@ def test_npz_files_that_inflate_to_gigabytes_or_hold_a_name_twice_are_refused(tm
     np.savez(path, images=LEVELS)
     with zipfile.ZipFile(path, "a") as file, pytest.warns(UserWarning, match="Duplicate name"):
         file.writestr("images.npy", b"")
-    with pytest.raises(
-        DatasetError, match=r"a\.npz cannot be read .it holds two arrays"
-    ):
+    with pytest.raises(DatasetError, match=r"a\.npz cannot be read .it holds two arrays"):
         load_images(path)
     np.savez_compressed(path, images=np.zeros((1, 1 << 20, 9), np.uint8))
     with (
         mock.patch.object(reproducible, "_INFLATED_BYTES", 1 << 20),
-        pytest.raises(
-            DatasetError, match=r"a\.npz cannot be read .its .* would become 9,437"
-        ),
+        pytest.raises(DatasetError, match=r"a\.npz cannot be read .its .* would become 9,437"),
     ):
         load_images(path)
     np.savez(path, **{"line\nbreak" + "x" * 999: LEVELS})

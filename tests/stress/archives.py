@@ -137,7 +137,7 @@ def main(arguments=None):
                 if not path.exists():
                     path.write_bytes(next(iter(cases.values()))[0])
                 expected[call] = call()
-            if more:
+            if more and content:
                 content, kind = damage(content, chance)
                 allowed = EITHER
             right = path.read_bytes()

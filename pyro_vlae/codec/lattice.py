@@ -17,8 +17,7 @@ from pyro.distributions import Independent, Normal, TransformedDistribution
 from torch import Tensor
 
 from pyro_vlae.codec.container import CodecError
-from pyro_vlae.transforms import MeanOnlyAutoregressive
-from pyro_vlae.transforms.incremental import invert_autoregressive
+from pyro_vlae.transforms import MeanOnlyAutoregressive, SpatialMeanOnlyAutoregressive
 
 
 class LatticePrior:
@@ -38,7 +37,7 @@ class LatticePrior:
             layers = [transform.inv for transform in reversed(prior.transforms)]
             prior = prior.base_dist
         for layer in layers:
-            if not isinstance(layer, MeanOnlyAutoregressive):
+            if not isinstance(layer, MeanOnlyAutoregressive | SpatialMeanOnlyAutoregressive):
                 raise CodecError(
                     f"lossless coding needs a prior whose flow layers only shift, got a "
                     f"{type(layer).__name__}: a layer that scales is no bijection of grid points. "
@@ -62,16 +61,14 @@ class LatticePrior:
         for layer in self.layers:
             # The inverse's own code path, told each value instead of solving for it: a parallel
             # pass would round differently.
-            _, means = invert_autoregressive(layer.arn, lambda value, mean: value, z)
-            z = z + self._snap(means[..., 0, :])
+            _, means = layer.invert(z, lambda value, mean: value)
+            z = z + self._snap(means)
         return z
 
     def to_codes(self, noise: Tensor) -> Tensor:
         """The inverse of `to_noise`."""
         for layer in reversed(self.layers):
-            noise, _ = invert_autoregressive(
-                layer.arn, lambda value, mean: value - self._snap(mean), noise
-            )
+            noise, _ = layer.invert(noise, lambda value, mean: value - self._snap(mean))
         return noise
 
     def _snap(self, mean: Tensor) -> Tensor:

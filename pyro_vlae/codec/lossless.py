@@ -24,7 +24,7 @@ from pyro_vlae.codec.container import (
     images_digest,
 )
 from pyro_vlae.codec.lattice import LatticePrior
-from pyro_vlae.codec.pixels import check_likelihood, pop_pixels, push_pixels
+from pyro_vlae.codec.pixels import emission_of, pop_pixels, push_pixels
 from pyro_vlae.codec.programs import check_model, posterior
 from pyro_vlae.codec.stack import (
     LARGEST,
@@ -58,7 +58,8 @@ class LosslessCodec:
 
     Args:
         model: a `pyro_vlae.models.VLAE` in float32 on the CPU, whose prior is standard normal or a
-            flow of mean-only layers, for binary images.
+            flow of mean-only layers, and whose pixels take finitely many values (see
+            `pyro_vlae.distributions.emissions.DiscreteEmission`): binary, or 256 levels.
         guide: a diagonal Gaussian with site ``"z"``.
 
     Raises:
@@ -82,13 +83,14 @@ class LosslessCodec:
         self.model, self.guide = model, guide
         self.delta = 2.0**-GRID_BITS
         with self._exactly():
-            check_likelihood(self._likelihood(torch.zeros(1, self._prior().code_dim)))
+            emission_of(self._likelihood(torch.zeros(1, self._prior().code_dim)))
 
     def compress(self, images: Tensor, verify: bool = True) -> bytes:
         """Compress images.
 
         Args:
-            images: ``(N, C, H, W)``, float32, values 0 and 1.
+            images: ``(N, C, H, W)``, float32, with the values that the model sees: 0 and 1, or
+                ``k / 127.5 - 1`` for level k of 0..255.
             verify: also decompress, and compare.
 
         Returns:
@@ -233,8 +235,15 @@ class LosslessCodec:
                 f"expected float32 images of shape (N, {', '.join(map(str, shape))}), N at least "
                 f"1, got {x.dtype} of shape {tuple(x.shape)}"
             )
-        if not ((x == 0) | (x == 1)).all():
-            raise CodecError("the images must be binary, 0 and 1: binarize them first")
+        levels = emission_of(likelihood).levels
+        nearest = levels[torch.bucketize(x, levels).clamp(max=len(levels) - 1)]
+        if not torch.equal(nearest, x):
+            wrong = x[nearest != x][0].item()
+            raise CodecError(
+                f"the pixels of this model have {len(levels)} values, {levels[0]:g} to "
+                f"{levels[-1]:g}, the images also have {wrong:.9g}: binarize gray images, and scale "
+                "bytes k of gray or color images to exactly k / 127.5 - 1"
+            )
 
     def _check_origin(self, file: Container) -> None:
         """Raise a CodecError unless this codec, here, wrote the file."""

@@ -6,84 +6,128 @@ differently from one that computes pixel after pixel, so both run the sampler
 stack, the encoder supplies the true ones and pushes them at the end.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from pyro.distributions import Bernoulli, Independent
 from torch import Tensor
-from torch.distributions import Bernoulli as TorchBernoulli
-from torch.distributions import constraints
 
 from pyro_vlae.codec.container import CodecError
 from pyro_vlae.codec.stack import Array, BitStack
-from pyro_vlae.distributions import PixelCNN
-from pyro_vlae.distributions.sampling import Choose, Front, go_through
+from pyro_vlae.distributions import BernoulliEmission, PixelCNN
+from pyro_vlae.distributions.emissions import DiscreteEmission
+from pyro_vlae.distributions.sampling import Front, go_through
+
+# Levels are coded as two digits of this base: the encoder, which must keep all probabilities until
+# it can push, then keeps 16 + 16 instead of 256 for each pixel.
+BASE = 16
+RAREST = 2.0**-30  # smallest probability of a level, so that each digit is possible
+
+# Returns a digit of each symbol, ``(S,)``, given the probabilities ``(S, digits)`` and the digit's
+# place value.
+Digit = Callable[[Array, int], Array]
 
 
 def push_pixels(stack: BitStack, likelihood: Any, x: Tensor, count: int) -> None:
     """Push the first ``count`` of images ``(N, C, H, W)``."""
-    symbols: list[Array] = []
-    probabilities: list[Array] = []
+    levels = emission_of(likelihood).levels
+    pushed: list[tuple[Array, Array]] = []
 
-    def record(distribution: Any, pixels: Tensor, front: Front) -> Tensor:
-        values = front.of(x)
-        probabilities.append(_probabilities(distribution, count))
-        symbols.append(values[:count].flatten().numpy())
-        return values
+    def record(table: Array, front: Front) -> Array:
+        symbols = torch.bucketize(front.of(x)[:count].flatten(), levels).numpy()
 
-    _go_through(likelihood, x, record)
-    stack.push_bits(np.concatenate(symbols), np.concatenate(probabilities))
+        def digit(probabilities: Array, place: int) -> Array:
+            digits = symbols // place % probabilities.shape[1]
+            pushed.append((digits, probabilities))
+            return digits
+
+        return _in_digits(table, digit)
+
+    _go_through(likelihood, x, count, record)
+    for digits, probabilities in reversed(pushed):
+        stack.push_levels(digits, probabilities)
 
 
 def pop_pixels(stack: BitStack, likelihood: Any, like: Tensor, count: int) -> Tensor:
     """Pop the first ``count`` of images in the shape of ``like``; the others are zero."""
 
-    def pop(distribution: Any, pixels: Tensor, front: Front) -> Tensor:
-        values = torch.zeros_like(front.of(like))
-        popped = stack.pop_bits(_probabilities(distribution, count))
-        values[:count] = torch.from_numpy(popped).view_as(values[:count])
-        return values
+    def pop(table: Array, front: Front) -> Array:
+        return _in_digits(table, lambda probabilities, place: stack.pop_levels(probabilities))
 
-    return _go_through(likelihood, like, pop)
+    return _go_through(likelihood, like, count, pop)
 
 
-def check_likelihood(likelihood: Any) -> None:
-    """Raise a CodecError unless `push_pixels` can code images of this distribution."""
+def emission_of(likelihood: Any) -> DiscreteEmission:
+    """The emission of a likelihood, with the values that a pixel can take.
+
+    Raises:
+        CodecError: `push_pixels` cannot code images of this distribution.
+    """
     if isinstance(likelihood, PixelCNN):
-        support = likelihood.emission.support
-        if support.is_discrete and support is not constraints.boolean:
+        emission = likelihood.emission
+        if not isinstance(emission, DiscreteEmission):
             raise CodecError(
-                f"lossless coding needs binary pixels, those of this model are {support}: use "
-                "LossyCodec"
+                "lossless coding needs an emission with finitely many levels and their "
+                f"probabilities, this PixelCNN has a {type(emission).__name__}: use "
+                "BernoulliEmission or DiscretizedLogisticEmission, or LossyCodec"
             )
-    elif not isinstance(getattr(likelihood, "base_dist", None), Bernoulli):
+        return emission
+    if not isinstance(getattr(likelihood, "base_dist", None), Bernoulli):
         raise CodecError(
             f"lossless coding needs a PixelCNN or Bernoulli likelihood, got {likelihood}: use "
             "PixelCNNLikelihood or BernoulliLikelihood"
         )
+    return BernoulliEmission()
 
 
-def _go_through(likelihood: Any, like: Tensor, choose: Choose) -> Tensor:
-    """Choose the pixels of images in the shape of ``like``, front by front."""
-    image = torch.zeros_like(like)
+def _go_through(
+    likelihood: Any, like: Tensor, count: int, choose: Callable[[Array, Front], Array]
+) -> Tensor:
+    """Choose the pixels of the first ``count`` of images in the shape of ``like``, front by front.
+
+    Args:
+        likelihood: a PixelCNN or Bernoulli likelihood.
+        like: ``(N, C, H, W)``; images from ``count`` on will be zero.
+        count: number of images to choose.
+        choose: returns levels ``(S,)`` given their probabilities ``(S, L)``.
+    """
+    emission, image = emission_of(likelihood), torch.zeros_like(like)
+
+    def choose_values(distribution: Any, pixels: Tensor, front: Front) -> Tensor:
+        pixels = pixels.clone()
+        turns = [front.channels]
+        if distribution.event_shape and front.channels.start is None:
+            # Channels that depend on each other, although the network sees them at once.
+            turns = [slice(c, c + 1) for c in range(pixels.shape[1])]
+        for channels in turns:
+            table = emission.level_probabilities(distribution, pixels, channels)[:count]
+            part = Front(front.rows, front.columns, channels)
+            chosen = choose(table.flatten(0, -2).numpy(), part)
+            values = emission.levels[torch.from_numpy(chosen).long()]
+            pixels[:count, channels] = values.view(table.shape[:-1])
+        return pixels[:, front.channels]
+
     if isinstance(likelihood, PixelCNN):
-        return go_through(
-            likelihood.network, likelihood.emission, likelihood.context, image, choose
-        )
+        return go_through(likelihood.network, emission, likelihood.context, image, choose_values)
     assert isinstance(likelihood, Independent)
     # Independent pixels: a single front.
     height, width = like.shape[-2:]
     rows, columns = torch.arange(height), torch.arange(width)
     front = Front(rows.repeat_interleave(width), columns.repeat(height), slice(None))
     distribution = Bernoulli(logits=likelihood.base_dist.logits.flatten(2).unsqueeze(2))
-    return choose(distribution, image, front).view_as(like)
+    return choose_values(distribution, image.flatten(2).unsqueeze(2), front).view_as(like)
 
 
-def _probabilities(distribution: Any, count: int) -> Array:
-    """The probability of 1 of each pixel of a front, for the first ``count`` images, flat."""
-    if not isinstance(distribution, TorchBernoulli):
-        raise CodecError(
-            f"lossless coding needs binary pixels, the network emits {type(distribution).__name__}"
-        )
-    return distribution.probs[:count].flatten().numpy()
+def _in_digits(table: Array, digit: Digit) -> Array:
+    """Choose levels given their probabilities ``(S, L)``, in one digit if there are few."""
+    size, levels = table.shape
+    if levels <= BASE:
+        return digit(table, 1)
+    wide = np.full((size, -(-levels // BASE) * BASE), RAREST, table.dtype)
+    np.maximum(table, RAREST, out=wide[:, :levels])
+    rows = wide.reshape(size, -1, BASE)
+    high = digit(rows.sum(-1), BASE)
+    level = BASE * high + digit(rows[np.arange(size), high], 1)
+    return np.minimum(level, levels - 1)  # larger only in an altered file

@@ -6,6 +6,8 @@ References:
     Perspective", 2022, arXiv:2201.01741.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -53,25 +55,17 @@ class BitStack:
         """The content, as 32-bit words."""
         return self._coder.get_compressed()
 
-    def pop_bits(self, probabilities: Array) -> Array:
-        """Pop 0 or 1 given the probabilities of 1, ``(S,)``."""
-        return self._coder.decode(stream.model.Bernoulli(perfect=False), probabilities)
-
-    def push_bits(self, symbols: Array, probabilities: Array) -> None:
-        """Push what `pop_bits` pops."""
-        self._coder.encode_reverse(
-            _int32(symbols), stream.model.Bernoulli(perfect=False), probabilities
-        )
-
     def pop_levels(self, probabilities: Array) -> Array:
-        """Pop levels given their probabilities ``(S, levels)``."""
-        return self._coder.decode(stream.model.Categorical(perfect=False), probabilities)
+        """Pop levels given their probabilities ``(S, L)``, up to a factor; none is below 2^-24."""
+        with _refusing_nan():
+            return self._coder.decode(stream.model.Categorical(perfect=False), probabilities)
 
     def push_levels(self, symbols: Array, probabilities: Array) -> None:
         """Push what `pop_levels` pops."""
-        self._coder.encode_reverse(
-            _int32(symbols), stream.model.Categorical(perfect=False), probabilities
-        )
+        with _refusing_nan():
+            self._coder.encode_reverse(
+                _int32(symbols), stream.model.Categorical(perfect=False), probabilities
+            )
 
     def pop_normal(self, count: int, scale: float, radius: int) -> Array:
         """Pop integers of at most ``radius`` from a quantized ``N(0, scale^2)``: ``(count,)``."""
@@ -117,6 +111,14 @@ OTHER_ROUNDING = (
     "the images cannot be decoded exactly: this machine rounds differently from the one that "
     "compressed them; decode on the same kind of machine with the same versions"
 )
+
+
+@contextmanager
+def _refusing_nan() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise CodecError("the model returns probabilities that are not finite") from error
 
 
 def initial_words(count: int) -> Words:

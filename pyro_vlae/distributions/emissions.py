@@ -1,14 +1,18 @@
 """Emissions: functions from a network's parameters to the distribution of the pixels."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, constraints
 from torch.distributions.constraints import Constraint
 
-from pyro_vlae.distributions.discretized_logistic import DiscretizedLogisticMixture, pixel_levels
+from pyro_vlae.distributions.discretized_logistic import (
+    LEVELS,
+    DiscretizedLogisticMixture,
+    pixel_levels,
+)
 
 FIRST_LOG_SCALE = -2.0
 
@@ -31,14 +35,45 @@ class Emission(Protocol):
         """The distribution of the pixels."""
 
 
+@runtime_checkable
+class DiscreteEmission(Emission, Protocol):
+    """An emission whose pixels can be compressed without loss: a channel takes finitely many values.
+
+    Attributes:
+        levels: these values, ascending, ``(L,)``, float32 on the CPU.
+    """
+
+    levels: Tensor
+
+    def level_probabilities(self, distribution: Any, pixels: Tensor, channels: slice) -> Tensor:
+        """The probability of each level.
+
+        Args:
+            distribution: what the emission returned for parameters ``(N, P, H, W)``.
+            pixels: ``(N, C, H, W)``, with the channels before these.
+            channels: all of them if they are independent, otherwise a single one.
+
+        Returns:
+            ``(N, c, H, W, L)``, not negative, with sum 1 up to rounding.
+        """
+
+
 class BernoulliEmission:
     """Binary pixels: the parameters are logits ``(N, C, H, W)``."""
 
     support = constraints.boolean
+    levels = torch.tensor([0.0, 1.0])
 
     def __call__(self, parameters: Tensor) -> Bernoulli:
         """The distribution of the pixels."""
         return Bernoulli(logits=parameters)
+
+    def level_probabilities(
+        self, distribution: Bernoulli, pixels: Tensor, channels: slice
+    ) -> Tensor:
+        """See `DiscreteEmission`; in float64, so that also a tiny probability of 0 is exact."""
+        ones = distribution.probs[:, channels].double()
+        return torch.stack((1 - ones, ones), -1)
 
 
 class DiscretizedLogisticEmission:
@@ -54,6 +89,7 @@ class DiscretizedLogisticEmission:
     """
 
     support = pixel_levels
+    levels = LEVELS
 
     def __init__(self, channels: int = 3) -> None:
         self.sizes = [3 + channel for channel in range(channels)]
@@ -73,6 +109,13 @@ class DiscretizedLogisticEmission:
         return DiscretizedLogisticMixture(
             logits, means + spread, log_scales + FIRST_LOG_SCALE, coefficients.tanh()
         )
+
+    def level_probabilities(
+        self, distribution: DiscretizedLogisticMixture, pixels: Tensor, channels: slice
+    ) -> Tensor:
+        """See `DiscreteEmission`."""
+        table = distribution.level_probabilities(channels.start, pixels.movedim(1, -1))
+        return table.unsqueeze(1)
 
 
 class _NetworkEmission:

@@ -5,7 +5,7 @@ References:
     Germain et al., "MADE", 2015, arXiv:1502.03509.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -44,8 +44,20 @@ class MeanOnlyAutoregressive(AffineAutoregressive):
         return x + self.arn(x)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        x, _ = invert_autoregressive(self.arn, lambda y_k, mean: y_k - mean, y)
-        return x
+        return self.invert(y, torch.sub)[0]
+
+    def invert(self, y: Tensor, solve: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Find x with ``x_k = solve(y_k, mean_k(earlier x))`` for every dimension k.
+
+        Args:
+            y: ``(*batch, D)``.
+            solve: computes x_k from y_k and its mean, all ``(N, 1)``.
+
+        Returns:
+            x and its means, ``(*batch, D)``; differentiable.
+        """
+        x, parameters = invert_autoregressive(self.arn, solve, y)
+        return x, parameters[..., 0, :]
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Zero, of shape ``x.shape[:-1]``."""

@@ -5,7 +5,7 @@ References:
     (CIFAR-10).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import cast
 
@@ -61,7 +61,12 @@ class SpatialMeanOnlyAutoregressive(TransformModule):
         return x + self._flat(self.network(self._maps(x)), x)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        return self._flat(invert_mean_only(self.network, self._maps(y)), y)
+        return self.invert(y, torch.sub)[0]
+
+    def invert(self, y: Tensor, solve: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Find x with ``x_k = solve(y_k, mean_k(earlier x))``, as `MeanOnlyAutoregressive.invert`."""
+        x, means = invert_mean_only(self.network, self._maps(y), solve)
+        return self._flat(x, y), self._flat(means, y)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Zero, of shape ``x.shape[:-1]``."""
@@ -86,7 +91,9 @@ class SpatialMeanOnlyAutoregressive(TransformModule):
 EARLIER: list[Offset] = [(-1, -1), (-1, 0), (-1, 1), (0, -1)]
 
 
-def invert_mean_only(network: MaskedConvNet, y: Tensor) -> Tensor:
+def invert_mean_only(
+    network: MaskedConvNet, y: Tensor, solve: Callable[[Tensor, Tensor], Tensor] = torch.sub
+) -> tuple[Tensor, Tensor]:
     """Find x such that ``x + network(x) = y``, computing each feature of the network once.
 
     The evaluator of `pyro_vlae.nn.wavefront` would recompute all hidden units of a position for
@@ -95,9 +102,10 @@ def invert_mean_only(network: MaskedConvNet, y: Tensor) -> Tensor:
     Args:
         network: the masked ConvNet.
         y: feature maps ``(N, C, H, W)``.
+        solve: computes x from y and the mean, one value of each image.
 
     Returns:
-        x, in the shape of y; differentiable.
+        x and ``network(x)``, in the shape of y; differentiable.
     """
     size, channels, height, width = y.shape
     # In place is cheaper, but would overwrite tensors that autograd has saved.
@@ -114,7 +122,7 @@ def invert_mean_only(network: MaskedConvNet, y: Tensor) -> Tensor:
     own = [kernel[len(EARLIER)].split(n) for kernel, n in zip(kernels, degrees, strict=False)]
     fronts = Fronts(height, width, wavefront_slope(EARLIER))
     caches = [FrontCache(y, size, kernel.shape[1], fronts, EARLIER) for kernel in kernels]
-    targets, solved = by_pixel(y), []
+    targets, solved, means = by_pixel(y), [], []
     indices = fronts.indices(y.device)
     for front in indices:
         # The contribution of earlier positions to this front; then one channel after the other.
@@ -131,14 +139,21 @@ def invert_mean_only(network: MaskedConvNet, y: Tensor) -> Tensor:
                     h = F.elu(sums[level][:, start : start + units[k]])
                     found[level + 1].append(h)
                     sums[level + 1] = add(sums[level + 1], h, own[level + 1][k])
-            value = target[:, k : k + 1] - sums[-1][:, k : k + 1]
+            value = solve(target[:, k : k + 1], sums[-1][:, k : k + 1])
             found[0].append(value)
             sums[0] = add(sums[0], value, own[0][k])
         features = [torch.cat(parts, 1) for parts in found]
         for cache, known in zip(caches, features, strict=True):
             cache.write(front, known)
         solved.append(features[0])
+        means.append(sums[-1])
     # Back from the order of the fronts to raster order.
     order = torch.cat([rows * width + columns for rows, columns in indices.values()]).argsort()
-    x = torch.cat(solved).view(height * width, size, channels)[order]
-    return x.view(height, width, size, channels).permute(2, 3, 0, 1)
+    x, mean = (
+        torch.cat(parts)
+        .view(height * width, size, channels)[order]
+        .view(height, width, size, channels)
+        .permute(2, 3, 0, 1)
+        for parts in (solved, means)
+    )
+    return x, mean

@@ -44,7 +44,8 @@ class TemporalMeanOnlyAutoregressive(Transform):
 
     def _inverse(self, y: Tensor) -> Tensor:
         maps = self._ordered(y)
-        return self._flat(invert_mean_only(self.network, maps.unsqueeze(-1)).squeeze(-1), y)
+        x, _ = invert_mean_only(self.network, maps.unsqueeze(-1))
+        return self._flat(x.squeeze(-1), y)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Zero, of shape ``x.shape[:-1]``."""

@@ -240,9 +240,9 @@ class LosslessCodec:
         if not torch.equal(nearest, x):
             wrong = x[nearest != x][0].item()
             raise CodecError(
-                f"the pixels of this model have {len(levels)} values, {levels[0]:g} to "
-                f"{levels[-1]:g}, the images also have {wrong:.9g}: binarize gray images, and scale "
-                "bytes k of gray or color images to exactly k / 127.5 - 1"
+                f"pixels of this model have {len(levels)} values, {levels[0]:g} to {levels[-1]:g}, "
+                f"those of the images also {wrong:.9g}: binarize images for a binary model, and "
+                "scale level k of 0..255 to exactly k / 127.5 - 1 for one of gray or color images"
             )
 
     def _check_origin(self, file: Container) -> None:

@@ -64,7 +64,7 @@ class SpatialMeanOnlyAutoregressive(TransformModule):
         return self.invert(y, torch.sub)[0]
 
     def invert(self, y: Tensor, solve: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """Find x with ``x_k = solve(y_k, mean_k(earlier x))``, as `MeanOnlyAutoregressive.invert`."""
+        """Find x with ``x_k = solve(y_k, mean_k(earlier x))``; see `MeanOnlyAutoregressive`."""
         x, means = invert_mean_only(self.network, self._maps(y), solve)
         return self._flat(x, y), self._flat(means, y)
 

@@ -16,7 +16,6 @@ from pyro_vlae.codec import CodecError, LosslessCodec, container
 from pyro_vlae.codec.container import Container
 from pyro_vlae.data import load_dataset
 from pyro_vlae.distributions import PixelCNN
-from pyro_vlae.distributions.emissions import DiscretizedLogisticEmission
 from pyro_vlae.guides import GaussianGuide, IAFGuide
 from pyro_vlae.infer import initialize, marginal_log_likelihood
 from pyro_vlae.models import VLAE, binary_vlae, load_pretrained, unconditional_pixelcnn
@@ -232,6 +231,13 @@ def test_wrong_images_are_refused():
             codec.compress(x)
 
 
+class RealEmission:
+    support = torch.distributions.constraints.real
+
+    def __call__(self, parameters):
+        return torch.distributions.Normal(parameters, 1.0)
+
+
 def test_programs_that_cannot_code_without_loss_are_refused():
     model, guide = programs()
     sizes = ResNetArchitecture(image_shape=(1, 3, 5), code_dim=4, channels=(4,))
@@ -242,11 +248,9 @@ def test_programs_that_cannot_code_without_loss_are_refused():
         LosslessCodec(unconditional_pixelcnn(), guide)
     with pytest.raises(CodecError, match="float64"):
         LosslessCodec(model, programs()[1].double())
-    levels = PixelCNN(
-        model.likelihood.network, torch.zeros(1, 4, 3, 5), emission=DiscretizedLogisticEmission(1)
-    )
-    with pytest.raises(CodecError, match="needs binary pixels"):
-        LosslessCodec(VLAE(model.prior, model.decoder, lambda features: levels), guide)
+    real = PixelCNN(model.likelihood.network, torch.zeros(1, 4, 3, 5), emission=RealEmission())
+    with pytest.raises(CodecError, match="has a RealEmission: use BernoulliEmission"):
+        LosslessCodec(VLAE(model.prior, model.decoder, lambda features: real), guide)
     normal = VLAE(model.prior, model.decoder, lambda f: torch.distributions.Normal(f, 1.0))
     with pytest.raises(CodecError, match="PixelCNN or Bernoulli"):
         LosslessCodec(normal, guide)

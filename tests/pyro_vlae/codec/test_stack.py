@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from constriction import stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest, norm
@@ -17,7 +18,8 @@ def test_pushing_what_was_popped_restores_the_stack_even_an_empty_one(words, cou
     probabilities = rng.random(count)
     probabilities[0] = seed % 2  # certain, and yet the other symbol can be coded
     codes = stack.pop_gaussians(means, scales)
-    bits = stack.pop_bits(probabilities)
+    two = np.stack([1 - probabilities, probabilities], -1)
+    bits = stack.pop_levels(two)
     levels = stack.pop_levels(rng.random((count, 7)))
     noise = stack.pop_normal(count, 32.0, 256)
     assert set(bits) <= {0, 1} and np.abs(noise).max() <= 256
@@ -25,7 +27,7 @@ def test_pushing_what_was_popped_restores_the_stack_even_an_empty_one(words, cou
     rng = np.random.default_rng(seed)
     rng.normal(0, 50, count), rng.lognormal(2, 2, count), rng.random(count)
     stack.push_levels(levels, rng.random((count, 7)))
-    stack.push_bits(bits, probabilities)
+    stack.push_levels(bits, two)
     stack.push_gaussians(codes, means, scales)
     assert np.array_equal(stack.words(), initial_words(words))
 
@@ -40,15 +42,31 @@ def test_popped_integers_follow_the_gaussian_and_take_its_entropy():
     assert kstest(popped + jitter, norm(mean, scale).cdf).pvalue > 0.01
 
 
-def test_pushing_costs_the_negative_log_probability():
+@pytest.mark.parametrize("levels", [2, 16])
+def test_pushing_costs_the_negative_log_probability(levels):
     rng = np.random.default_rng(1)
-    probabilities = rng.random(20000)
-    bits = rng.random(20000) < probabilities
+    probabilities = rng.dirichlet(np.full(levels, 0.3), 20000)
+    symbols = (rng.random((20000, 1)) > probabilities.cumsum(1)[:, :-1]).sum(1)
     stack = BitStack(initial_words(4))
     before = len(stack)
-    stack.push_bits(bits, probabilities)
-    cost = -np.log2(np.where(bits, probabilities, 1 - probabilities)).sum()
+    stack.push_levels(symbols, probabilities)
+    cost = -np.log2(probabilities[np.arange(20000), symbols]).sum()
     assert len(stack) - before == pytest.approx(cost, rel=1e-3)
+
+
+def test_two_levels_are_coded_like_bits():
+    # Files of binary models were once written with constriction's Bernoulli model.
+    rng = np.random.default_rng(2)
+    ones = (1 / (1 + np.exp(-rng.normal(0, 8, 20000)))).astype(np.float32)
+    ones[:4] = 0, 1, 1e-38, 1 - 2**-24
+    bits = (rng.random(20000) < ones).astype(np.int32)
+    bits[:4] = 1, 0, 0, 1
+    stack = BitStack(initial_words(4))
+    wide = ones.astype(np.float64)
+    stack.push_levels(bits, np.stack([1 - wide, wide], -1))
+    coder = stream.stack.AnsCoder(initial_words(4))
+    coder.encode_reverse(bits, stream.model.Bernoulli(perfect=False), ones)
+    assert np.array_equal(stack.words(), coder.get_compressed())
 
 
 def test_what_cannot_be_coded_is_refused():
@@ -58,3 +76,5 @@ def test_what_cannot_be_coded_is_refused():
         BitStack(initial_words(9)).pop_gaussians(np.zeros(1), np.full(1, 1e6))
     with pytest.raises(CodecError, match="rounds differently"):
         BitStack(initial_words(9)).push_gaussians(np.array([99]), np.zeros(1), np.ones(1))
+    with pytest.raises(CodecError, match="probabilities that are not finite"):
+        BitStack(initial_words(9)).pop_levels(np.array([[np.nan, 1.0]]))

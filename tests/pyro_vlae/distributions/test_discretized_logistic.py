@@ -49,6 +49,21 @@ def test_each_channel_sums_to_one_given_those_before_it(seed, channel, component
     torch.testing.assert_close(total, torch.ones_like(total), atol=1e-11, rtol=0)
 
 
+@given(seed=st.integers(0, 1000), channel=st.integers(0, 2), components=st.integers(1, 5))
+@settings(max_examples=30, deadline=None)
+def test_the_table_of_levels_is_that_of_the_log_probabilities(seed, channel, components):
+    arguments = parameters(components=components, seed=seed)
+    mixture = first_channels(arguments, channel + 1)
+    before = GRID[torch.randint(256, (3,))]
+    expected = mixture.channel_log_prob(each_value_of(channel, before))[:, channel].exp()
+    table = mixture.level_probabilities(channel, before[: channel + 1])
+    torch.testing.assert_close(table, expected, atol=1e-12, rtol=1e-6)
+    single = first_channels([a.float() for a in arguments], channel + 1)
+    single = single.level_probabilities(channel, before[: channel + 1].float())
+    torch.testing.assert_close(single.double(), expected, atol=1e-5, rtol=0)
+    assert (single >= 0).all() and abs(single.sum() - 1) < 1e-5
+
+
 EXTREMES = st.sampled_from([-1e4, -200.0, -30.0, -7.0, -1.0, 0.0, 1.0, 30.0, 200.0, 1e4])
 
 

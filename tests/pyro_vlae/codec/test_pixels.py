@@ -1,0 +1,160 @@
+"""Lossless coding of gray levels and colors, and of any emission with levels."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.distributions import Categorical, constraints
+
+from pyro_vlae.codec import CodecError, LosslessCodec, LossyCodec
+from pyro_vlae.codec.container import Container
+from pyro_vlae.codec.pixels import pop_pixels, push_pixels
+from pyro_vlae.codec.stack import BitStack, initial_words
+from pyro_vlae.distributions import PixelCNN
+from pyro_vlae.guides import GaussianGuide, color_guide
+from pyro_vlae.infer import initialize, marginal_log_likelihood
+from pyro_vlae.models import VLAE, color_vlae, gray_vlae
+from pyro_vlae.nn import MapArchitecture, MaskedResNet, ResNetArchitecture
+
+
+def gray(height=3, width=5, channels=1, **options):
+    sizes = ResNetArchitecture(image_shape=(channels, height, width), code_dim=4, channels=(4,))
+    options = {"flow_layers": 2, "flow_hidden_dims": (8,), "pixelcnn_channels": 6, **options}
+    model = gray_vlae(architecture=sizes, mixtures=2, **options)
+    return model, GaussianGuide(architecture=sizes)
+
+
+def color(height=4, width=8, window="4x2", **options):
+    sizes = MapArchitecture((3, height, width), 2, channels=(4, 4, 4))
+    options = {"flow_layers": 2, "flow_channels": (4,), "pixelcnn_channels": 4, **options}
+    return color_vlae(sizes, window, **options), color_guide(sizes)
+
+
+def images(count, channels, height, width, seed=0):
+    """Smooth images, with some pixels of any level."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (count, channels, height, width)
+    noise = torch.randn(shape, generator=generator)
+    level = torch.randint(60, 200, (count, channels, 1, 1), generator=generator) + 8 * noise
+    anything = torch.randint(256, shape, generator=generator)
+    level = torch.where(torch.rand(shape, generator=generator) < 0.02, anything, level)
+    return level.round().clamp(0, 255) / 127.5 - 1
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    count=st.integers(1, 20),
+    height=st.integers(2, 6),
+    width=st.integers(2, 6),
+    channels=st.integers(1, 3),
+    options=st.sampled_from([{}, {"window": "4x2"}, {"prior": "normal"}]),
+)
+def test_gray_levels_of_any_size_survive(count, height, width, channels, options):
+    # With several channels, these networks see all at once, but the emission couples them.
+    torch.manual_seed(0)
+    codec = LosslessCodec(*gray(height, width, channels, **options))
+    x = torch.randint(256, (count, channels, height, width)) / 127.5 - 1
+    assert torch.equal(codec.decompress(codec.compress(x, verify=False)), x)
+
+
+@pytest.mark.parametrize("options", [{}, {"window": "7x4-gray", "prior": "normal"}])
+@pytest.mark.parametrize("count", [1, 20])
+def test_colors_survive(count, options):
+    torch.manual_seed(0)
+    codec = LosslessCodec(*color(**options))
+    x = torch.randint(256, (count, 3, 4, 8)) / 127.5 - 1
+    data = codec.compress(x, verify=False)
+    assert torch.equal(codec.decompress(data), x)
+    assert codec.compress(x, verify=False) == data
+
+
+@pytest.mark.parametrize("make, shape", [(gray, (1, 3, 5)), (color, (3, 4, 8))])
+def test_the_file_is_as_long_as_the_bound(make, shape):
+    torch.manual_seed(0)
+    programs = make()
+    initialize(*programs, images(64, *shape))
+    x = images(400, *shape, seed=1)
+    codec = LosslessCodec(*programs)
+    data = codec.compress(x)
+    assert codec.compress(x, verify=False) == data
+    scored = marginal_log_likelihood(*programs, x, num_samples=8)
+    bound = -scored.elbo.sum().item() / np.log(2)
+    header = len(data) - Container.unpack(data).words.nbytes
+    assert header < 120
+    # The first image's initial bits come on top; the codes are a single sample.
+    assert abs(8 * (len(data) - header) - bound) < 150 + 0.003 * bound
+
+
+@torch.no_grad()
+def test_pushing_pixels_costs_their_negative_log_probability():
+    torch.manual_seed(0)
+    model, guide = gray(4, 6)
+    initialize(model, guide, images(64, 1, 4, 6))
+    likelihood = model.likelihood(model.decoder(torch.randn(100, 4)))
+    x = likelihood.sample()
+    stack = BitStack(initial_words(4))
+    before = len(stack)
+    push_pixels(stack, likelihood, x, 100)
+    cost = -likelihood.log_prob(x).sum().item() / np.log(2)
+    assert len(stack) - before == pytest.approx(cost, rel=5e-4)
+    assert torch.equal(pop_pixels(stack, likelihood, x, 100), x)
+    assert np.array_equal(stack.words(), initial_words(4))
+
+
+class LevelEmission:
+    """Pixels of 20 levels: more than one digit, and not a multiple of it."""
+
+    support = constraints.real
+    levels = torch.linspace(0, 1, 20)
+
+    def __call__(self, parameters):
+        return Categorical(logits=10 * parameters.unsqueeze(-1) * self.levels)
+
+    def level_probabilities(self, distribution, pixels, channels):
+        return distribution.probs[:, channels]
+
+
+def test_an_emission_of_your_own_says_how_it_is_coded():
+    torch.manual_seed(0)
+    model, guide = gray()
+    network, emission = MaskedResNet(1, 4, 6, 2, 2), LevelEmission()
+    own = VLAE(model.prior, model.decoder, lambda maps: PixelCNN(network, maps, emission=emission))
+    codec = LosslessCodec(own, guide)
+    x = emission.levels[torch.randint(20, (9, 1, 3, 5))]
+    assert torch.equal(codec.decompress(codec.compress(x, verify=False)), x)
+
+
+def test_levels_of_probability_zero_can_be_coded():
+    class Sharp(LevelEmission):
+        def __call__(self, parameters):
+            return Categorical(logits=0 * parameters.unsqueeze(-1) + 1e4 * self.levels)
+
+    torch.manual_seed(0)
+    likelihood = PixelCNN(MaskedResNet(1, 0, 6, 2, 2), None, (1, 3, 5), Sharp()).expand((2,))
+    x = Sharp.levels[torch.randint(19, (2, 1, 3, 5))]
+    stack = BitStack(initial_words(4))
+    before = len(stack)
+    push_pixels(stack, likelihood, x, 2)
+    assert 20 < (len(stack) - before) / x.numel() < 32  # bits of a pixel; -log p is infinite
+    assert torch.equal(pop_pixels(stack, likelihood, x, 2), x)
+
+
+def test_values_beside_the_levels_are_refused():
+    codec = LosslessCodec(*gray())
+    x = images(2, 1, 3, 5)
+    for wrong in (x + 1e-5, x * 0, x.clamp(min=-1) * 3, x * torch.nan):
+        with pytest.raises(CodecError, match=r"have 256 values, -1 to 1, .*k / 127\.5 - 1"):
+            codec.compress(wrong)
+
+
+@pytest.mark.parametrize("make, shape", [(gray, (1, 3, 5)), (color, (3, 4, 8))])
+def test_the_code_alone_is_compressed_too(make, shape):
+    torch.manual_seed(0)
+    model, guide = make()
+    x = images(5, *shape)
+    initialize(model, guide, x)
+    codec = LossyCodec(model, guide, log2_candidates=14)
+    data = codec.compress(x)
+    likelihood = model.likelihood(model.decoder(codec.codes(data)))
+    assert likelihood.support.check(codec.decompress(data)).all()

@@ -207,8 +207,12 @@ def _codec(name: str, lossless: bool) -> tuple[Any, Values, int]:
     # Imported here because it needs an optional package.
     from pyro_vlae.codec import LosslessCodec, LossyCodec
 
+    model: Any
     model, guide = load_pair(name)
-    recipe: Any = recipe_from_config(model.card["config"], name)
+    recipe = recipe_from_config(model.card["config"], name)
     check_images(recipe, name)
     codec = (LosslessCodec if lossless else LossyCodec)(model, guide)
-    return codec, recipe.values, recipe.image_shape[0]
+    with torch.no_grad():
+        z = model.prior().sample((1,))
+        channels = model.likelihood(model.decoder(z)).event_shape[0]
+    return codec, recipe.values, channels

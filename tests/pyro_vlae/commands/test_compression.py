@@ -5,7 +5,9 @@ from PIL import Image
 
 from pyro_vlae.__main__ import main
 from pyro_vlae.commands.compression import compress, decompress, read_images, write_images
-from pyro_vlae.experiments import ConfigError
+from pyro_vlae.data import BINARY, BYTES, GRAY
+from pyro_vlae.experiments import ColorRecipe, ConfigError, GrayRecipe
+from pyro_vlae.infer import initialize
 
 
 @pytest.fixture
@@ -21,14 +23,16 @@ def test_files_survive_without_loss(tmp_path, array, name, capsys):
     assert compress([*options, "--lossless", str(tmp_path / "images.npy"), str(file)]) == 0
     assert f"3 images, {file.stat().st_size} bytes" in capsys.readouterr().out
     assert decompress([*options, str(file), str(tmp_path / name)]) == 0
-    assert torch.equal(read_images(tmp_path / name)[:, 0], torch.from_numpy(array).float())
+    assert torch.equal(
+        read_images(tmp_path / name, BINARY, 1)[:, 0], torch.from_numpy(array).float()
+    )
 
 
 def test_a_folder_of_png_files_is_compressed_with_loss(tmp_path, array, capsys, monkeypatch):
     from pyro_vlae.codec import LossyCodec
 
     monkeypatch.setattr(LossyCodec.__init__, "__defaults__", (4,))
-    write_images(tmp_path / "in", torch.from_numpy(array).float().unsqueeze(1))
+    write_images(tmp_path / "in", torch.from_numpy(array).float().unsqueeze(1), BINARY)
     assert sorted(path.name for path in (tmp_path / "in").iterdir()) == ["0.png", "1.png", "2.png"]
     options, file = ["--model", "static-mnist"], str(tmp_path / "file")
     compress([*options, "--lossy", str(tmp_path / "in"), file])
@@ -44,7 +48,9 @@ def test_a_folder_of_png_files_is_compressed_with_loss(tmp_path, array, capsys, 
 def test_values_0_and_255_and_layouts(tmp_path):
     for made in (np.array([[[0, 255]]], np.uint8), np.array([[[[False, True]]]]), [[[0.0, 1.0]]]):
         np.save(tmp_path / "x.npy", made)
-        assert torch.equal(read_images(tmp_path / "x.npy"), torch.tensor([[[[0.0, 1.0]]]]))
+        assert torch.equal(
+            read_images(tmp_path / "x.npy", BINARY, 1), torch.tensor([[[[0.0, 1.0]]]])
+        )
 
 
 def test_input_that_is_no_binary_images_is_named(tmp_path):
@@ -55,29 +61,98 @@ def test_input_that_is_no_binary_images_is_named(tmp_path):
     ):
         np.save(file, made)
         with pytest.raises(ConfigError, match=message):
-            read_images(file)
+            read_images(file, BINARY, 1)
     file.write_text("text")
     with pytest.raises(ConfigError, match=r"no \.npy file"):
-        read_images(file)
+        read_images(file, BINARY, 1)
     np.savez(tmp_path / "a.npz", images=np.zeros((2, 3, 3)))
     with pytest.raises(ConfigError, match=r"a\.npz is no \.npy file"):
-        read_images(tmp_path / "a.npz")
+        read_images(tmp_path / "a.npz", BINARY, 1)
     np.save(file, np.array([[["a"]]]))
     with pytest.raises(ConfigError, match="expected numbers"):
-        read_images(file)
+        read_images(file, BINARY, 1)
     with pytest.raises(ConfigError, match="no PNG files"):
-        read_images(tmp_path)
+        read_images(tmp_path, BINARY, 1)
     for size in (2, 3):
         Image.new("L", (size, 2)).save(tmp_path / f"{size}.png")
     with pytest.raises(ConfigError, match=r"3\.png has shape \(2, 3\)"):
-        read_images(tmp_path)
+        read_images(tmp_path, BINARY, 1)
     (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:-30])
     with pytest.raises(ConfigError, match=r"2\.png cannot be read as an image"):
-        read_images(tmp_path)
+        read_images(tmp_path, BINARY, 1)
     with pytest.raises(FileNotFoundError):
-        read_images(tmp_path / "none.npy")
+        read_images(tmp_path / "none.npy", BINARY, 1)
     with pytest.raises(ConfigError, match="3 channels"):
-        write_images(tmp_path / "out", torch.zeros(1, 3, 2, 2))
+        write_images(tmp_path / "out", torch.zeros(1, 3, 2, 2), BINARY)
+
+
+def test_images_of_the_wrong_kind_are_refused(tmp_path):
+    file = tmp_path / "x.npy"
+    for shape, dtype, channels, message in (
+        ((2, 4, 4), float, 1, "type float64, the model takes gray images.*uint8"),
+        (
+            (2, 4, 4),
+            np.uint8,
+            3,
+            r"1 channels, the model takes 3: expected an array \(N, 3, H, W\)",
+        ),
+        ((2, 4, 4, 3), np.uint8, 3, "4 channels, the model takes 3"),
+    ):
+        np.save(file, np.zeros(shape, dtype))
+        with pytest.raises(ConfigError, match=message):
+            read_images(file, GRAY, channels)
+    for mode, color, message in (
+        ("RGB", (1, 2, 3), "is in color, the model takes one channel"),
+        ("RGBA", (1, 1, 1, 7), "transparency"),
+        ("I;16", 700, "mode I;16"),
+    ):
+        Image.new(mode, (4, 4), color).save(tmp_path / "0.png")
+        with pytest.raises(ConfigError, match=message):
+            read_images(tmp_path, GRAY, 1)
+
+
+@pytest.mark.parametrize("values, shape", [(GRAY, (4, 1, 4, 8)), (BYTES, (2, 3, 4, 5))])
+@pytest.mark.parametrize("name", ["x.npy", "x"])
+def test_levels_are_read_as_written(tmp_path, values, shape, name):
+    x = values.support[torch.arange(256)[-np.prod(shape) :].view(shape)]
+    write_images(tmp_path / name, x, values)
+    assert torch.equal(read_images(tmp_path / name, values, shape[1]), x)
+
+
+def test_gray_pictures_may_be_stored_in_other_modes(tmp_path):
+    picture = Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4) * 17)
+    for mode in ("L", "RGB", "P"):
+        picture.convert(mode).save(tmp_path / "0.png")
+        read = read_images(tmp_path, GRAY, 1)
+        assert torch.equal(read.flatten(), GRAY.support[::17])
+
+
+@pytest.fixture(params=[GrayRecipe, ColorRecipe])
+def levels(request, monkeypatch):
+    """Images of random levels, and an untrained model of this family that the commands load."""
+    shape = (1, 9, 10) if request.param is GrayRecipe else (3, 8, 8)
+    torch.manual_seed(0)
+    recipe = request.param(image_shape=shape)
+    model, guide = (part.eval() for part in recipe.build())
+    levels = torch.randint(256, (16, *shape))
+    initialize(model, guide, recipe.values.support[levels])
+    model.card = {"config": recipe.to_config(), "results": None}
+    monkeypatch.setattr("pyro_vlae.commands.compression.load_pair", lambda name: (model, guide))
+    return levels[:3]
+
+
+@pytest.mark.parametrize("source", ["x.npy", "x"])
+def test_files_of_levels_survive_without_loss(tmp_path, levels, source, capsys):
+    values = GrayRecipe.values
+    write_images(tmp_path / source, values.support[levels], values)
+    compress(["--model", "run", "--lossless", str(tmp_path / source), str(tmp_path / "file")])
+    unit = "pixel" if levels.shape[1] == 1 else "dimension"
+    assert f"bits per {unit}" in capsys.readouterr().out
+    for name in ("y", "y.npy"):
+        decompress(["--model", "run", str(tmp_path / "file"), str(tmp_path / name)])
+        read = read_images(tmp_path / name, values, levels.shape[1])
+        assert torch.equal(read, values.support[levels])
+    assert np.load(tmp_path / "y.npy").dtype == np.uint8
 
 
 def test_the_package_offers_both_commands(tmp_path, capsys):

@@ -2,16 +2,12 @@
 
     OMP_NUM_THREADS=1 python examples/compression.py static-mnist
 
-For each named model (default: all binary ones that come with the package),
-compresses the test images without loss and with loss. Writes compression.json,
-table.md, and pictures. Sizes are those of files. Lossy compression of 10,000
-images takes half an hour on an idle core.
+For each model (the folder of a run, or a name; default: all that come with the
+package), compresses the test images without loss and with loss. Writes
+compression.json, table.md, and pictures. Sizes are those of files. Lossy
+compression of 10,000 images takes half an hour on an idle core.
 """
 
-import bz2
-import gzip
-import io
-import lzma
 import sys
 import time
 import warnings
@@ -19,17 +15,17 @@ from math import log
 from pathlib import Path
 from typing import Any
 
-import constriction
 import numpy as np
 import torch
-from PIL import Image
+from other_compressors import others
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from pyro_vlae.codec import LosslessCodec, LossyCodec
 from pyro_vlae.codec.container import Container, environment
-from pyro_vlae.data import BINARY, INTENSITIES, ImageSplit, load_dataset
-from pyro_vlae.experiments import load_pretrained, pretrained_names
+from pyro_vlae.commands.trained import is_shipped, load_pair, model_help
+from pyro_vlae.data import BINARY, PIANO_ROLLS, ImageSplit, Values, load_dataset
+from pyro_vlae.experiments import Recipe, pretrained_names
 from pyro_vlae.experiments.command_line import exit_status, folder, make_parser, positive
 from pyro_vlae.experiments.recipes import recipe_from_config
 from pyro_vlae.infer import marginal_log_likelihood
@@ -37,8 +33,6 @@ from pyro_vlae.plots import plot_groups, save_figure
 from pyro_vlae.reproducible import read_json, write_json
 
 RESULTS = Path(__file__).parents[1] / "results" / "compression"
-# The ten earlier pixels that JBIG's default template reads, as (row, column) offsets.
-JBIG = [(-2, -1), (-2, 0), (-2, 1), *((-1, j) for j in range(-2, 3)), (0, -2), (0, -1)]
 PARTS = ("lossless", "others", "lossy")
 ELBO_SAMPLES, NEIGHBORS, MNIST_IMAGES, SHOWN = 4, 3, 50_000, 12
 
@@ -47,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, write the results, and return the exit status."""
     parser = make_parser(__doc__)
     add = parser.add_argument
-    add("models", nargs="*", metavar="MODEL", help=f"one of {', '.join(pretrained_names())}")
+    add("models", nargs="*", metavar="MODEL", help=model_help())
     add("--only", choices=PARTS, help="measure one part, and keep the results of the others")
     add("--images", type=positive(int), metavar="N", help="test images, from a random subset")
     add("--lossy-images", type=positive(int), metavar="N", help="likewise, for lossy compression")
@@ -61,11 +55,13 @@ def main(arguments: list[str] | None = None) -> int:
     rows: dict[str, Any] = read_json(path) if path.exists() else {}
     made = {"command": " ".join(["python", *sys.argv]), "versions": environment()}
     for name in options.models or pretrained_names():
-        model, guide = load_pretrained(name)
+        model: Any
+        model, guide = load_pair(name)
         recipe = recipe_from_config(model.card["config"], name)
-        if not recipe.has_code or recipe.values not in (BINARY, INTENSITIES):
-            print(f"{name} is no model of binary images with a code")
+        if not recipe.has_code or recipe.values == PIANO_ROLLS:
+            print(f"{name} is no model of images with a code")
             continue
+        title = name if is_shipped(name) else Path(name).name
         test = recipe.load_data(options.data_dir, torch.device("cpu")).test
         if options.images:
             test = test.subset(options.images, seed=0)
@@ -73,17 +69,21 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{name}: {part}", flush=True)
             if part == "lossless":
                 found = lossless(model, guide, test.batch(slice(None)))
+                if not is_shipped(name):
+                    found["model"] = trained(recipe, model.card["results"])
             elif part == "others":
-                found = others(test.batch(slice(None)).bool().numpy())
+                levels = torch.bucketize(test.batch(slice(None)), recipe.values.support)
+                found = others(levels.numpy().astype(np.uint8), recipe.values == BINARY)
             else:
                 few = test.subset(options.lossy_images or len(test), seed=0)
                 x = few.batch(slice(None))
                 codec = LossyCodec(model, guide, options.log2_candidates)
-                found, versions = lossy(codec, x, options.out / f"{name}.png")
-                if name.endswith("mnist"):  # static MNIST has no labels of training images
+                found, versions = lossy(codec, x, recipe.values, options.out / f"{title}.png")
+                # Static MNIST has no labels of training images.
+                if recipe.values == BINARY and name.endswith("mnist"):
                     train = load_dataset("mnist", options.data_dir).train
                     found.update(digits_read(train, few.labels, x, versions[0]))
-            rows.setdefault(name, {})[part] = {**found, **made}
+            rows.setdefault(title, {})[part] = {**found, **made}
             write_json(path, rows)
             (options.out / "table.md").write_text(table(rows))
     print((options.out / "table.md").read_text())
@@ -113,78 +113,18 @@ def lossless(model: Any, guide: Any, x: Tensor) -> dict[str, Any]:
     }
 
 
-def others(images: np.ndarray) -> dict[str, Any]:
-    """Bits per pixel of other compressors on bool images ``(N, 1, H, W)``."""
-    images = images[:, 0]
-    count, height, width = images.shape
-    columns = int(count**0.5)
-    rows = count // columns
-    sheet = images[: rows * columns].reshape(rows, columns, height, width)
-    sheet = sheet.transpose(0, 2, 1, 3).reshape(rows * height, columns * width)
-    # Both one bit and one byte per pixel: whichever the compressor prefers.
-    raw = [np.packbits(images).tobytes(), images.astype(np.uint8).tobytes()]
-    sizes: dict[str, float] = {}
-    for name, options in {
-        "PNG": {"optimize": True},
-        "WEBP": {"lossless": True, "quality": 100, "method": 6},
-    }.items():
-        title = name.replace("WEBP", "WebP, lossless")
-        each = sum(len(picture(image, name, options)) for image in images)
-        sizes[f"{title}, a file per image"] = 8 * each / images.size
-        sizes[f"{title}, all images in one sheet"] = (
-            8 * len(picture(sheet, name, options)) / sheet.size
-        )
-    sizes["gzip -9"] = 8 * min(len(gzip.compress(b, 9)) for b in raw) / images.size
-    sizes["bzip2 -9"] = 8 * min(len(bz2.compress(b, 9)) for b in raw) / images.size
-    sizes["xz -9e"] = (
-        8 * min(len(lzma.compress(b, preset=9 | lzma.PRESET_EXTREME)) for b in raw) / images.size
+def trained(recipe: Recipe, results: dict[str, Any]) -> str:
+    """How the model of a run was made."""
+    minutes = results["train_seconds"] / 60
+    return (
+        f"Not shipped: {recipe.describe_parts()}, preset {recipe.preset}, seed {recipe.seed}, "
+        f"trained on {results['train_images_seen']:,} images in {minutes:.0f} minutes"
     )
-    sizes["adaptive arithmetic coding, 10 pixels (like JBIG)"] = adaptive(images, False)
-    sizes["the same, and the position"] = adaptive(images, True)
-    return {"images": count, "bits_per_pixel": sizes}
 
 
-def picture(image: np.ndarray, kind: str, options: dict[str, Any]) -> bytes:
-    """A black-and-white picture as a file."""
-    content = io.BytesIO()
-    shown = Image.fromarray(255 * image.astype(np.uint8))
-    if kind == "PNG":
-        shown = shown.convert("1")
-    shown.save(content, kind, **options)
-    return content.getvalue()
-
-
-def adaptive(images: np.ndarray, position: bool) -> float:
-    """Bits per pixel of arithmetic coding with adaptive probabilities given ten earlier pixels.
-
-    A pixel's probability is that of the pixels with the same context so far, images before it
-    included, estimated as (ones + 0.4) / (all + 0.8).
-    """
-    height, width = images.shape[1:]
-    padded = np.pad(images, ((0, 0), (2, 0), (2, 2))).astype(np.int64)
-    context = np.zeros(images.shape, np.int64)
-    for i, j in JBIG:
-        shifted = padded[:, 2 + i : 2 + i + height, 2 + j : 2 + j + width]
-        context = 2 * context + shifted
-    if position:  # in cells of 4 x 4 pixels
-        cells = np.add.outer(np.arange(height) // 4 * width, np.arange(width) // 4)
-        context = height * width * context + cells
-    context, pixels = context.ravel(), images.ravel().astype(np.int64)
-    order = context.argsort(kind="stable")
-    starts = np.flatnonzero(np.diff(context[order], prepend=-1))
-    lengths = np.diff(starts, append=len(order))
-    before = np.cumsum(pixels[order]) - pixels[order]
-    ones = before - np.repeat(before[starts], lengths)
-    seen = np.arange(len(order)) - np.repeat(starts, lengths)
-    probability = np.empty(len(order))
-    probability[order] = (ones + 0.4) / (seen + 0.8)
-    coder = constriction.stream.queue.RangeEncoder()
-    bernoulli = constriction.stream.model.Bernoulli(perfect=False)
-    coder.encode(pixels.astype(np.int32), bernoulli, probability)
-    return 8 * coder.get_compressed().nbytes / images.size
-
-
-def lossy(codec: LossyCodec, x: Tensor, path: Path) -> tuple[dict[str, Any], list[Tensor]]:
+def lossy(
+    codec: LossyCodec, x: Tensor, values: Values, path: Path
+) -> tuple[dict[str, Any], list[Tensor]]:
     """Compress images to their codes, and return measurements and three decompressions."""
     rates = codec.rates(x)
     with warnings.catch_warnings():
@@ -199,7 +139,8 @@ def lossy(codec: LossyCodec, x: Tensor, path: Path) -> tuple[dict[str, Any], lis
         ]
     shown = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:SHOWN]
     titles = ("original", "first", "second", "third")
-    groups = dict(zip(titles, (v[shown] for v in (x, *versions)), strict=True))
+    pictures = (values.to_unit_range(v[shown]) for v in (x, *versions))
+    groups = dict(zip(titles, pictures, strict=True))
     bits = 8 * len(data) / len(x)
     title = f"Originals, and three decompressions of the same {bits:.1f} bits per image"
     save_figure(plot_groups(groups, title, groups_per_row=3), path)
@@ -246,6 +187,8 @@ def table(rows: dict[str, Any]) -> str:
         if sizes:
             count = row.get("lossless", row.get("others"))["images"]
             lines += [f"\n### {name}, {count:,} test images without loss\n"]
+            if "model" in row.get("lossless", {}):
+                lines.append(f"{row['lossless']['model']}.\n")
             lines += ["| compressor | bits per pixel |", "|---|---|"]
             lines += [f"| {title} | {size:.4f} |" for title, size in sizes.items()]
         if "lossless" in row:
@@ -259,9 +202,9 @@ def table(rows: dict[str, Any]) -> str:
             )
         if "lossy" in row:
             lines += lossy_table(name, row["lossy"])
-        lines += [f"\n`{row[part]['command']}`" for part in PARTS if part in row]
+        lines += dict.fromkeys(f"\n`{row[part]['command']}`" for part in PARTS if part in row)
     versions = ", ".join(next(iter(next(iter(rows.values())).values()))["versions"])
-    return "\n".join([*dict.fromkeys(lines), f"\nMeasured with {versions}."]).lstrip() + "\n"
+    return "\n".join([*lines, f"\nMeasured with {versions}."]).lstrip() + "\n"
 
 
 def lossy_table(name: str, part: dict[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ from pyro_vlae.distributions import BernoulliEmission, PixelCNN
 from pyro_vlae.distributions.emissions import DiscreteEmission
 from pyro_vlae.distributions.sampling import Front, go_through
 
-# Levels are coded as two digits of this base: the encoder, which must keep all probabilities until
+# Levels are coded in digits of this base: the encoder, which must keep all probabilities until
 # it can push, then keeps 16 + 16 instead of 256 for each pixel.
 BASE = 16
 RAREST = 2.0**-30  # smallest probability of a level, so that each digit is possible

@@ -26,7 +26,7 @@ def test_it_measures_a_few_images(load_example, tmp_path, real_data_root, monkey
 
 
 def test_adaptive_coding_learns_the_probabilities(load_example):
-    adaptive = load_example("compression").adaptive
+    adaptive = load_example("other_compressors").adaptive
     rng = np.random.default_rng(0)
     noise = rng.random((200, 28, 28)) < 0.11
     entropy = -0.11 * np.log2(0.11) - 0.89 * np.log2(0.89)
@@ -43,9 +43,10 @@ def test_the_page_states_the_committed_results():
     folder = ROOT / "results" / "compression"
     rows = json.loads((folder / "compression.json").read_text())
     table = (folder / "table.md").read_text()
+    assert table.count("| compressor |") == len(rows)
     for row in rows.values():
         assert f"| {row['lossless']['bits_per_pixel']:.4f} |" in table
-        assert f"| {row['lossy']['bits_per_image']:.2f} |" in table
+        assert "lossy" not in row or f"| {row['lossy']['bits_per_image']:.2f} |" in table
     page = (ROOT / "docs" / "compression.md").read_text()
     assert re.search(r"\{include\} \.\./results/compression/table\.md", page)
     overhead = rows["static-mnist"]["lossless"]

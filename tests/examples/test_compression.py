@@ -1,11 +1,12 @@
 """The script that measures compression, and the figures that the documentation takes from it."""
 
-import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from pyro_vlae.reproducible import read_json
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,7 +17,7 @@ def test_it_measures_a_few_images(load_example, tmp_path, real_data_root, monkey
     monkeypatch.setattr(script, "MNIST_IMAGES", 500)
     options = ["static-mnist", "--images", "4", "--lossy-images", "3", "--log2-candidates", "6"]
     assert script.main([*options, "--out", str(tmp_path), "--data-dir", str(real_data_root)]) == 0
-    rows = json.loads((tmp_path / "compression.json").read_text())
+    rows = read_json(tmp_path / "compression.json")
     free, code = rows["static-mnist"]["lossless"], rows["static-mnist"]["lossy"]
     assert free["images"] == 4 and code["images"] == 3
     assert code["images_with_too_high_a_rate"] == 3
@@ -41,7 +42,7 @@ def test_adaptive_coding_learns_the_probabilities(load_example):
 
 def test_the_page_states_the_committed_results():
     folder = ROOT / "results" / "compression"
-    rows = json.loads((folder / "compression.json").read_text())
+    rows = read_json(folder / "compression.json")
     table = (folder / "table.md").read_text()
     assert table.count("| compressor |") == len(rows)
     for row in rows.values():

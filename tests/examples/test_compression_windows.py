@@ -1,10 +1,14 @@
 """The script that compresses images under the windows of a study."""
 
 import json
+import math
+from pathlib import Path
 
 import pytest
 
 from pyro_vlae.experiments import ConfigError
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_each_window_of_a_study_has_a_size(load_example, tmp_path, capsys):
@@ -24,3 +28,12 @@ def test_each_window_of_a_study_has_a_size(load_example, tmp_path, capsys):
     assert (tmp_path / "out" / "windows.png").stat().st_size > 5000
     with pytest.raises(ConfigError, match="no finished runs"):
         script.main([str(tmp_path / "out")])
+
+
+def test_the_page_states_the_committed_sizes():
+    page = (ROOT / "docs" / "compression.md").read_text()
+    found = json.loads((ROOT / "results" / "compression" / "windows.json").read_text())
+    for window, row in found["windows"].items():
+        bits, rate = (math.ceil(100 * row[name]) / 100 for name in ("bits_per_image", "rate_bits"))
+        many = row["images_with_too_high_a_rate"]
+        assert f"| `{window}` | {row['bytes']:,} bytes | {bits:.2f} | {rate:.2f} bits | {many} |" in page

@@ -25,9 +25,10 @@ from pyro_vlae.codec import LosslessCodec, LossyCodec
 from pyro_vlae.codec.container import Container, environment
 from pyro_vlae.commands.trained import is_shipped, load_pair, model_help
 from pyro_vlae.data import BINARY, PIANO_ROLLS, ImageSplit, Values, load_dataset
-from pyro_vlae.experiments import Recipe, pretrained_names
+from pyro_vlae.experiments import ConfigError, Recipe, pretrained_names
 from pyro_vlae.experiments.command_line import exit_status, folder, make_parser, positive
 from pyro_vlae.experiments.recipes import recipe_from_config
+from pyro_vlae.experiments.run import command
 from pyro_vlae.infer import marginal_log_likelihood
 from pyro_vlae.plots import plot_groups, save_figure
 from pyro_vlae.reproducible import read_json, write_json
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "compression.json"
     rows: dict[str, Any] = read_json(path) if path.exists() else {}
-    made = {"command": " ".join(["python", *sys.argv]), "versions": environment()}
+    made = {"command": command(), "versions": environment()}
     for name in options.models or pretrained_names():
         model: Any
         model, guide = load_pair(name)
@@ -61,7 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
         if not recipe.has_code or recipe.values == PIANO_ROLLS:
             print(f"{name} is no model of images with a code")
             continue
-        title = name if is_shipped(name) else Path(name).name
+        if model.card["results"] is None:
+            raise ConfigError(f"{name} has no scores yet: finish the run first, with --resume")
+        title = name if is_shipped(name) else Path(name).resolve().name
         test = recipe.load_data(options.data_dir, torch.device("cpu")).test
         if options.images:
             test = test.subset(options.images, seed=0)
@@ -80,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
                 codec = LossyCodec(model, guide, options.log2_candidates)
                 found, versions = lossy(codec, x, recipe.values, options.out / f"{title}.png")
                 # Static MNIST has no labels of training images.
-                if recipe.values == BINARY and name.endswith("mnist"):
+                if recipe.values == BINARY and recipe.dataset in ("mnist", "static-mnist"):
                     train = load_dataset("mnist", options.data_dir).train
                     found.update(digits_read(train, few.labels, x, versions[0]))
             rows.setdefault(title, {})[part] = {**found, **made}

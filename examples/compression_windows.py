@@ -17,7 +17,7 @@ from pyro_vlae.codec import LossyCodec
 from pyro_vlae.experiments import ConfigError, load_run
 from pyro_vlae.experiments.command_line import exit_status, folder, make_parser, positive
 from pyro_vlae.experiments.recipes import read_recipe
-from pyro_vlae.experiments.run import EVALUATION_SEED, program
+from pyro_vlae.experiments.run import EVALUATION_SEED, command
 from pyro_vlae.experiments.stored import read_results
 from pyro_vlae.plots import plot_groups, save_figure
 from pyro_vlae.reproducible import write_json
@@ -56,8 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
             f"image, mean rate {found['rate_bits']:.2f} bits",
             flush=True,
         )
-    command = " ".join([program(), *sys.argv[1:]])
-    write_json(out / "windows.json", {"command": command, "windows": results})
+    write_json(out / "windows.json", {"command": command(), "windows": results})
     title = f"{len(x):,} test images ({recipe.dataset_name}) compressed to their codes, by window"
     save_figure(plot_groups(pictures, title, 2), out / "windows.png")
     print(f"the figure is {out / 'windows.png'}")

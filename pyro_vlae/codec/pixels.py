@@ -70,8 +70,8 @@ def emission_of(likelihood: Any) -> DiscreteEmission:
         if not isinstance(emission, DiscreteEmission):
             raise CodecError(
                 "lossless coding needs an emission with finitely many levels and their "
-                f"probabilities, this PixelCNN has a {type(emission).__name__}: use "
-                "BernoulliEmission or DiscretizedLogisticEmission, or LossyCodec"
+                "probabilities, this PixelCNN has another one: use BernoulliEmission or "
+                "DiscretizedLogisticEmission, or LossyCodec"
             )
         return emission
     if not isinstance(getattr(likelihood, "base_dist", None), Bernoulli):

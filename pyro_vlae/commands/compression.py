@@ -1,5 +1,6 @@
 """The commands that compress files of images and decompress them."""
 
+import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,12 @@ def compress(arguments: list[str] | None = None) -> int:
     parser.add_argument("images", type=folder, help=".npy file, or folder of PNG files")
     parser.add_argument("file", type=folder, help="compressed file to write")
     options = parser.parse_args(arguments)
-    codec, values, channels = _codec(options.model, lossless=options.lossless)
-    x = read_images(options.images, values, channels)
+    codec, values, shape = _codec(options.model, lossless=options.lossless)
+    x = read_images(options.images, values, shape[0])
+    if x.shape[1:] != shape:
+        raise ConfigError(
+            f"{options.images} has images of shape {tuple(x.shape[1:])}, the model takes {shape}"
+        )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         data = codec.compress(x)
@@ -60,7 +65,7 @@ def compress(arguments: list[str] | None = None) -> int:
     options.file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(options.file, data)
     bits = 8 * len(data) / len(x)
-    unit = "pixel" if channels == 1 else "dimension"
+    unit = "pixel" if shape[0] == 1 else "dimension"
     print(
         f"wrote {options.file}: {len(x):,} images, {len(data):,} bytes, {bits:.1f} bits per image, "
         f"{bits / x[0].numel():.4f} bits per {unit}"
@@ -80,7 +85,8 @@ def decompress(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     data = options.file.read_bytes()
     lossless = Container.unpack(data).method == "lossless"
-    codec, values, _ = _codec(options.model, lossless)
+    codec, values, shape = _codec(options.model, lossless)
+    check_target(options.images, values, shape[0])
     torch.manual_seed(options.seed)
     x = codec.decompress(data)
     write_images(options.images, x, values)
@@ -123,11 +129,11 @@ def read_images(path: Path, values: Values, channels: int) -> Tensor:
             f"{path} has values of type {array.dtype}, the model takes {values.name} images: save "
             "their levels 0 to 255 as uint8"
         )
-    return levels[torch.from_numpy(array.astype(np.int64))]
+    return levels[torch.from_numpy(array.astype(np.int64, order="C"))]
 
 
 def write_images(path: Path, x: Tensor, values: Values) -> None:
-    """Write images as levels (``.npy``), or as PNG files in a folder."""
+    """Write images as levels (``.npy``), or as PNG files in a folder; see `check_target`."""
     levels = values.support
     array = torch.bucketize(x, levels).to(torch.uint8).numpy()
     channels = array.shape[1]
@@ -137,8 +143,6 @@ def write_images(path: Path, x: Tensor, values: Values) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_array(path, array)
         return
-    if (channels, len(levels)) not in ((1, 2), (1, 256), (3, 256)):
-        raise ConfigError(f"images of {channels} channels can be written as .npy only")
     path.mkdir(parents=True, exist_ok=True)
     digits = len(str(len(array) - 1))
     if channels == 3:
@@ -146,7 +150,22 @@ def write_images(path: Path, x: Tensor, values: Values) -> None:
     for number, picture in enumerate(array):
         shown = Image.fromarray(picture * np.uint8(255 // (len(levels) - 1)))
         shown = shown.convert("1") if len(levels) == 2 else shown
-        shown.save(path / f"{number:0{digits}}.png")
+        content = io.BytesIO()
+        shown.save(content, "PNG")
+        write_atomically(path / f"{number:0{digits}}.png", content.getvalue())
+
+
+def check_target(path: Path, values: Values, channels: int) -> None:
+    """Raise a ConfigError if images of this kind cannot be written to a path."""
+    if path.suffix == ".npy":
+        return
+    if (channels, len(values.support)) not in ((1, 2), (1, 256), (3, 256)):
+        raise ConfigError(f"images of {channels} channels can be written as .npy only")
+    if path.is_dir():
+        if any(path.iterdir()):
+            raise ConfigError(f"the folder {path} is not empty: name a new one")
+    elif path.suffix or path.exists():
+        raise ConfigError(f"{path} must be an .npy file or a folder for PNG files")
 
 
 def _read_folder(path: Path, channels: int) -> Array:
@@ -202,8 +221,8 @@ def _as_bits(path: Path, array: Array) -> Array:
     return array > 0
 
 
-def _codec(name: str, lossless: bool) -> tuple[Any, Values, int]:
-    """The codec of a trained model, and the values and channels of its images."""
+def _codec(name: str, lossless: bool) -> tuple[Any, Values, tuple[int, ...]]:
+    """The codec of a trained model, and the values and shape of its images."""
     # Imported here because it needs an optional package.
     from pyro_vlae.codec import LosslessCodec, LossyCodec
 
@@ -214,5 +233,5 @@ def _codec(name: str, lossless: bool) -> tuple[Any, Values, int]:
     codec = (LosslessCodec if lossless else LossyCodec)(model, guide)
     with torch.no_grad():
         z = model.prior().sample((1,))
-        channels = model.likelihood(model.decoder(z)).event_shape[0]
-    return codec, recipe.values, channels
+        shape = tuple(model.likelihood(model.decoder(z)).event_shape)
+    return codec, recipe.values, shape

@@ -22,6 +22,7 @@ from pyro_vlae.commands.trained import (
 from pyro_vlae.experiments.command_line import make_parser, positive
 from pyro_vlae.experiments.run import EVALUATION_SEED, evaluation_index
 from pyro_vlae.experiments.summary import print_scores, warn_of_few_samples
+from pyro_vlae.infer.distributed import rank
 from pyro_vlae.reproducible import write_json
 
 
@@ -51,6 +52,6 @@ def main(arguments: list[str] | None = None) -> int:
     for name, value in summary.items():
         text = f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
         print(f"  {name:32} {'-' if value != value else text:>12}")
-    if options.out:
+    if options.out and rank() == 0:
         write_json(options.out, {"model": options.model, "dataset": data.name, **summary})
     return 0

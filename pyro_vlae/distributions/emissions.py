@@ -71,7 +71,7 @@ class BernoulliEmission:
     def level_probabilities(
         self, distribution: Bernoulli, pixels: Tensor, channels: slice
     ) -> Tensor:
-        """See `DiscreteEmission`; in float64, so that also a tiny probability of 0 is exact."""
+        """See `DiscreteEmission`; 1 - p is computed in float64, so that both sum to one."""
         ones = distribution.probs[:, channels].double()
         return torch.stack((1 - ones, ones), -1)
 
@@ -124,6 +124,11 @@ class _NetworkEmission:
     def __init__(self, network: Any) -> None:
         self.support = getattr(network, "support", constraints.real)
         self._emission = network.emission
+        # Lossless coding needs these, see `DiscreteEmission`.
+        coded = BernoulliEmission() if self.support is constraints.boolean else network
+        if hasattr(coded, "level_probabilities"):
+            self.levels = coded.levels
+            self.level_probabilities = coded.level_probabilities
 
     def __call__(self, parameters: Tensor) -> Distribution:
         return self._emission(parameters)

@@ -13,11 +13,11 @@ from pyro_vlae.distributions.sampling import Front, sample_front
 
 
 class ParticleFilter:
-    """Particles for each image, whose unknown pixels are sampled and weighted by the known ones.
+    """Samples the unknown pixels of images, with particles weighted by the known pixels.
 
     Its methods `choose` and `select` are arguments of `pyro_vlae.distributions.sampling.go_through`
-    for ``particles * N`` images, the first particle of each image first. The emission must have a
-    log-probability for each channel.
+    for ``particles * N`` images: particle 0 of all N images, then particle 1, and so on. The
+    emission must have a log-probability for each channel.
 
     Args:
         value: images ``(N, C, H, W)``; their unknown pixels are ignored.
@@ -25,7 +25,7 @@ class ParticleFilter:
         particles: particles for each image.
 
     Attributes:
-        log_weight: of the particles since they were last resampled, ``(particles, N)``.
+        log_weight: log-weights since the particles were last resampled, ``(particles, N)``.
         smallest_size: the smallest effective sample size so far, before resampling, ``(N,)``.
     """
 

@@ -118,7 +118,18 @@ class PianoRoll(TorchDistribution):
         Returns:
             Rolls ``(N, 1, T, keys)``, and for each the smallest effective sample size at the end of
             a frame, before resampling, ``(N,)``.
+
+        Raises:
+            ValueError: a shape is wrong, ``known`` is not bool, or there are no particles.
         """
+        shape = (*self.batch_shape, *self.event_shape)
+        if not value.shape == known.shape == shape or known.dtype != torch.bool:
+            raise ValueError(
+                f"value and known must have shape {shape}, and known must be bool; got "
+                f"{tuple(value.shape)} and {tuple(known.shape)}, {known.dtype}"
+            )
+        if particles < 1:
+            raise ValueError(f"particles must be at least 1, got {particles}")
         frames = self.frames
         scored = known & self.is_real.unsqueeze(-1).unsqueeze(-3)
         image = self._image(value)

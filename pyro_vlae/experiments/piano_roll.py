@@ -124,12 +124,13 @@ class PianoRollRecipe(Recipe):
         rolls = samples.cpu().numpy()
         if out.suffix == ".npy":
             write_array(out, rolls)
-        elif out.suffix:
+        elif out.suffix and not out.is_dir():
             super().write_samples(samples, out, title)
         else:
             out.mkdir(exist_ok=True)
+            digits = len(str(len(rolls) - 1))
             for number, roll in enumerate(rolls[:, 0]):
-                write_midi(out / f"sample-{number}.mid", roll)
+                write_midi(out / f"sample-{number:0{digits}}.mid", roll)
 
     def describe_parts(self) -> str:
         keys = "lower keys" if self.likelihood == "pixelcnn" else "keys independent"

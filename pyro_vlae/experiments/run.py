@@ -231,8 +231,12 @@ def _provenance(device: torch.device) -> dict[str, Any]:
         "pyro": pyro.__version__,
         "numpy": numpy.__version__,
     }
-    command = f"{program()} {shlex.join(sys.argv[1:])}".rstrip()
-    return {"device": name, "versions": versions, "command": command}
+    return {"device": name, "versions": versions, "command": command()}
+
+
+def command() -> str:
+    """The command line of this process, as it can be repeated."""
+    return f"{program()} {shlex.join(sys.argv[1:])}".rstrip()
 
 
 def program() -> str:

@@ -25,7 +25,7 @@ from pyro_vlae.experiments.command_line import (
 from pyro_vlae.experiments.image_recipe import ImageRecipe, is_path, recipe_for
 from pyro_vlae.experiments.options import ConfigError
 from pyro_vlae.experiments.recipes import Recipe, read_recipe
-from pyro_vlae.experiments.run import run
+from pyro_vlae.experiments.run import RunInterrupted, run
 from pyro_vlae.experiments.summary import print_scores, warn_of_few_samples
 from pyro_vlae.infer.distributed import from_rank_0
 
@@ -84,7 +84,10 @@ def train(
     out = from_rank_0(options.out or announced_folder(recipe))
     results = carry_out(recipe, data, out, options.resume)
     if finish is not None:
-        finish(recipe, data, out, results)
+        try:
+            finish(recipe, data, out, results)
+        except KeyboardInterrupt as error:
+            raise RunInterrupted(out) from error
     return 0
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pyro_vlae.experiments import ConfigError
+from pyro_vlae.codec import LossyCodec
+from pyro_vlae.data import load_dataset
+from pyro_vlae.experiments import ConfigError, load_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,9 +24,13 @@ def test_each_window_of_a_study_has_a_size(load_example, tmp_path, capsys):
     windows = json.loads((tmp_path / "out" / "windows.json").read_text())["windows"]
     assert set(windows) == {"none", "4x2"}
     printed = capsys.readouterr().out
+    x = load_dataset("digits").test.subset(4, seed=0).batch(slice(None))
     for name, found in windows.items():
         assert found["bits_per_image"] == 8 * found["bytes"] / 4
         assert f"window {name}: {found['bytes']:,} bytes" in printed
+        codec = LossyCodec(*load_run(study / name), log2_candidates=6)
+        with pytest.warns(UserWarning):
+            assert len(codec.compress(x)) == found["bytes"]
     assert (tmp_path / "out" / "windows.png").stat().st_size > 5000
     with pytest.raises(ConfigError, match="no finished runs"):
         script.main([str(tmp_path / "out")])
@@ -36,4 +42,7 @@ def test_the_page_states_the_committed_sizes():
     for window, row in found["windows"].items():
         bits, rate = (math.ceil(100 * row[name]) / 100 for name in ("bits_per_image", "rate_bits"))
         many = row["images_with_too_high_a_rate"]
-        assert f"| `{window}` | {row['bytes']:,} bytes | {bits:.2f} | {rate:.2f} bits | {many} |" in page
+        assert (
+            f"| `{window}` | {row['bytes']:,} bytes | {bits:.2f} | {rate:.2f} bits | {many} |"
+            in page
+        )

@@ -10,6 +10,7 @@ from pyro_vlae.data.midi import read_midi
 from pyro_vlae.data.piano_rolls import PIANO_ROLLS, PianoRollDataset, PianoRollSplit
 from pyro_vlae.experiments import ConfigError, piano_roll_music, train_command
 from pyro_vlae.experiments.piano_roll_music import melody_mask
+from pyro_vlae.experiments.run import RunInterrupted
 
 SIZES = ("--hidden", "4", "--code-channels", "2")
 GIVEN = 2
@@ -107,3 +108,16 @@ def test_another_rank_takes_the_folder_of_rank_0_and_plays_nothing(
     assert not (tmp_path / "own").exists()
     assert (tmp_path / "shared" / "results.json").exists()
     assert not (tmp_path / "shared" / "midi").exists()
+
+
+def test_ctrl_c_while_music_is_written_says_how_to_go_on(load_example, tmp_path, monkeypatch):
+    example = load_example("piano_rolls")
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(example, "play", interrupted)
+    given, sizes = options(tmp_path / "run")
+    with pytest.raises(RunInterrupted) as caught:
+        example.main([*given, *sizes, "--epochs", "1"])
+    assert caught.value.folder == tmp_path / "run"

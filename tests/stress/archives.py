@@ -38,7 +38,7 @@ from odd_files import (
 from tiny import example, tiny_runs
 
 from pyro_vlae.commands.compression import read_images
-from pyro_vlae.data import load_images
+from pyro_vlae.data import BINARY, load_images
 from pyro_vlae.data.files import FileStore, PublishedFile
 from pyro_vlae.data.midi import read_midi, write_midi
 
@@ -94,7 +94,7 @@ def targets(root):
         "nothing": (b"", REFUSED),
         "more after its end": (good + b"more", EITHER),
     }
-    yield array, lambda: {"x": read_images(array)}, odd_array
+    yield array, lambda: {"x": read_images(array, BINARY, 1)}, odd_array
 
 
 def peak():

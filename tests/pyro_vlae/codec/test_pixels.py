@@ -125,6 +125,32 @@ def test_an_emission_of_your_own_says_how_it_is_coded():
     assert torch.equal(codec.decompress(codec.compress(x, verify=False)), x)
 
 
+class OwnBits(MaskedResNet):
+    support = constraints.boolean
+
+    def emission(self, parameters):
+        return Bernoulli(logits=parameters)
+
+
+class OwnLevels(LevelEmission, MaskedResNet):
+    def emission(self, parameters):
+        return LevelEmission()(parameters)
+
+    __call__ = MaskedResNet.__call__
+
+
+@pytest.mark.parametrize("kind", [OwnBits, OwnLevels])
+def test_a_network_may_define_how_its_pixels_are_coded(kind):
+    torch.manual_seed(0)
+    model, guide = gray()
+    network = kind(1, 4, 6, 2, 1 if kind is OwnBits else 2)
+    own = VLAE(model.prior, model.decoder, lambda maps: PixelCNN(network, maps))
+    codec = LosslessCodec(own, guide)
+    levels = torch.tensor([0.0, 1.0]) if kind is OwnBits else LevelEmission.levels
+    x = levels[torch.randint(len(levels), (9, 1, 3, 5))]
+    assert torch.equal(codec.decompress(codec.compress(x, verify=False)), x)
+
+
 def test_levels_of_probability_zero_can_be_coded():
     class Sharp(LevelEmission):
         def __call__(self, parameters):
@@ -156,5 +182,7 @@ def test_the_code_alone_is_compressed_too(make, shape):
     initialize(model, guide, x)
     codec = LossyCodec(model, guide, log2_candidates=14)
     data = codec.compress(x)
-    likelihood = model.likelihood(model.decoder(codec.codes(data)))
+    codes = codec.codes(data)
+    assert codes.shape == guide.posterior(x).mean.shape
+    likelihood = model.likelihood(model.decoder(codes))
     assert likelihood.support.check(codec.decompress(data)).all()

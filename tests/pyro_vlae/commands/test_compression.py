@@ -4,7 +4,13 @@ import torch
 from PIL import Image
 
 from pyro_vlae.__main__ import main
-from pyro_vlae.commands.compression import compress, decompress, read_images, write_images
+from pyro_vlae.commands.compression import (
+    check_target,
+    compress,
+    decompress,
+    read_images,
+    write_images,
+)
 from pyro_vlae.data import BINARY, BYTES, GRAY
 from pyro_vlae.experiments import ColorRecipe, ConfigError, GrayRecipe
 from pyro_vlae.infer import initialize
@@ -83,7 +89,21 @@ def test_input_that_is_no_binary_images_is_named(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_images(tmp_path / "none.npy", BINARY, 1)
     with pytest.raises(ConfigError, match="3 channels"):
-        write_images(tmp_path / "out", torch.zeros(1, 3, 2, 2), BINARY)
+        check_target(tmp_path / "out", BINARY, 3)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "7.png").touch()
+    with pytest.raises(ConfigError, match="not empty"):
+        check_target(tmp_path / "full", BINARY, 1)
+    with pytest.raises(ConfigError, match=r"must be an \.npy file or a folder"):
+        check_target(tmp_path / "out.png", BINARY, 1)
+
+
+@pytest.mark.parametrize("kind", ["--lossless", "--lossy"])
+def test_images_of_another_size_are_refused(tmp_path, kind):
+    np.save(tmp_path / "small.npy", np.zeros((2, 20, 20), np.uint8))
+    files = [str(tmp_path / "small.npy"), str(tmp_path / "file")]
+    with pytest.raises(ConfigError, match=r"of shape \(1, 20, 20\), the model takes \(1, 28, 28\)"):
+        compress(["--model", "static-mnist", kind, *files])
 
 
 def test_images_of_the_wrong_kind_are_refused(tmp_path):
@@ -147,7 +167,8 @@ def test_files_of_levels_survive_without_loss(tmp_path, levels, source, capsys):
     write_images(tmp_path / source, values.support[levels], values)
     compress(["--model", "run", "--lossless", str(tmp_path / source), str(tmp_path / "file")])
     unit = "pixel" if levels.shape[1] == 1 else "dimension"
-    assert f"bits per {unit}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"bits per {unit}" in printed and "warning" not in printed
     for name in ("y", "y.npy"):
         decompress(["--model", "run", str(tmp_path / "file"), str(tmp_path / name)])
         read = read_images(tmp_path / name, values, levels.shape[1])

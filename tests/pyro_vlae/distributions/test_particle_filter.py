@@ -187,3 +187,14 @@ def test_particles_are_chosen_in_proportion_to_their_weights(weights, seed):
     for column, expected in zip(chosen.T, len(weights) * weights.T, strict=True):
         times = column.bincount(minlength=len(weights))
         assert ((times - expected).abs() < 1 + 1e-9).all()
+
+
+def test_wrong_arguments_are_named():
+    frames = PixelCNN(Step(0.2, 0.4), None, (1, 3, 2)).expand((2,))
+    rolls, known = PianoRoll(frames, torch.tensor([3, 2])), torch.zeros(2, 1, 3, 2).bool()
+    x = torch.zeros(2, 1, 3, 2)
+    for arguments in ((x, known.float()), (x[:1], known[:1]), (x, known[:, 0, :, 0])):
+        with pytest.raises(ValueError, match=r"must have shape \(2, 1, 3, 2\), and known must be"):
+            rolls.resample(*arguments)
+    with pytest.raises(ValueError, match="particles must be at least 1, got 0"):
+        rolls.resample(x, known, 0)

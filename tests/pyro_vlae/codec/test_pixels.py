@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.distributions import Categorical, constraints
+from torch.distributions import Bernoulli, Categorical, constraints
 
 from pyro_vlae.codec import CodecError, LosslessCodec, LossyCodec
 from pyro_vlae.codec.container import Container

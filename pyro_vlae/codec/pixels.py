@@ -124,8 +124,9 @@ def _in_digits(table: Array, digit: Digit) -> Array:
     """Choose levels given their probabilities ``(S, L)``, in one digit if there are few."""
     size, levels = table.shape
     if levels <= BASE:
-        return digit(table, 1)
-    wide = np.full((size, -(-levels // BASE) * BASE), RAREST, table.dtype)
+        return digit(table.astype(np.float64), 1)
+    # With float32, the coder's sums of probabilities may leave none for the last digit.
+    wide = np.full((size, -(-levels // BASE) * BASE), RAREST)
     np.maximum(table, RAREST, out=wide[:, :levels])
     rows = wide.reshape(size, -1, BASE)
     high = digit(rows.sum(-1), BASE)

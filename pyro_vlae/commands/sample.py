@@ -1,11 +1,11 @@
 """Generate images or piano rolls from a trained model.
 
     %(prog)s static-mnist --count 64 --temperature 0
-    %(prog)s runs/chorales --count 8 --frames 48 --out chorales
+    %(prog)s runs/chorales --count 8 --frames 48 --out midi
 
-Writes a figure, or an array (N, C, H, W) of values in [0, 1] if the file's name
-ends in .npy. Piano rolls become MIDI files if --out is a folder, and an array of
-keys (N, 1, frames, 88).
+Writes a figure, or an array (N, C, H, W) of values in [0, 1] if the name of the
+file ends in .npy. Piano rolls become MIDI files if --out is a folder, and an
+array of keys (N, 1, frames, 88).
 """
 
 from pathlib import Path

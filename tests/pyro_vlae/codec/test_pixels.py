@@ -9,7 +9,7 @@ from torch.distributions import Bernoulli, Categorical, constraints
 
 from pyro_vlae.codec import CodecError, LosslessCodec, LossyCodec
 from pyro_vlae.codec.container import Container
-from pyro_vlae.codec.pixels import pop_pixels, push_pixels
+from pyro_vlae.codec.pixels import _in_digits, pop_pixels, push_pixels
 from pyro_vlae.codec.stack import BitStack, initial_words
 from pyro_vlae.distributions import PixelCNN
 from pyro_vlae.guides import GaussianGuide, color_guide
@@ -186,3 +186,25 @@ def test_the_code_alone_is_compressed_too(make, shape):
     assert codes.shape == guide.posterior(x).mean.shape
     likelihood = model.likelihood(model.decoder(codes))
     assert likelihood.support.check(codec.decompress(data)).all()
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 255))
+@settings(max_examples=30, deadline=None)
+def test_tables_that_end_in_impossible_levels_can_be_coded(seed, possible):
+    chance = np.random.default_rng(seed)
+    table = chance.random((200, 256), np.float32)
+    table[:, possible:] = 0
+    table /= table.sum(1, keepdims=True)
+    symbols = chance.integers(0, 256, 200)
+    pushed = []
+
+    def record(probabilities, place):
+        pushed.append((symbols // place % probabilities.shape[1], probabilities))
+        return pushed[-1][0]
+
+    stack = BitStack(initial_words(4))
+    assert (_in_digits(table, record) == symbols).all()
+    for digits, probabilities in reversed(pushed):
+        stack.push_levels(digits, probabilities)
+    popped = _in_digits(table, lambda probabilities, place: stack.pop_levels(probabilities))
+    assert (popped == symbols).all()

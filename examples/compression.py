@@ -129,10 +129,7 @@ def lossy(
     codec: LossyCodec, x: Tensor, values: Values, path: Path
 ) -> tuple[dict[str, Any], list[Tensor]]:
     """Compress images to their codes, and return measurements and three decompressions."""
-    rates = codec.rates(x)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # images of high rate are counted below
-        data, seconds = timed(lambda: codec.compress(x))
+    data, found, seconds = coded(codec, x)
     torch.manual_seed(0)
     versions = [codec.decompress(data) for _ in range(3)]
     with torch.no_grad():
@@ -144,20 +141,29 @@ def lossy(
     titles = ("original", "first", "second", "third")
     pictures = (values.to_unit_range(v[shown]) for v in (x, *versions))
     groups = dict(zip(titles, pictures, strict=True))
-    bits = 8 * len(data) / len(x)
+    bits = found["bits_per_image"]
     title = f"Originals, and three decompressions of the same {bits:.1f} bits per image"
     save_figure(plot_groups(groups, title, groups_per_row=3), path)
+    found["distortion_nats"] = -torch.cat(likelihoods).mean().item()
+    found["compress_seconds"] = seconds
+    return found, versions
+
+
+def coded(codec: LossyCodec, x: Tensor) -> tuple[bytes, dict[str, Any], float]:
+    """The file of the codes of images, its measurements, and the CPU seconds to make it."""
+    rates = codec.rates(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # images of high rate are counted below
+        data, seconds = timed(lambda: codec.compress(x))
     found = {
         "images": len(x),
         "bytes": len(data),
-        "bits_per_image": bits,
+        "bits_per_image": 8 * len(data) / len(x),
         "rate_bits": rates.mean().item(),
         "log2_candidates": codec.log2_candidates,
         "images_with_too_high_a_rate": int((rates > codec.largest_rate).sum()),
-        "distortion_nats": -torch.cat(likelihoods).mean().item(),
-        "compress_seconds": seconds,
     }
-    return found, versions
+    return data, found, seconds
 
 
 def digits_read(

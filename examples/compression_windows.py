@@ -8,10 +8,10 @@ windows.png, with sizes of files. Takes minutes per window.
 """
 
 import sys
-import warnings
 from typing import Any
 
 import torch
+from compression import coded
 
 from pyro_vlae.codec import LossyCodec
 from pyro_vlae.experiments import ConfigError, load_run
@@ -47,10 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
         recipe = read_recipe(run)
         test = recipe.load_data(options.data_dir, torch.device("cpu")).test
         x = test.subset(min(options.images, len(test)), seed=EVALUATION_SEED).batch(slice(None))
-        found, decompressed = compressed(run, x, options.log2_candidates)
+        codec = LossyCodec(*load_run(run), options.log2_candidates)
+        data, found, _ = coded(codec, x)
         results[run.name] = found
+        torch.manual_seed(EVALUATION_SEED)
         pictures.setdefault("original", x[:SHOWN])
-        pictures[f"{run.name}\n{found['bits_per_image']:.1f} bits"] = decompressed[:SHOWN]
+        pictures[f"{run.name}\n{found['bits_per_image']:.1f} bits"] = codec.decompress(data)[:SHOWN]
         print(
             f"window {run.name}: {found['bytes']:,} bytes, {found['bits_per_image']:.2f} bits per "
             f"image, mean rate {found['rate_bits']:.2f} bits",
@@ -61,26 +63,6 @@ def main(arguments: list[str] | None = None) -> int:
     save_figure(plot_groups(pictures, title, 2), out / "windows.png")
     print(f"the figure is {out / 'windows.png'}")
     return 0
-
-
-def compressed(run: Any, x: torch.Tensor, log2_candidates: int) -> tuple[dict[str, Any], Any]:
-    """Measurements of the compressed file of all images, and one decompression of it."""
-    model, guide = load_run(run)
-    codec = LossyCodec(model, guide, log2_candidates)
-    rates = codec.rates(x)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # images of high rate are counted below
-        data = codec.compress(x)
-    torch.manual_seed(EVALUATION_SEED)
-    found = {
-        "images": len(x),
-        "bytes": len(data),
-        "bits_per_image": 8 * len(data) / len(x),
-        "rate_bits": rates.mean().item(),
-        "log2_candidates": log2_candidates,
-        "images_with_too_high_a_rate": int((rates > codec.largest_rate).sum()),
-    }
-    return found, codec.decompress(data)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ class RollValues(Values):
         return torch.where(x < 0, 0.2, x).transpose(-1, -2).flip(-2)
 
 
-PIANO_ROLLS = RollValues("piano roll", "nats", largest=1, scale=1)
+PIANO_ROLLS = RollValues("piano roll", "nats", largest=1, scale=1, item="piece")
 """Keys 0 and 1; a model also sees `PADDING`, in frames after the end of a piece."""
 
 

@@ -21,6 +21,7 @@ class Values:
         bernoulli: whether a byte stands for the probability of a 1. A model then sees a binary
             sample, a new one each time.
         black: whether 0 is black in plots of one channel; otherwise 0 is paper and 1 is ink.
+        item: what one example is called, for messages.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Values:
     offset: float = 0.0
     bernoulli: bool = False
     black: bool = False
+    item: str = "image"
 
     @property
     def support(self) -> Tensor:

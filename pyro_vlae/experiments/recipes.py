@@ -163,12 +163,13 @@ class Recipe(SampleHooks, ABC):
         budget = [f"{self.epochs} epochs"] if self.epochs else []
         budget += [f"{self.max_minutes:g} minutes"] if self.max_minutes else []
         budget += [f"{self.max_steps:,} steps"] if self.max_steps else []
-        images = f"up to {self.eval_images} test images" if self.eval_images else "all test images"
+        count = f"up to {self.eval_images}" if self.eval_images else "all"
         return (
             f"preset {self.preset}: {self.describe_parts()}, seed {self.seed}\n"
             f"training on {self.train_on} for {' or '.join(budget)}, batches of "
             f"{self.batch_size}, Adamax {self.learning_rate:g}, Polyak average {self.ema_decay:g}\n"
-            f"scoring {images} with {self.num_samples} importance samples each"
+            f"scoring {count} test {self.values.item}s with {self.num_samples} importance "
+            "samples each"
         )
 
     def optimizer(self, **options: Any) -> JointOptim:

@@ -75,10 +75,6 @@ def run(
     out = Path(out)
     recipe.check(data)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(out, error) from error
-    try:
         with own_folder(out):
             return _run(recipe, data, out, resume)
     except TrainingInterrupted:
@@ -94,7 +90,7 @@ def _run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> dict[st
     before = read_checkpoint(out / "checkpoint") if has_checkpoint(out) else None
     if before is not None:
         step, seen = before.state["step"], before.state["images_seen"]
-        print(f"resuming at step {step}, {seen:,} images seen", flush=True)
+        print(f"resuming at step {step}, {seen:,} {recipe.values.item}s seen", flush=True)
     data = recipe.augmented(data)
     device = data.train.images.device
     pyro.set_rng_seed(recipe.seed)
@@ -158,7 +154,7 @@ def evaluation_index(split: Sized, count: int | None) -> Tensor:
 
 
 def _prepare_folder(recipe: Recipe, out: Path, resume: bool) -> None:
-    """Make a new run's folder and write its ``config.json``; leave a resumed run's unchanged."""
+    """Write the ``config.json`` of a new run; refuse the folder of another one."""
     begun = has_checkpoint(out)
     if not begun and (out / "results.json").exists():
         raise ConfigError(
@@ -173,12 +169,8 @@ def _prepare_folder(recipe: Recipe, out: Path, resume: bool) -> None:
         if not begun and rank() == 0:
             write_json(out / "config.json", recipe.to_config())
     except OSError as error:
-        raise _unwritable(out, error) from error
-
-
-def _unwritable(out: Path, error: OSError) -> ConfigError:
-    reason = error.strerror or error
-    return ConfigError(f"cannot write to {out} ({reason}): choose another --out")
+        reason = error.strerror or error
+        raise ConfigError(f"cannot write to {out} ({reason}): choose another --out") from error
 
 
 def _plot(
@@ -198,8 +190,8 @@ def _plot(
     save_figure(samples, out / "samples.png")
     if recipe.has_code:
         pairs = show(x), show(reconstruct(model, guide, x))
-        figure = plot_reconstructions(*pairs, f"Test images and one decompression each: {title}")
-        save_figure(figure, out / "reconstructions.png")
+        caption = f"Test {data.values.item}s and one decompression each: {title}"
+        save_figure(plot_reconstructions(*pairs, caption), out / "reconstructions.png")
     dimensions = x[0].numel() if data.values.unit == "bits/dim" else None
     save_figure(plot_training(result.history, title, dimensions), out / "training.png")
 
@@ -207,8 +199,8 @@ def _plot(
 def run_title(recipe: Recipe, images_seen: int) -> str:
     """A run's data set, model, and training, for the titles of its figures."""
     return (
-        f"{recipe.dataset_name}, {recipe.describe_parts()}\n{images_seen:,} training images seen, "
-        f"seed {recipe.seed}"
+        f"{recipe.dataset_name}, {recipe.describe_parts()}\n{images_seen:,} training "
+        f"{recipe.values.item}s seen, seed {recipe.seed}"
     )
 
 

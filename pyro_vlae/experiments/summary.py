@@ -13,8 +13,8 @@ def warn_of_few_samples(recipe: Recipe) -> None:
     """Print a note if the importance samples of the recipe are too few to compare models."""
     if recipe.has_code and recipe.num_samples < FEW_SAMPLES:
         print(
-            f"note: with {recipe.num_samples} importance samples per image the NLL is noticeably "
-            f"too high; use --num-samples {FEW_SAMPLES} or more to compare models"
+            f"note: with {recipe.num_samples} importance samples per {recipe.values.item} the "
+            f"NLL is noticeably too high; use --num-samples {FEW_SAMPLES} or more to compare models"
         )
 
 
@@ -37,10 +37,10 @@ def print_scores(results: Mapping[str, Any], data: ImageDataset) -> None:
         unit = data.values.unit
         print(f"test NLL {nll:.3f} +- {error:.3f} {unit}, bound {bound:.3f}, rate {rate:.4f}")
     nll, error, bound, rate = scores
-    count, images = results["num_samples"], results["num_images"]
+    count, items, item = results["num_samples"], results["num_images"], data.values.item
     print(
         f"test NLL {nll:.2f} +- {error:.2f} nats ({count} importance sample{'s' * (count > 1)}, "
-        f"{images} image{'s' * (images > 1)}), "
+        f"{items} {item}{'s' * (items > 1)}), "
         f"bound {bound:.2f}, rate {rate:.2f} nats = {results['kl_bits']:.1f} bits"
     )
     high = results["fraction_of_pareto_k_above_0.7"]
@@ -48,5 +48,5 @@ def print_scores(results: Mapping[str, Any], data: ImageDataset) -> None:
         print(
             "the importance sampling estimate is unreliable: median effective sample size "
             f"{results['median_effective_sample_size']:.1f} of {count}, Pareto k above 0.7 for "
-            f"{high:.0%} of the images; more --num-samples would lower the NLL"
+            f"{high:.0%} of the {item}s; more --num-samples would lower the NLL"
         )

@@ -3,8 +3,8 @@
 import copy
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pyro
@@ -12,8 +12,8 @@ import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from pyro_vlae.infer.averaging import ParameterAverage
 from pyro_vlae.infer.distributed import broadcast, sum_over_ranks
 
 
@@ -29,9 +29,8 @@ class JointOptim(PyroOptim):
         optim_args: its arguments, e.g. ``{"lr": 2e-3}``. ``foreach=True`` is added if the class
             takes it, unless ``fused`` is given.
         clip_norm: upper limit of the joint norm of all gradients, or None.
-        ema_decay: decay of a Polyak average of the parameters, or None. The average starts as a
-            copy of the parameters after their first step; t steps later its decay is
-            ``min(ema_decay, (1 + t) / (10 + t))``, which soon discards the early steps.
+        ema_decay: decay of a Polyak average of the parameters, or None; after step t it is at
+            most ``(1 + t) / (10 + t)``, which soon discards the early steps.
         learning_rate_factors: factors on the learning rate of parameters by the prefix of their
             names, e.g. ``{"model.likelihood.": 4.0}``. The longest matching prefix counts.
 
@@ -60,8 +59,6 @@ class JointOptim(PyroOptim):
     ) -> None:
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm must be positive or None, got {clip_norm}")
-        if ema_decay is not None and not 0 <= ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1) or be None, got {ema_decay}")
         factors = {"": 1.0, **(learning_rate_factors or {})}
         if not all(0 < factor < math.inf for factor in factors.values()):
             given = learning_rate_factors
@@ -81,16 +78,16 @@ class JointOptim(PyroOptim):
         self.name = type(self._optimizer).__name__
         self.learning_rate: float = self._optimizer.defaults["lr"]
         self.clip_norm, self.ema_decay = clip_norm, ema_decay
+        self._average = ParameterAverage(ema_decay)
         self.gradient_norm: Tensor | None = None
         self.summed: Tensor | None = None
         self._names: dict[Tensor, str] = {}  # in the order of registration
-        self._averages: dict[Tensor, Tensor] = {}  # by parameter
         self._trained: set[Tensor] = set()
-        self._steps, self._swapped = 0, False
+        self._steps = 0
 
     def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
         """Update ``params``, the set that SVI passes, along their gradients."""
-        if self._swapped:
+        if self._average.in_place:
             raise RuntimeError("leave `with optimizer.averaged()` before the next training step")
         params = set(params)
         if new := params - self._trained:
@@ -115,12 +112,7 @@ class JointOptim(PyroOptim):
             clip_grads_with_norm_(self._names, self.clip_norm, self.gradient_norm)
         self._optimizer.step(*args, **kwargs)
         self._optimizer.zero_grad()
-        if self.ema_decay is not None:
-            begun = self._averages.keys()
-            self._averages |= {p: p.detach().clone() for p in self._names if p not in begun}
-            decay = min(self.ema_decay, (1 + self._steps) / (10 + self._steps))
-            update = get_ema_multi_avg_fn(decay)
-            update(list(self._averages.values()), list(self._averages), self._steps)
+        self._average.update(self._names, self._steps)
         self._steps += 1
 
     def register(self, named_parameters: Iterable[tuple[str, Tensor]]) -> None:
@@ -152,25 +144,13 @@ class JointOptim(PyroOptim):
         """Names of registered parameters that no step has included so far."""
         return [name for parameter, name in self._names.items() if parameter not in self._trained]
 
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
+    def averaged(self) -> AbstractContextManager[None]:
         """Put the averages, if any, into the parameters for the duration of a ``with`` block."""
-        if self._swapped or not self._averages:
-            yield
-            return
-        current = {p: p.detach().clone() for p in self._averages}
-        self._swapped = True
-        try:
-            _assign(self._averages)
-            yield
-        finally:
-            _assign(current)
-            self._swapped = False
+        return self._average.swapped()
 
     def keep_averages(self) -> None:
         """Replace the parameters by their averages, if there are any, in place."""
-        if self._averages:
-            _assign(self._averages)
+        self._average.assign()
 
     def get_state(self) -> dict[str, Any]:
         """Return the state of the optimizer, by the names of the parameters."""
@@ -178,7 +158,7 @@ class JointOptim(PyroOptim):
         return {
             "shapes": {name: tuple(p.shape) for p, name in names},
             "state": {name: dict(state[p]) for p, name in names if p in state},
-            "averages": {self._names[p]: average for p, average in self._averages.items()},
+            "averages": {self._names[p]: average for p, average in self._average.values.items()},
             "steps": self._steps,
             "learning_rate": self.learning_rate,
         }
@@ -203,14 +183,8 @@ class JointOptim(PyroOptim):
         self.learning_rate, self._steps = saved["learning_rate"], saved["steps"]
         if self.ema_decay is not None:
             averages, names = saved["averages"], self._names.items()
-            self._averages = {p: averages[name].to(p) for p, name in names if name in averages}
+            self._average.values = {p: averages[n].to(p) for p, n in names if n in averages}
 
     def load(self, filename: str, map_location: Any = None) -> None:
         """Restore a state written by ``save``: only tensors and numbers, no pickled code."""
         self.set_state(torch.load(filename, map_location=map_location, weights_only=True))
-
-
-@torch.no_grad()
-def _assign(values: Mapping[Tensor, Tensor]) -> None:
-    """Copy values into parameters, in place."""
-    torch._foreach_copy_(list(values), list(values.values()))

@@ -49,11 +49,14 @@ def start(out, *options):
 
 
 @pytest.mark.parametrize("model", ["vlae", "unconditional"])
-def test_a_run_trains_scores_and_resumes(tmp_path, monkeypatch, model):
+def test_a_run_trains_scores_and_resumes(tmp_path, monkeypatch, capsys, model):
     monkeypatch.setattr("pyro_vlae.models.piano_roll.FRAMES", 1)
     assert start(tmp_path, *SIZES, "--epochs", "1", "--model", model) == 0
     first = json.loads((tmp_path / "results.json").read_text())
     assert start(tmp_path, "--resume", "--epochs", "2") == 0
+    printed = capsys.readouterr().out
+    assert "all test pieces" in printed and "16 pieces seen" in printed
+    assert "image" not in printed.replace(str(tmp_path), "")
     results = json.loads((tmp_path / "results.json").read_text())
     assert (first["train_images_seen"], results["train_images_seen"]) == (16, 32)
     scores = np.load(tmp_path / "scores.npz")

@@ -6,7 +6,7 @@ Writes interpolations.png (images along paths between codes), code_swap.png
 (images whose code is replaced by a sample from the prior), code_dimensions.png
 (the rate of each dimension), window_in_use.png (the pixels that the decoder
 uses), and, if there are labels, code_map.png (codes on two principal
-components).
+components) and neighbors.png (images with the most similar pixels and codes).
 """
 
 import argparse
@@ -18,6 +18,7 @@ from pyro_vlae.analysis import (
     code_dimension_rates,
     code_marginals,
     interpolate_images,
+    nearest_neighbors,
     pixel_influence,
     swap_codes,
 )
@@ -35,6 +36,7 @@ from pyro_vlae.plots import (
     plot_code_dimensions,
     plot_code_map,
     plot_code_swap,
+    plot_groups,
     plot_interpolations,
     plot_pixel_influence,
     save_figure,
@@ -102,7 +104,25 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"{data.name} has no labels")
         return plot_code_map(code_marginals(guide, many).mean, chosen.labels, title=title)
 
-    for plot in (interpolations, code_swap, code_dimensions, window_in_use, code_map):
+    def neighbors() -> Any:
+        if chosen.labels is None:
+            raise ValueError(f"{data.name} has no labels")
+        versions = {"image": many[:COLUMNS]}
+        codes = code_marginals(guide, many).mean
+        for name, features in {"pixels": many.flatten(1), "codes": codes}.items():
+            nearest = nearest_neighbors(features)
+            hits = (chosen.labels[nearest] == chosen.labels).double()
+            error = hits.std() / len(hits) ** 0.5
+            print(
+                f"the nearest of {len(many)} test images by {name} has the same label for "
+                f"{hits.mean():.1%} ± {error:.1%}"
+            )
+            versions[f"by {name}"] = many[nearest[:COLUMNS]]
+        groups = {name: show(images) for name, images in versions.items()}
+        return plot_groups(groups, f"Images and their nearest neighbors: {title}")
+
+    plots = interpolations, code_swap, code_dimensions, window_in_use, code_map, neighbors
+    for plot in plots:
         try:
             save_figure(plot(), out / f"{plot.__name__}.png")
         except ValueError as error:  # not every model has every figure

@@ -1,6 +1,7 @@
 """The commands on a run: train, score, sample, figures."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -119,9 +120,11 @@ def test_samples_at_temperature_0_depend_on_the_codes_alone(run, tmp_path):
 def test_figures_of_a_run_are_written_to_its_folder(run, capsys):
     assert main(["figures", str(run), "--device", "cpu"]) == 0
     names = ("interpolations", "code_swap", "code_dimensions", "window_in_use", "code_map")
-    for name in names:
+    for name in (*names, "neighbors"):
         assert (run / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
-    assert "nats more" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "nats more" in printed
+    assert re.search(r"test images by codes has the same label for [\d.]+% ± ", printed)
 
 
 def test_a_model_that_does_not_exist_is_named(capsys):

@@ -110,8 +110,8 @@ _INTRODUCTION = (
 )
 _HEAD = (
     "| row | paper: NLL | paper: rate | NLL | bound | rate | images seen | minutes | scored "
-    "| device | preset, learning rate, seed |",
-    "|---|---|---|---|---|---|---|---|---|---|---|",
+    "| device | preset, learning rate, seed | trained on |",
+    "|---|---|---|---|---|---|---|---|---|---|---|---|",
 )
 _RANKINGS = (
     "Differences in NLL on the same test images (in nats, positive if the first run is better), "
@@ -158,7 +158,7 @@ def _line(row: Row, results: Mapping[str, Any] | None) -> str:
     paper = ["" if value is None else f"{value:.2f}" for value in (row.paper_nll, row.paper_rate)]
     title = f"{row.title} (`{row.name}`)"
     if results is None:
-        return _cells(title, *paper, "not run yet", *[""] * 7)
+        return _cells(title, *paper, "not run yet", *[""] * 8)
     per_nat, places = 1.0, 2
     if RECIPES[results["family"]].values.unit == "bits/dim":
         per_nat, places = results["bits_per_dim"] / results["nll_nats"], 3
@@ -179,6 +179,7 @@ def _line(row: Row, results: Mapping[str, Any] | None) -> str:
         f"(± {score('nll_monte_carlo_error', 1)})",
         results["device"],
         f"{results['preset']}, {results.get('learning_rate', '?')}, {results['seed']}",
+        results["train_on"],
     )
 
 

@@ -70,7 +70,7 @@ class Recipe(SampleHooks, ABC):
 
     dataset: str = ""
     preset: str = option("quick", "sets the other options' defaults")
-    train_on: str = option("train", choices=("train", "train+validation"))
+    train_on: str = option("train", "splits to train on", choices=("train", "train+validation"))
     # The paper does not state the batch size, the number of epochs, or the schedule.
     epochs: int | None = option(None, "training budget in epochs", metavar="N")
     max_minutes: float | None = option(5.0, "training budget in minutes", metavar="M")

@@ -178,8 +178,15 @@ def _read_run(path: Path) -> _PerImage:
             f"cannot read {path} with {', '.join(names)} ({error}): restore it from a copy, or "
             "score the run again with --resume"
         ) from error
-    about = read_json(results) if results.exists() else {}
-    num_samples, dataset = about.get("num_samples"), about.get("dataset")
+    num_samples, dataset = None, None
+    if results.exists():
+        about = read_json(results)
+        if not {"num_samples", "dataset"} <= about.keys():
+            raise ValueError(
+                f"{results} does not hold the results of a run: restore it from a copy, or move it "
+                "away and score the run again with --resume"
+            )
+        num_samples, dataset = about["num_samples"], about["dataset"]
     if not index.shape == log_prob.shape == noise.shape or len(set(index.flat)) < index.size:
         raise ValueError(
             f"{path}: test_index, log_prob and monte_carlo_error have shapes {index.shape}, "

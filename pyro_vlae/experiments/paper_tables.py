@@ -179,7 +179,7 @@ def _line(row: Row, results: Mapping[str, Any] | None) -> str:
         f"(± {score('nll_monte_carlo_error', 1)})",
         results["device"],
         f"{results['preset']}, {results.get('learning_rate', '?')}, {results['seed']}",
-        results["train_on"],
+        results.get("train_on", "?"),
     )
 
 

@@ -80,7 +80,8 @@ def test_errors_cover_the_truth_on_a_linear_gaussian_model(linear_gaussian):
 
 
 def test_runs_are_paired_on_their_common_images(tmp_path):
-    first = write_run(tmp_path / "a", [7, 3, 5, 1], [-70, -30, -50, -10], 0.3, num_samples=64)
+    about = {"num_samples": 64, "dataset": "mnist"}
+    first = write_run(tmp_path / "a", [7, 3, 5, 1], [-70, -30, -50, -10], 0.3, **about)
     second = write_run(tmp_path / "b", [5, 9, 7, 3], [-52, -90, -71, -33], 0.4)
     comparison = compare_models({"a": first, "b": second / "scores.npz"})
     assert comparison.num_images == 3 and comparison.reference == "a"
@@ -127,8 +128,9 @@ def test_what_cannot_be_compared_is_named(scores, match):
 
 
 def test_runs_that_cannot_be_compared_are_named(tmp_path):
-    a = write_run(tmp_path / "a", [0, 1, 2], [-1, -2, -3], dataset="mnist")
-    b = write_run(tmp_path / "b", [0, 1, 2], [-1, -2, -3], dataset="omniglot")
+    a = write_run(tmp_path / "a", [0, 1, 2], [-1, -2, -3], dataset="mnist", num_samples=8)
+    about = {"dataset": "omniglot", "num_samples": 8}
+    b = write_run(tmp_path / "b", [0, 1, 2], [-1, -2, -3], **about)
     c = write_run(tmp_path / "c", [2, 8], [-1, -2])
     d = write_run(tmp_path / "d", [2, 2], [-1, -2])
     with pytest.raises(ValueError, match=r"different data sets: \{'a': 'mnist', 'b': 'omniglot'"):
@@ -173,3 +175,10 @@ def test_damaged_files_are_named(tmp_path, damage):
         (b / "results.json").write_text(text)
         with pytest.raises(ValueError, match=r"b.results\.json is truncated or altered"):
             compare_models({"a": a, "b": b})
+
+
+def test_results_of_something_else_are_refused(tmp_path):
+    runs = {name: write_run(tmp_path / name, [0, 1], [-1, -2]) for name in ("a", "b")}
+    (tmp_path / "b" / "results.json").write_text('{"x": {"num_samples": 8, "dataset": "mnist"}}')
+    with pytest.raises(ValueError, match=r"b.results\.json does not hold the results of a run"):
+        compare_models(runs)

@@ -67,8 +67,9 @@ def run(
             while scoring goes on scoring.
 
     Raises:
-        CheckpointError: another process uses the folder, or a file in it is damaged.
-        ConfigError: the data set does not fit the recipe, or the folder cannot be used.
+        CheckpointError: another process uses the folder, it cannot be written, or a file in it is
+            damaged.
+        ConfigError: the data set does not fit the recipe, or the folder holds another run.
         TrainingInterrupted: Ctrl-C or SIGTERM during training, after a checkpoint was saved.
         RunInterrupted: Ctrl-C before or after training.
     """

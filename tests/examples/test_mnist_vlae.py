@@ -201,7 +201,7 @@ def test_unwritable_folders_are_refused_before_training(example, tmp_path):
     blocker = tmp_path / "file"
     blocker.write_text("not a folder")
     for out in (blocker, blocker / "below"):
-        with pytest.raises(ConfigError, match="cannot write to"):
+        with pytest.raises(CheckpointError, match="cannot write to"):
             example.main([*DIGITS, "--epochs", "1", "--out", str(out)])
     assert blocker.read_text() == "not a folder"
 

@@ -20,15 +20,16 @@ def test_weights_are_small_and_come_with_a_card(name):
     model, guide = load_pretrained(name)
     assert not model.training and not guide.training
     assert model.card["results"]["train_images_seen"] > 0
-    assert model.card["config"]["family"] == model.card["results"]["family"] == "binary"
-    assert model(batch_size=3).shape == (3, 1, 28, 28)
+    family, shape = ("color", (3, 32, 32)) if name == "cifar10" else ("binary", (1, 28, 28))
+    assert model.card["config"]["family"] == model.card["results"]["family"] == family
+    assert model(batch_size=3).shape == (3, *shape)
 
 
 @pytest.mark.real_data
-def test_static_mnist_scores_what_its_card_says(real_data_root):
-    model, guide = load_pretrained("static-mnist")
-    index = torch.randperm(10_000, generator=torch.Generator().manual_seed(5))[:100]
-    x = load_dataset("static-mnist", real_data_root).test.batch(index)
+@pytest.mark.parametrize(("name", "images"), [("static-mnist", 100), ("cifar10", 40)])
+def test_weights_score_what_their_card_says(real_data_root, name, images):
+    model, guide = load_pretrained(name)
+    x = load_dataset(name, real_data_root).test.subset(images, seed=5).batch(slice(None))
     score = marginal_log_likelihood(model, guide, x, 8)
     claimed = model.card["results"]
     sigma = score.elbo.std().item() / len(x) ** 0.5
@@ -41,20 +42,24 @@ def test_unknown_names_are_refused():
         load_pretrained("cifar")
 
 
-def test_an_exported_run_holds_the_averages(load_example, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("limit", "dtype"), [(0.0, torch.float32), (1e9, torch.float16)])
+def test_an_exported_run_holds_the_averages(load_example, tmp_path, monkeypatch, limit, dtype):
     run = tmp_path / "run"
     options = ["--dataset", "digits", "--device", "cpu", "--batch-size", "16"]
     options += ["--max-minutes", "0.02", "--num-samples", "2", "--eval-images", "2"]
     assert load_example("mnist_vlae").main([*options, "--out", str(run)]) == 0
     export = load_example("export_weights")
     monkeypatch.setattr(export, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr(export, "LIMIT", limit)
     monkeypatch.setattr("sys.argv", ["export_weights.py", str(run), "mine"])
     assert export.main() == 0
     exported = load_file(tmp_path / "weights" / "mine.safetensors")
     averages = torch.load(run / "checkpoint" / "checkpoint.pt")["optimizer"]["averages"]
-    assert averages and all(torch.equal(exported[name], averages[name].half()) for name in averages)
+    assert averages and all(torch.equal(exported[n], a.to(dtype)) for n, a in averages.items())
     seen = json.loads((run / "results.json").read_text())["train_images_seen"]
-    assert f"{seen:,} images seen" in (tmp_path / "weights" / "mine.md").read_text()
+    card = (tmp_path / "weights" / "mine.md").read_text()
+    assert f"{seen:,} images seen" in card
+    assert f"Stored in {str(dtype).removeprefix('torch.')}" in card
 
 
 def test_results_of_earlier_weights_do_not_count(load_example, tmp_path, monkeypatch):

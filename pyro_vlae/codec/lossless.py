@@ -186,7 +186,8 @@ class LosslessCodec:
         """Pop a batch of images ``(count, C, H, W)``."""
         prior = self._prior()
         symbols = stack.pop_normal(count * prior.code_dim, 1 / self.delta, radius)
-        z = prior.to_codes(self._on_grid(symbols, len(like)))
+        # With other strides than in the encoder, matrix products would be rounded differently.
+        z = prior.to_codes(self._on_grid(symbols, len(like))).contiguous()
         likelihood = self._likelihood(z)
         if likelihood.event_shape != like.shape[1:]:
             raise CodecError(f"the file has images of shape {tuple(like.shape[1:])}")

@@ -69,6 +69,20 @@ def test_colors_survive(count, options):
     assert codec.compress(x, verify=False) == data
 
 
+def test_codes_of_one_channel_survive():
+    # The inverse of the flow then returns codes with the strides of columns.
+    torch.manual_seed(0)
+    sizes = MapArchitecture((3, 16, 16), 1, channels=(8, 16, 16))
+    programs = color_vlae(sizes, "7x4", flow_channels=(8,)), color_guide(sizes)
+    x = torch.randint(256, (20, 3, 16, 16)) / 127.5 - 1
+    initialize(*programs, x)
+    with torch.no_grad():
+        for parameter in programs[0].parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    codec = LosslessCodec(*programs)
+    assert torch.equal(codec.decompress(codec.compress(x, verify=False)), x)
+
+
 @pytest.mark.parametrize("make, shape", [(gray, (1, 3, 5)), (color, (3, 4, 8))])
 def test_the_file_is_as_long_as_the_bound(make, shape):
     torch.manual_seed(0)

@@ -39,7 +39,8 @@ class LossyCodec:
     decoder models by itself, such as texture and the noise along edges, is sampled anew at each
     decompression.
 
-    The file can be decoded only by the same model, on any machine.
+    The file can be decoded only by the same model. If the prior is normal or a flow over one, any
+    machine can; otherwise it takes the same version of torch, and the CPU or the same kind of GPU.
 
     Args:
         model: a `pyro_vlae.models.VLAE` with any prior and likelihood.
@@ -104,7 +105,7 @@ class LossyCodec:
             fingerprint(self.model),
             bytes(8),
             (len(images), self.log2_candidates, k),
-            () if codebook.portable else environment()[:1],
+            _sampler(codebook),
             stack.words(),
         ).pack()
 
@@ -134,10 +135,11 @@ class LossyCodec:
             )
         with self._evaluation():
             codebook = Codebook(self.model.prior())
-            if not codebook.portable and file.texts != environment()[:1]:
+            here = _sampler(codebook)
+            if not codebook.portable and file.texts != here:
                 raise CodecError(
-                    f"the file was written with {file.texts[0]} (here: {environment()[0]}), which "
-                    "may sample this prior differently: use the same version"
+                    f"the file was written with {', '.join(file.texts)} (here: {', '.join(here)}), "
+                    "which may sample this prior differently: use the same version and device"
                 )
             count, log2_candidates, k = file.numbers
             index = ZipfCoder(log2_candidates, k).pop(BitStack(file.words), count)
@@ -174,3 +176,13 @@ class LossyCodec:
             torch.no_grad(),
         ):
             yield
+
+
+def _sampler(codebook: Codebook) -> tuple[str, ...]:
+    """What the candidates depend on besides the model: nothing, or PyTorch's generator."""
+    if codebook.portable:
+        return ()
+    # The generators of the CPU and of each kind of GPU return other numbers.
+    gpu = codebook.device.type == "cuda"
+    name = (f"GPU {torch.cuda.get_device_name(codebook.device)}",) if gpu else ()
+    return (*environment()[:1], *name)

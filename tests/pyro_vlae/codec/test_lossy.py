@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import pyro
 import pyro.distributions as dist
@@ -163,3 +164,12 @@ def test_versions_matter_only_where_torch_samples_the_prior(monkeypatch):
     codecs[0].decompress(files[0])
     with pytest.raises(CodecError, match=r"here: torch 3\.0"):
         codecs[1].decompress(files[1])
+
+
+def test_the_device_matters_where_torch_samples_the_prior(monkeypatch):
+    codec = LossyCodec(programs(prior=PRIORS["mixture"])[0], programs()[1], 4)
+    data = codec.compress(images(2))
+    assert Container.unpack(data).texts == (f"torch {torch.__version__}",)
+    file = replace(Container.unpack(data), texts=(f"torch {torch.__version__}", "GPU NVIDIA X"))
+    with pytest.raises(CodecError, match=r"GPU NVIDIA X \(here: torch .*same version and device"):
+        codec.decompress(file.pack())

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import log
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from pyro_vlae.codec.codebook import Codebook
 from pyro_vlae.codec.container import CodecError, Container, environment, fingerprint
+from pyro_vlae.codec.pixels import check_values, emission_of
 from pyro_vlae.codec.programs import check_model, posterior
 from pyro_vlae.codec.relative_entropy import ZipfCoder, choose_candidates, fit_exponent
 from pyro_vlae.codec.stack import BitStack
@@ -27,6 +29,7 @@ from pyro_vlae.reproducible import derive_seed, evaluation_context, set_seed
 CHUNK = 256  # images in one pass of the networks
 RATE_SAMPLES = 32
 SPARE_BITS = 2
+TOLERANCE = 1e-4  # of pixels: their rounding hardly changes a code
 MOST_LOG2_CANDIDATES = 24  # with 30, each array over the candidates would have 8 GiB
 
 
@@ -59,10 +62,11 @@ class LossyCodec:
 
     def __init__(self, model: Any, guide: Any, log2_candidates: int = 20) -> None:
         check_model(model)
-        if not 2 <= log2_candidates <= MOST_LOG2_CANDIDATES:
+        whole = isinstance(log2_candidates, Integral)
+        if not (whole and 2 <= log2_candidates <= MOST_LOG2_CANDIDATES):
             raise CodecError(
-                f"log2_candidates must lie in 2..{MOST_LOG2_CANDIDATES}, got {log2_candidates}: "
-                "more candidates would not fit into memory"
+                f"log2_candidates must be an integer in 2..{MOST_LOG2_CANDIDATES}, got "
+                f"{log2_candidates}: more candidates would not fit into memory"
             )
         self.model, self.guide, self.log2_candidates = model, guide, log2_candidates
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -78,10 +82,12 @@ class LossyCodec:
         Warns if the rate of an image is too high for the number of candidates.
 
         Raises:
-            CodecError: there are no images, or the guide has no density.
+            CodecError: there are no images, their pixels are not finite or no values that the
+                likelihood can generate, or the guide has no density.
         """
         if len(images) == 0:
             raise CodecError("there are no images to compress")
+        self._check_pixels(images.detach().float().cpu())
         rates = self.rates(images)
         too_high = (rates > self.largest_rate).nonzero().flatten().tolist()
         if too_high:
@@ -89,7 +95,8 @@ class LossyCodec:
             warnings.warn(
                 f"{len(too_high)} of {len(images)} images have a rate above {self.largest_rate} "
                 f"bits (index {names}), too many for 2^{self.log2_candidates} candidates: their "
-                "codes fit less well; use more candidates",
+                "codes fit less well than with more candidates (log2_candidates of LossyCodec, at "
+                f"most {MOST_LOG2_CANDIDATES})",
                 stacklevel=2,
             )
         size = 2**self.log2_candidates
@@ -157,6 +164,18 @@ class LossyCodec:
                     total += (q.log_prob(z) - prior.log_prob(z)).double().cpu()
                 rates.append(total / (RATE_SAMPLES * log(2)))
         return torch.cat(rates)
+
+    def _check_pixels(self, x: Tensor) -> None:
+        """Raise a CodecError unless the likelihood can generate these pixels, up to rounding."""
+        if not x.isfinite().all():
+            raise CodecError("the images have pixels that are not finite (NaN or infinite)")
+        with self._evaluation():
+            likelihood = self.model.likelihood(self.model.decoder(self.model.prior().sample((1,))))
+        try:
+            levels = emission_of(likelihood).levels
+        except CodecError:
+            return  # not of finitely many values
+        check_values(x, levels.to(x), TOLERANCE)
 
     def _posterior(self, images: Tensor) -> Any:
         """q(z | x) of images."""

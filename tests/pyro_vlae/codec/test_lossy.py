@@ -103,7 +103,8 @@ def test_images_with_too_high_a_rate_are_counted_and_named():
         guide.head.bias[:4] = 2.0
     codec = LossyCodec(model, guide, log2_candidates=4)
     assert (codec.rates(images(3)) > codec.largest_rate).all()
-    with pytest.warns(UserWarning, match=r"3 of 3 images .* above 2 bits \(index 0, 1, 2\)"):
+    text = r"3 of 3 images .* above 2 bits \(index 0, 1, 2\).* \(log2_candidates of LossyCodec"
+    with pytest.warns(UserWarning, match=text):
         codec.compress(images(3))
 
 
@@ -140,8 +141,9 @@ def test_wrong_files_and_programs_are_refused():
         codec.decompress(data[:-1])
     with pytest.raises(CodecError, match="no images"):
         codec.compress(images(2)[:0])
-    with pytest.raises(CodecError, match=r"2\.\.24, got 25"):
-        LossyCodec(model, guide, log2_candidates=25)
+    for wrong in (1, 25, 6.5):
+        with pytest.raises(CodecError, match=rf"an integer in 2\.\.24, got {wrong}"):
+            LossyCodec(model, guide, log2_candidates=wrong)
     with pytest.raises(CodecError, match="without prior"):
         LossyCodec(unconditional_pixelcnn(), guide)
 
@@ -153,6 +155,14 @@ def test_wrong_files_and_programs_are_refused():
         LossyCodec(model, point).compress(images(2))
     with pytest.raises(CodecError, match="samples nothing"):
         LossyCodec(model, lambda x: None).compress(images(2))
+
+
+def test_pixels_that_the_model_cannot_generate_are_refused():
+    codec = LossyCodec(*programs(), log2_candidates=4)
+    with pytest.raises(CodecError, match=r"2 values, 0 to 1, .* also 255: binarize"):
+        codec.compress(255 * images(2))
+    with pytest.raises(CodecError, match="not finite"):
+        codec.compress(images(2) * torch.nan)
 
 
 def test_versions_matter_only_where_torch_samples_the_prior(monkeypatch):

@@ -73,8 +73,9 @@ def test_codes_of_one_channel_survive():
     # The inverse of the flow then returns codes with the strides of columns.
     torch.manual_seed(0)
     sizes = MapArchitecture((3, 16, 16), 1, channels=(8, 16, 16))
-    programs = color_vlae(sizes, "7x4", flow_channels=(8,)), color_guide(sizes)
-    x = torch.randint(256, (20, 3, 16, 16)) / 127.5 - 1
+    options = {"flow_layers": 2, "flow_channels": (8,), "pixelcnn_channels": 4}
+    programs = color_vlae(sizes, "4x2", **options), color_guide(sizes)
+    x = torch.randint(256, (4, 3, 16, 16)) / 127.5 - 1
     initialize(*programs, x)
     with torch.no_grad():
         for parameter in programs[0].parameters():

@@ -111,7 +111,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
-            error.filename, error.filename2 = str(path), None  # a full disk has no name
+            error.filename = str(path)  # a full disk has no name
+            del error.filename2  # None would be shown
         raise
     if os.name == "posix":  # sync the renaming, too
         folder = os.open(path.parent, os.O_RDONLY)

@@ -24,7 +24,7 @@ class Codebook:
 
     If the prior is normal or a flow over one, its noise comes from a counter-based generator, so
     that the candidates are the same on any machine, up to rounding. Otherwise they are sampled with
-    PyTorch's generator, whose samples may change with its version.
+    PyTorch's generator on the device of the prior: other versions and devices may sample others.
 
     Args:
         prior: distribution of codes, event shape ``(code_dim,)``.
@@ -40,6 +40,7 @@ class Codebook:
         if self.portable:
             self._normal = base.base_dist
         self._like = self._normal.loc if self.portable else prior.sample()
+        self.device = self._like.device
 
     def blocks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The first ``size`` candidates, in blocks: codes ``(B, code_dim)``, log p(z) ``(B,)``."""
@@ -59,8 +60,9 @@ class Codebook:
     def _noise(self, block: int) -> Tensor:
         """The base distribution's samples for a block, ``(BLOCK, code_dim)``."""
         if not self.portable:
-            with torch.random.fork_rng(devices=[]):
-                set_seed(SEED + block, torch.device("cpu"))
+            devices = [self.device] if self.device.type == "cuda" else []
+            with torch.random.fork_rng(devices=devices):
+                set_seed(SEED + block, self.device)
                 return self.prior.sample((BLOCK,))
         raw = np.random.Philox(key=SEED, counter=[0, block, 0, 0]).random_raw(BLOCK * self.code_dim)
         uniform = ((raw >> np.uint64(11)) + 0.5) * 2.0**-53

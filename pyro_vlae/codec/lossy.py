@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import log
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from pyro_vlae.codec.codebook import Codebook
 from pyro_vlae.codec.container import CodecError, Container, environment, fingerprint
+from pyro_vlae.codec.pixels import check_values, emission_of
 from pyro_vlae.codec.programs import check_model, posterior
 from pyro_vlae.codec.relative_entropy import ZipfCoder, choose_candidates, fit_exponent
 from pyro_vlae.codec.stack import BitStack
@@ -27,6 +29,7 @@ from pyro_vlae.reproducible import derive_seed, evaluation_context, set_seed
 CHUNK = 256  # images in one pass of the networks
 RATE_SAMPLES = 32
 SPARE_BITS = 2
+TOLERANCE = 1e-4  # of pixels: their rounding hardly changes a code
 MOST_LOG2_CANDIDATES = 24  # with 30, each array over the candidates would have 8 GiB
 
 
@@ -39,7 +42,8 @@ class LossyCodec:
     decoder models by itself, such as texture and the noise along edges, is sampled anew at each
     decompression.
 
-    The file can be decoded only by the same model, on any machine.
+    The file can be decoded only by the same model. If the prior is normal or a flow over one, any
+    machine can; otherwise it takes the same version of torch, and the CPU or the same kind of GPU.
 
     Args:
         model: a `pyro_vlae.models.VLAE` with any prior and likelihood.
@@ -58,10 +62,11 @@ class LossyCodec:
 
     def __init__(self, model: Any, guide: Any, log2_candidates: int = 20) -> None:
         check_model(model)
-        if not 2 <= log2_candidates <= MOST_LOG2_CANDIDATES:
+        whole = isinstance(log2_candidates, Integral)
+        if not (whole and 2 <= log2_candidates <= MOST_LOG2_CANDIDATES):
             raise CodecError(
-                f"log2_candidates must lie in 2..{MOST_LOG2_CANDIDATES}, got {log2_candidates}: "
-                "more candidates would not fit into memory"
+                f"log2_candidates must be an integer in 2..{MOST_LOG2_CANDIDATES}, got "
+                f"{log2_candidates}: more candidates would not fit into memory"
             )
         self.model, self.guide, self.log2_candidates = model, guide, log2_candidates
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -77,10 +82,12 @@ class LossyCodec:
         Warns if the rate of an image is too high for the number of candidates.
 
         Raises:
-            CodecError: there are no images, or the guide has no density.
+            CodecError: there are no images, their pixels are not finite or no values that the
+                likelihood can generate, or the guide has no density.
         """
         if len(images) == 0:
             raise CodecError("there are no images to compress")
+        self._check_pixels(images.detach().float().cpu())
         rates = self.rates(images)
         too_high = (rates > self.largest_rate).nonzero().flatten().tolist()
         if too_high:
@@ -88,7 +95,8 @@ class LossyCodec:
             warnings.warn(
                 f"{len(too_high)} of {len(images)} images have a rate above {self.largest_rate} "
                 f"bits (index {names}), too many for 2^{self.log2_candidates} candidates: their "
-                "codes fit less well; use more candidates",
+                "codes fit less well than with more candidates (log2_candidates of LossyCodec, at "
+                f"most {MOST_LOG2_CANDIDATES})",
                 stacklevel=2,
             )
         size = 2**self.log2_candidates
@@ -104,7 +112,7 @@ class LossyCodec:
             fingerprint(self.model),
             bytes(8),
             (len(images), self.log2_candidates, k),
-            () if codebook.portable else environment()[:1],
+            _sampler(codebook),
             stack.words(),
         ).pack()
 
@@ -134,10 +142,11 @@ class LossyCodec:
             )
         with self._evaluation():
             codebook = Codebook(self.model.prior())
-            if not codebook.portable and file.texts != environment()[:1]:
+            here = _sampler(codebook)
+            if not codebook.portable and file.texts != here:
                 raise CodecError(
-                    f"the file was written with {file.texts[0]} (here: {environment()[0]}), which "
-                    "may sample this prior differently: use the same version"
+                    f"the file was written with {', '.join(file.texts)} (here: {', '.join(here)}), "
+                    "which may sample this prior differently: use the same version and device"
                 )
             count, log2_candidates, k = file.numbers
             index = ZipfCoder(log2_candidates, k).pop(BitStack(file.words), count)
@@ -155,6 +164,18 @@ class LossyCodec:
                     total += (q.log_prob(z) - prior.log_prob(z)).double().cpu()
                 rates.append(total / (RATE_SAMPLES * log(2)))
         return torch.cat(rates)
+
+    def _check_pixels(self, x: Tensor) -> None:
+        """Raise a CodecError unless the likelihood can generate these pixels, up to rounding."""
+        if not x.isfinite().all():
+            raise CodecError("the images have pixels that are not finite (NaN or infinite)")
+        with self._evaluation():
+            likelihood = self.model.likelihood(self.model.decoder(self.model.prior().sample((1,))))
+        try:
+            levels = emission_of(likelihood).levels
+        except CodecError:
+            return  # not of finitely many values
+        check_values(x, levels.to(x), TOLERANCE)
 
     def _posterior(self, images: Tensor) -> Any:
         """q(z | x) of images."""
@@ -174,3 +195,13 @@ class LossyCodec:
             torch.no_grad(),
         ):
             yield
+
+
+def _sampler(codebook: Codebook) -> tuple[str, ...]:
+    """What the candidates depend on besides the model: nothing, or PyTorch's generator."""
+    if codebook.portable:
+        return ()
+    # The generators of the CPU and of each kind of GPU return other numbers.
+    gpu = codebook.device.type == "cuda"
+    name = (f"GPU {torch.cuda.get_device_name(codebook.device)}",) if gpu else ()
+    return (*environment()[:1], *name)

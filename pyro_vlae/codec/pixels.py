@@ -82,6 +82,19 @@ def emission_of(likelihood: Any) -> DiscreteEmission:
     return BernoulliEmission()
 
 
+def check_values(x: Tensor, levels: Tensor, tolerance: float = 0.0) -> None:
+    """Raise a CodecError unless all pixels are levels (ascending), up to a tolerance."""
+    nearest = levels[torch.bucketize(x - tolerance, levels).clamp(max=len(levels) - 1)]
+    known = (nearest - x).abs() <= tolerance
+    if not known.all():  # NaN is not known, either
+        raise CodecError(
+            f"pixels of this model have {len(levels)} values, {levels[0]:g} to {levels[-1]:g}, "
+            f"those of the images also {x[~known][0].item():.9g}: binarize images for a binary "
+            "model, and scale level k of 0..255 to exactly k / 127.5 - 1 for one of gray or color "
+            "images"
+        )
+
+
 def _go_through(
     likelihood: Any, like: Tensor, count: int, choose: Callable[[Array, Front], Array]
 ) -> Tensor:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pyro
 
-from pyro_vlae.experiments import load_run
-from pyro_vlae.experiments.color import color_error
+from pyro_vlae.experiments import ConfigError, load_run
+from pyro_vlae.experiments.color import ColorRecipe, color_error
 from pyro_vlae.experiments.command_line import (
     add_place_options,
     folder,
@@ -40,22 +40,29 @@ def main(arguments: list[str] | None = None) -> int:
     add("--out", type=folder, default=Path("."), metavar="DIR", help="default: this folder")
     options = parser.parse_args(arguments)
     device = pick_device(options.device)
-    data = read_recipe(options.runs[0]).load_data(options.data_dir, device)
+    recipes = {run: read_color_recipe(run) for run in options.runs}
+    data = recipes[options.runs[0]].load_data(options.data_dir, device)
+    for recipe in recipes.values():
+        recipe.check(data)
+    # Runs in folders of one name are told apart by their paths.
+    names = [run.name for run in recipes]
+    labels = {run: run.name if names.count(run.name) == 1 else str(run) for run in recipes}
     to_unit_range = data.values.to_unit_range
     x = data.test.batch(evaluation_index(data.test, options.images))
     pictures = {"original": to_unit_range(x[:SHOWN])}
     errors = {}
-    for run in options.runs:
+    for run, recipe in recipes.items():
         model: Any
         model, guide = (module.to(device) for module in load_run(run))
         pyro.set_rng_seed(EVALUATION_SEED)
         decompressed = reconstruct(model, guide, x)
-        window = model.card["config"]["window"]
-        head = window if window not in pictures else f"{window} ({run.name})"
+        head = recipe.window
+        if head in pictures:
+            head = f"{head} ({labels[run]})"
         pictures[head] = to_unit_range(decompressed[:SHOWN])
         error = color_error(x, decompressed)
         errors[head] = {
-            "run": run.name,
+            "run": labels[run],
             "mean_color_error": error.mean().item(),
             "standard_error": error.std().item() / len(x) ** 0.5,
             "num_images": len(x),
@@ -67,3 +74,18 @@ def main(arguments: list[str] | None = None) -> int:
     write_json(options.out / "windows.json", errors)
     print(f"the figure is {options.out / 'windows.png'}")
     return 0
+
+
+def read_color_recipe(run: Path) -> ColorRecipe:
+    """The recipe of a run on color images.
+
+    Raises:
+        ConfigError: there is no run in the folder, or it is of another family.
+    """
+    recipe = read_recipe(run)
+    if not isinstance(recipe, ColorRecipe):
+        raise ConfigError(
+            f"the run in {run} is of the family {recipe.family!r}, expected a run on color images, "
+            f"of the family {ColorRecipe.family!r}: leave it out"
+        )
+    return recipe

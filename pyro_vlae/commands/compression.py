@@ -51,18 +51,21 @@ def compress(arguments: list[str] | None = None) -> int:
     parser.add_argument("images", type=folder, help=".npy file, or folder of PNG files")
     parser.add_argument("file", type=folder, help="compressed file to write")
     options = parser.parse_args(arguments)
+    _check_paths(options.images, options.file)
+    if options.file.is_dir():
+        raise ConfigError(f"{options.file} is a folder: name the compressed file to write")
     codec, values, shape = _codec(options.model, lossless=options.lossless)
     x = read_images(options.images, values, shape[0])
     if x.shape[1:] != shape:
         raise ConfigError(
             f"{options.images} has images of shape {tuple(x.shape[1:])}, the model takes {shape}"
         )
+    options.file.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         data = codec.compress(x)
     for warning in caught:
         print(f"warning: {warning.message}")
-    options.file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(options.file, data)
     bits = 8 * len(data) / len(x)
     unit = "pixel" if shape[0] == 1 else "dimension"
@@ -83,6 +86,7 @@ def decompress(arguments: list[str] | None = None) -> int:
     parser.add_argument("images", type=folder, help=".npy file or folder of PNG files to write")
     parser.add_argument("--seed", type=seed, metavar="N", default=0, help="default: 0")
     options = parser.parse_args(arguments)
+    _check_paths(options.file, options.images)
     data = options.file.read_bytes()
     lossless = Container.unpack(data).method == "lossless"
     codec, values, shape = _codec(options.model, lossless)
@@ -158,6 +162,8 @@ def write_images(path: Path, x: Tensor, values: Values) -> None:
 def check_target(path: Path, values: Values, channels: int) -> None:
     """Raise a ConfigError if images of this kind cannot be written to a path."""
     if path.suffix == ".npy":
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder: name the .npy file to write")
         return
     if (channels, len(values.support)) not in ((1, 2), (1, 256), (3, 256)):
         raise ConfigError(f"images of {channels} channels can be written as .npy only")
@@ -168,9 +174,15 @@ def check_target(path: Path, values: Values, channels: int) -> None:
         raise ConfigError(f"{path} must be an .npy file or a folder for PNG files")
 
 
+def _check_paths(source: Path, target: Path) -> None:
+    """Raise a ConfigError if the target would replace the source."""
+    if source.resolve() == target.resolve():
+        raise ConfigError(f"{target} would be replaced by what is made from it: name another file")
+
+
 def _read_folder(path: Path, channels: int) -> Array:
     """PNG files as bytes ``(N, C, H, W)``, one channel or three."""
-    files = sorted(path.glob("*.png"))
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() == ".png")
     if not files:
         raise ConfigError(f"the folder {path} has no PNG files")
     pictures: list[Array] = []

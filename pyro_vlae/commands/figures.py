@@ -12,6 +12,7 @@ components) and neighbors.png (images with the most similar pixels and codes).
 import argparse
 from typing import Any
 
+import pyro
 import torch
 
 from pyro_vlae.analysis import (
@@ -95,6 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
         return plot_code_dimensions(rates, title=title)
 
     def window_in_use() -> Any:
+        pyro.set_rng_seed(options.seed)
         with torch.no_grad():
             likelihood = model.likelihood(model.decoder(guide(x)))
         return plot_pixel_influence(pixel_influence(likelihood, x, seed=options.seed), title=title)

@@ -19,6 +19,7 @@ from pyro_vlae.commands.trained import (
     load_data,
     load_model,
 )
+from pyro_vlae.experiments import ConfigError
 from pyro_vlae.experiments.command_line import make_parser, positive
 from pyro_vlae.experiments.run import EVALUATION_SEED, evaluation_index
 from pyro_vlae.experiments.summary import print_scores, warn_of_few_samples
@@ -38,12 +39,16 @@ def main(arguments: list[str] | None = None) -> int:
     add("--eval-images", type=positive(int), metavar="N", default=500, help=text)
     add("--out", type=Path, metavar="FILE", help="also write the scores to this file, as JSON")
     options = parser.parse_args(arguments)
+    if options.out and options.out.is_dir():
+        raise ConfigError(f"--out {options.out} is a folder: name the file to write")
     model, guide, recipe, device = load_model(options)
     recipe = replace(recipe, num_samples=options.num_samples)
     data = load_data(options, recipe, device)
     print(data.description, flush=True)
     warn_of_few_samples(recipe)
     index = evaluation_index(data.test, options.eval_images)
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         partial = Path(folder) / "scores.partial.npz"
         score, more = recipe.score(model, guide, data.test, index, EVALUATION_SEED, partial)

@@ -41,6 +41,7 @@ class SampleHooks:
         """Write samples as a figure or, if the file's name ends in ``.npy``, an array in [0, 1]."""
         images = self.values.to_unit_range(samples)
         if out.suffix == ".npy":
-            write_array(out, images.cpu().numpy())
+            channels = samples.shape[1]  # plots of gray images have three
+            write_array(out, images[:, :channels].numpy())
         else:
             save_figure(plot_samples(images, title), out)

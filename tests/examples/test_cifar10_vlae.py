@@ -1,15 +1,16 @@
 """The color scripts as a user runs them, at small widths on images of random tints."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
 from pyro_vlae.data import BYTES, ImageDataset, ImageSplit
-from pyro_vlae.experiments import ConfigError, load_run, recipes, train_command
+from pyro_vlae.experiments import BinaryRecipe, ConfigError, load_run, recipes, train_command
 from pyro_vlae.infer import marginal_log_likelihood
-from pyro_vlae.reproducible import read_json
+from pyro_vlae.reproducible import read_json, write_json
 
 TINY = ["--width", "4", "--filters", "4", "--flow-maps", "16", "--device", "cpu"]
 SHORT = ["--num-samples", "2", "--eval-images", "4", "--batch-size", "16", "--epochs", "1"]
@@ -98,8 +99,22 @@ def test_runs_of_several_windows_make_one_page(example, load_example, tmp_path):
     assert list(figures) == ["7x4", "7x4-gray"]
     for entry in figures.values():
         assert 0 < entry["mean_color_error"] < 255 and entry["num_images"] == 34
+    copies = [tmp_path / folder / "7x4" for folder in ("a", "b")]
+    for copy in copies:
+        shutil.copytree(runs[0], copy)
+    given = [runs[0], *map(str, copies), "--images", "4", "--device", "cpu", "--out", str(out)]
+    assert page.main(given) == 0
+    figures = read_json(out / "windows.json")
+    assert list(figures) == ["7x4", *(f"7x4 ({copy})" for copy in copies)]
     with pytest.raises(ConfigError, match="no run in"):
         page.main([str(tmp_path / "nowhere"), "--device", "cpu"])
+    config = read_json(copies[0] / "config.json")
+    write_json(copies[0] / "config.json", {**config, "image_shape": [3, 16, 16]})
+    with pytest.raises(ConfigError, match=r"the recipe is for \(3, 16, 16\)"):
+        page.main([runs[0], str(copies[0]), "--device", "cpu"])
+    write_json(copies[0] / "config.json", BinaryRecipe().to_config())
+    with pytest.raises(ConfigError, match="of the family 'binary', expected a run on color images"):
+        page.main([runs[0], str(copies[0]), "--device", "cpu"])
 
 
 def test_without_options_every_device_gets_the_reduced_model(example, monkeypatch):

@@ -80,6 +80,13 @@ def test_one_image_and_several_batches():
         assert torch.equal(codec.decompress(codec.compress(x)), x)
 
 
+def test_negative_zeros_are_zeros():
+    codec = LosslessCodec(*programs())
+    x = images(20)
+    data = codec.compress(torch.where(x == 0, -0.0, x))
+    assert torch.equal(codec.decompress(data), x) and data == codec.compress(x)
+
+
 def test_nothing_about_the_programs_changes():
     model, guide = programs()
     model.train(), guide.train()

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import pyro
 import pyro.distributions as dist
@@ -102,7 +103,8 @@ def test_images_with_too_high_a_rate_are_counted_and_named():
         guide.head.bias[:4] = 2.0
     codec = LossyCodec(model, guide, log2_candidates=4)
     assert (codec.rates(images(3)) > codec.largest_rate).all()
-    with pytest.warns(UserWarning, match=r"3 of 3 images .* above 2 bits \(index 0, 1, 2\)"):
+    text = r"3 of 3 images .* above 2 bits \(index 0, 1, 2\).* \(log2_candidates of LossyCodec"
+    with pytest.warns(UserWarning, match=text):
         codec.compress(images(3))
 
 
@@ -139,8 +141,9 @@ def test_wrong_files_and_programs_are_refused():
         codec.decompress(data[:-1])
     with pytest.raises(CodecError, match="no images"):
         codec.compress(images(2)[:0])
-    with pytest.raises(CodecError, match=r"2\.\.24, got 25"):
-        LossyCodec(model, guide, log2_candidates=25)
+    for wrong in (1, 25, 6.5):
+        with pytest.raises(CodecError, match=rf"an integer in 2\.\.24, got {wrong}"):
+            LossyCodec(model, guide, log2_candidates=wrong)
     with pytest.raises(CodecError, match="without prior"):
         LossyCodec(unconditional_pixelcnn(), guide)
 
@@ -154,6 +157,14 @@ def test_wrong_files_and_programs_are_refused():
         LossyCodec(model, lambda x: None).compress(images(2))
 
 
+def test_pixels_that_the_model_cannot_generate_are_refused():
+    codec = LossyCodec(*programs(), log2_candidates=4)
+    with pytest.raises(CodecError, match=r"2 values, 0 to 1, .* also 255: binarize"):
+        codec.compress(255 * images(2))
+    with pytest.raises(CodecError, match="not finite"):
+        codec.compress(images(2) * torch.nan)
+
+
 def test_versions_matter_only_where_torch_samples_the_prior(monkeypatch):
     codecs = [
         LossyCodec(programs(prior=PRIORS[n])[0], programs()[1], 4) for n in ("flow", "mixture")
@@ -163,3 +174,12 @@ def test_versions_matter_only_where_torch_samples_the_prior(monkeypatch):
     codecs[0].decompress(files[0])
     with pytest.raises(CodecError, match=r"here: torch 3\.0"):
         codecs[1].decompress(files[1])
+
+
+def test_the_device_matters_where_torch_samples_the_prior(monkeypatch):
+    codec = LossyCodec(programs(prior=PRIORS["mixture"])[0], programs()[1], 4)
+    data = codec.compress(images(2))
+    assert Container.unpack(data).texts == (f"torch {torch.__version__}",)
+    file = replace(Container.unpack(data), texts=(f"torch {torch.__version__}", "GPU NVIDIA X"))
+    with pytest.raises(CodecError, match=r"GPU NVIDIA X \(here: torch .*same version and device"):
+        codec.decompress(file.pack())

@@ -69,6 +69,21 @@ def test_colors_survive(count, options):
     assert codec.compress(x, verify=False) == data
 
 
+def test_codes_of_one_channel_survive():
+    # The inverse of the flow then returns codes with the strides of columns.
+    torch.manual_seed(0)
+    sizes = MapArchitecture((3, 16, 16), 1, channels=(8, 16, 16))
+    options = {"flow_layers": 2, "flow_channels": (8,), "pixelcnn_channels": 4}
+    programs = color_vlae(sizes, "4x2", **options), color_guide(sizes)
+    x = torch.randint(256, (4, 3, 16, 16)) / 127.5 - 1
+    initialize(*programs, x)
+    with torch.no_grad():
+        for parameter in programs[0].parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    codec = LosslessCodec(*programs)
+    assert torch.equal(codec.decompress(codec.compress(x, verify=False)), x)
+
+
 @pytest.mark.parametrize("make, shape", [(gray, (1, 3, 5)), (color, (3, 4, 8))])
 def test_the_file_is_as_long_as_the_bound(make, shape):
     torch.manual_seed(0)
@@ -181,7 +196,9 @@ def test_the_code_alone_is_compressed_too(make, shape):
     x = images(5, *shape)
     initialize(model, guide, x)
     codec = LossyCodec(model, guide, log2_candidates=14)
-    data = codec.compress(x)
+    with pytest.raises(CodecError, match="have 256 values, -1 to 1"):
+        codec.compress(127.5 * (x + 1))
+    data = codec.compress(x + 1e-7)  # rounded in another way
     codes = codec.codes(data)
     assert codes.shape == guide.posterior(x).mean.shape
     likelihood = model.likelihood(model.decoder(codes))

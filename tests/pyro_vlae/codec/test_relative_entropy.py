@@ -1,9 +1,12 @@
+from contextlib import nullcontext
+
 import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
 from scipy.stats import kstest, norm
 
+from pyro_vlae.codec import codebook
 from pyro_vlae.codec.codebook import BLOCK, Codebook
 from pyro_vlae.codec.relative_entropy import ZipfCoder, choose_candidates, fit_exponent
 from pyro_vlae.codec.stack import BitStack
@@ -42,6 +45,34 @@ def test_candidates_are_samples_of_the_prior_and_any_part_can_be_computed(name):
     samples = prior.sample((20000,))
     assert (samples.mean(0) - z.mean(0)).abs().max() < 0.08
     assert torch.allclose(samples.T.cov(), z.T.cov(), atol=0.15 * samples.var())
+
+
+def test_other_priors_are_sampled_with_the_generator_of_their_device(monkeypatch):
+    book, seeded, restored = Codebook(mixture()), [], []
+    assert book.device == torch.device("cpu")
+    book.device = torch.device("cuda:0")
+    monkeypatch.setattr(codebook, "set_seed", lambda seed, device: seeded.append(device))
+
+    def fork(devices):
+        restored.extend(devices)
+        return nullcontext()
+
+    monkeypatch.setattr(torch.random, "fork_rng", fork)
+    book.codes(torch.tensor([0, 7]))
+    assert seeded == restored == [torch.device("cuda:0")]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_the_random_state_of_a_gpu_neither_matters_nor_changes():
+    weights = dist.Categorical(logits=torch.zeros(3, device="cuda"))
+    parts = dist.Normal(torch.eye(3, device="cuda"), 1.0).to_event(1)
+    book, codes = Codebook(dist.MixtureSameFamily(weights, parts)), []
+    for seed in (0, 1):
+        torch.cuda.manual_seed(seed)
+        before = torch.cuda.get_rng_state()
+        codes.append(book.codes(torch.arange(0, 3 * BLOCK, 100)))
+        assert torch.equal(torch.cuda.get_rng_state(), before)
+    assert codes[0].is_cuda and torch.equal(*codes)
 
 
 def test_the_generator_never_changes():

@@ -10,11 +10,18 @@ from matplotlib.image import imread
 
 from pyro_vlae.__main__ import main
 from pyro_vlae.codec import CodecError, LosslessCodec, LossyCodec
-from pyro_vlae.commands import paper_table
+from pyro_vlae.commands import figures, paper_table
 from pyro_vlae.data import ImageDataset
 from pyro_vlae.data.midi import read_midi
 from pyro_vlae.data.piano_rolls import PianoRollDataset, PianoRollSplit
-from pyro_vlae.experiments import PianoRollRecipe, load_run, recipe_for
+from pyro_vlae.experiments import (
+    ConfigError,
+    GrayRecipe,
+    PianoRollRecipe,
+    Recipe,
+    load_run,
+    recipe_for,
+)
 from pyro_vlae.experiments import run as run_recipe
 from pyro_vlae.infer import decode
 
@@ -51,6 +58,18 @@ def test_scoring_a_run_again_gives_the_score_of_the_run(run, tmp_path, capsys):
         assert again[name] == pytest.approx(stored[name], rel=1e-5)
     assert f"{again['nll_nats']:.4f}" in capsys.readouterr().out
     assert again["num_images"] == 4 and again["dataset"] == "digits"
+
+
+def test_the_place_of_the_scores_is_checked_before_scoring(run, tmp_path, monkeypatch, capsys):
+    def stop(*args):
+        raise ConfigError("scoring")
+
+    monkeypatch.setattr(Recipe, "score", stop)
+    assert main(["score", str(run), "--device", "cpu", "--out", str(tmp_path)]) == 2
+    assert "is a folder: name the file to write" in capsys.readouterr().err
+    out = tmp_path / "new" / "score.json"
+    assert main(["score", str(run), "--device", "cpu", "--out", str(out)]) == 2
+    assert "scoring" in capsys.readouterr().err and out.parent.is_dir()
 
 
 def test_scores_are_printed_for_people(run, capsys):
@@ -115,6 +134,30 @@ def test_samples_at_temperature_0_depend_on_the_codes_alone(run, tmp_path):
     assert main(["sample", str(run), *options, "--out", str(out)]) == 0
     images = np.load(out)
     assert (images == images[:1]).all()
+
+
+def test_an_array_of_gray_samples_has_one_channel(tmp_path):
+    levels = torch.arange(6, dtype=torch.uint8).view(2, 1, 1, 3)
+    recipe = GrayRecipe(image_shape=(1, 1, 3))
+    recipe.write_samples(recipe.values.sample(levels), tmp_path / "x.npy", "")
+    assert np.load(tmp_path / "x.npy") == pytest.approx(levels.numpy() / 255, abs=1e-6)
+
+
+def test_figures_of_a_run_depend_on_the_seed_alone(run, tmp_path, monkeypatch):
+    seen = []
+
+    def record(likelihood, x, seed):
+        seen.append((likelihood.context, x))
+        raise ValueError("not plotted")
+
+    monkeypatch.setattr(figures, "pixel_influence", record)
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: None)
+    for state, seed in ((0, "0"), (1, "0"), (0, "1")):
+        torch.manual_seed(state)
+        options = ["--device", "cpu", "--out", str(tmp_path), "--seed", seed]
+        assert main(["figures", str(run), *options]) == 0
+    assert all(torch.equal(*pair) for pair in zip(seen[0], seen[1], strict=True))
+    assert not any(torch.equal(*pair) for pair in zip(seen[0], seen[2], strict=True))
 
 
 def test_figures_of_a_run_are_written_to_its_folder(run, capsys):

@@ -106,6 +106,30 @@ def test_images_of_another_size_are_refused(tmp_path, kind):
         compress(["--model", "static-mnist", kind, *files])
 
 
+def test_targets_are_checked_before_coding(tmp_path, array, monkeypatch):
+    from pyro_vlae.codec import LosslessCodec
+
+    def fail(self, images):
+        raise AssertionError
+
+    monkeypatch.setattr(LosslessCodec, "compress", fail)
+    monkeypatch.setattr(LosslessCodec, "decompress", fail)
+    source = tmp_path / "x.npy"
+    np.save(source, array)
+    (tmp_path / "y.npy").mkdir()
+    (tmp_path / "deep").mkdir()
+    same = tmp_path / "deep" / ".." / "x.npy"
+    for target, message in ((tmp_path, "is a folder: name"), (same, "would be replaced")):
+        with pytest.raises(ConfigError, match=message):
+            compress(["--model", "static-mnist", "--lossless", str(source), str(target)])
+    with pytest.raises(ConfigError, match="would be replaced"):
+        decompress(["--model", "static-mnist", str(source), str(same)])
+    with pytest.raises(ConfigError, match=r"y\.npy is a folder: name"):
+        check_target(tmp_path / "y.npy", BINARY, 1)
+    with pytest.raises(FileExistsError):
+        compress(["--model", "static-mnist", "--lossless", str(source), str(source / "file")])
+
+
 def test_images_of_the_wrong_kind_are_refused(tmp_path):
     file = tmp_path / "x.npy"
     for shape, dtype, channels, message in (
@@ -145,6 +169,13 @@ def test_gray_pictures_may_be_stored_in_other_modes(tmp_path):
         picture.convert(mode).save(tmp_path / "0.png")
         read = read_images(tmp_path, GRAY, 1)
         assert torch.equal(read.flatten(), GRAY.support[::17])
+
+
+def test_the_case_of_a_suffix_does_not_matter(tmp_path):
+    for name in ("0.png", "1.PNG"):
+        Image.new("L", (2, 2), 51).save(tmp_path / name)
+    (tmp_path / "notes.txt").touch()
+    assert len(read_images(tmp_path, GRAY, 1)) == 2
 
 
 @pytest.fixture(params=[GrayRecipe, ColorRecipe])

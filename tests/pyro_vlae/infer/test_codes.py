@@ -1,3 +1,5 @@
+import functools
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -99,9 +101,24 @@ class Noisy(nn.Module):
             return pyro.sample("z", dist.Delta(loc, event_dim=1))
 
 
-def test_modules_run_in_evaluation_mode_and_are_left_as_they_were():
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda guide: guide,
+        lambda guide: poutine.scale(guide, scale=0.1),
+        lambda guide: poutine.mask(poutine.scale(guide, scale=0.1), mask=True),
+        functools.partial,
+        lambda guide: functools.partial(lambda program, x: program(x), guide),
+        lambda guide: functools.wraps(guide)(lambda x: guide(x)),
+    ],
+)
+def test_modules_run_in_evaluation_mode_also_if_they_are_wrapped(wrap):
     guide = Noisy()
-    assert torch.equal(encode(guide, torch.zeros(50, 2)), torch.ones(50, 2)) and guide.training
+    assert torch.equal(encode(wrap(guide), torch.zeros(50, 2)), torch.ones(50, 2))
+    assert guide.training
+
+
+def test_modules_are_left_as_they_were():
     model, guide = programs()
     before = [p.clone() for p in (*model.parameters(), *guide.parameters())]
     assert not reconstruct(model, guide, images()).requires_grad

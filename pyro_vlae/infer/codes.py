@@ -8,6 +8,7 @@ References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, figures 1 and 2.
 """
 
+import re
 from collections.abc import Callable
 from math import prod
 from typing import Any
@@ -73,7 +74,7 @@ def decode(model: Callable[..., Any], codes: Tensor, *, temperature: float = 1.0
 
     Raises:
         ValueError: the codes have fewer than two dimensions, the temperature is out of range, or
-            the model cannot run on these codes.
+            the model cannot run on codes of this shape.
     """
     check_temperature(temperature)
     if codes.dim() < 2:
@@ -87,6 +88,9 @@ def decode(model: Callable[..., Any], codes: Tensor, *, temperature: float = 1.0
         try:
             sites = sites_given_codes(model, given, codes.shape[-2])
         except (RuntimeError, TypeError) as error:
+            sized = isinstance(error, TypeError) or re.search("shape|size", str(error), re.I)
+            if isinstance(error, torch.OutOfMemoryError) or not sized:
+                raise
             raise ValueError(
                 f"{type(model).__name__} cannot decode codes of shape {tuple(codes.shape)} "
                 f"({error}): the size of its images must follow from the codes and their number, "

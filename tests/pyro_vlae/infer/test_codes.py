@@ -148,6 +148,24 @@ def test_what_has_no_code_is_named():
         decode(model, torch.zeros(2, 3), temperature=float("nan"))
 
 
+def test_only_errors_of_shapes_are_said_to_be_of_shapes():
+    model, _ = programs(likelihood="bernoulli")
+
+    def wrong_size(batch_size):
+        return torch.zeros(batch_size, 3) @ torch.zeros(4, 5)
+
+    with pytest.raises(ValueError, match=r"cannot decode codes of shape \(2, 5\) \(mat1 and mat2"):
+        decode(wrong_size, torch.zeros(2, 5))
+    with pytest.raises(RuntimeError, match="dtype"):
+        decode(model, torch.zeros(2, 3).double())
+
+    def full(batch_size):
+        raise torch.OutOfMemoryError("out of memory; see max_split_size_mb")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        decode(full, torch.zeros(2, 3))
+
+
 def test_a_model_in_the_place_of_the_guide_is_refused():
     """Its codes would be samples from the prior, whatever the images."""
     with pytest.raises(ValueError, match="encode takes the guide"):

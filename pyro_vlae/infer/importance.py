@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -161,13 +162,17 @@ def check_arguments(
             f"x holds NaN or infinity in {len(bad)} of {len(x)} images (first: x[{bad[0]}]); "
             "leave these images out"
         )
-    if num_samples < 1:
-        raise ValueError(f"num_samples is {num_samples}, expected at least 1 code per image")
+    if not isinstance(num_samples, int | np.integer) or num_samples < 1:
+        raise ValueError(
+            f"num_samples is {num_samples}, expected a whole number of at least 1 code per image"
+        )
     if max_codes_per_chunk is not None and max_codes_per_chunk < 1:
         raise ValueError(f"max_codes_per_chunk is {max_codes_per_chunk}, expected at least 1")
     if image_index is None:
         return list(range(len(x)))
-    index = [int(i) for i in torch.as_tensor(image_index).tolist()]
-    if len(index) != len(x):
-        raise ValueError(f"image_index has {len(index)} entries, expected one per image: {len(x)}")
-    return index
+    index = torch.as_tensor(image_index)
+    if index.shape != (len(x),):
+        raise ValueError(
+            f"image_index has shape {tuple(index.shape)}, expected one entry per image: ({len(x)},)"
+        )
+    return [int(i) for i in index.tolist()]

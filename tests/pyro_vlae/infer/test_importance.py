@@ -217,6 +217,17 @@ def test_pareto_k_is_that_of_arviz(linear_gaussian, monkeypatch):
     assert marginal_log_likelihood(problem.model, guide, x, 24).pareto_k.isnan().all()
 
 
+def test_the_worst_images_count_as_unreliable(tmp_path):
+    """PSIS has no tail to fit, and returns infinity, where at most four weights matter."""
+    log_w = torch.randn(64, 5).double() * torch.tensor([3000.0, 3000.0, 0.1, 0.1, 0.0])
+    statistics = weights.weight_statistics(log_w, torch.zeros_like(log_w), list(range(5)))
+    estimates = dict(zip(weights.PER_IMAGE, statistics, strict=True))
+    score = weights.MarginalLikelihood(**estimates, num_samples=64, data_dims=1)
+    assert score.pareto_k[:2].tolist() == [math.inf] * 2 and score.pareto_k[4].isnan()
+    assert score.summary()["fraction_of_pareto_k_above_0.7"] == 0.5
+    write_json(tmp_path / "summary.json", score.summary())
+
+
 def test_pareto_k_with_arviz_1(monkeypatch):
     """There psislw lives elsewhere and takes log-likelihoods of left-out points, -log w."""
 
@@ -650,8 +661,10 @@ def test_guide_without_a_plate_is_named(linear_gaussian):
         ({"x": SPLIT}, r"got ImageSplit: pass split\.batch\(slice\(None\)\) for an ImageSplit"),
         ({"x": torch.tensor([[0.0], [math.nan]])}, r"1 of 2 images \(first: x\[1\]\)"),
         ({"num_samples": 0}, "num_samples is 0"),
+        ({"num_samples": 30.0}, r"num_samples is 30\.0, expected a whole number"),
         ({"max_codes_per_chunk": 0}, "max_codes_per_chunk is 0"),
-        ({"image_index": [1, 2, 3]}, "image_index has 3 entries, expected one per image: 2"),
+        ({"image_index": [1, 2, 3]}, r"image_index has shape \(3,\), expected one .*: \(2,\)"),
+        ({"image_index": torch.zeros(2, 1)}, r"image_index has shape \(2, 1\), expected one"),
     ],
 )
 def test_wrong_arguments_are_named(linear_gaussian, changes, match):

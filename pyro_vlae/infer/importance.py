@@ -35,7 +35,8 @@ def marginal_log_likelihood(
     and the image's index. They depend neither on the chunk size nor on the other images, so these
     affect the log-probabilities only by rounding. A guide with parameters for each image, such as
     `AutoNormal`, is called once with all images, from which it cannot be separated. Masks are
-    applied; scales (``poutine.scale``) are ignored, since they are not part of the density.
+    applied; scales (``poutine.scale``) are ignored, since they are not part of the density. Factors
+    (``pyro.factor``) count like the likelihood in the model, like log q in the guide.
 
     In a process group of `torch.distributed`, all ranks must call this: each scores a part of the
     images, and all return the scores of all images.

@@ -234,6 +234,7 @@ def _model_trace(model: Callable, codes: Codes, images: Tensor, num_samples: int
 
 def sample_sites(trace: poutine.Trace) -> Iterator[tuple[str, Any]]:
     """Names and sites of a trace, without plates and `pyro.deterministic`."""
+    site: Any
     for name, site in trace.nodes.items():
         if site["type"] != "sample" or site_is_subsample(site):
             continue

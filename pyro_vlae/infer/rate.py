@@ -10,7 +10,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vlae.infer.distributed import sum_over_ranks
-from pyro_vlae.infer.particles import is_point
+from pyro_vlae.infer.particles import is_point, sample_sites
 
 
 class RateELBO(Trace_ELBO):
@@ -94,10 +94,8 @@ class RateELBO(Trace_ELBO):
                 f"{type(self).__name__}(observed={self.observed!r}): the model samples this site "
                 "instead of observing it; pass obs= in the model or condition it"
             )
-        auxiliary = [
-            name for name, site in guide_trace.nodes.items()
-            if site["type"] == "sample" and site["infer"].get("is_auxiliary")
-        ]  # fmt: skip
+        among = sample_sites(guide_trace)
+        auxiliary = [name for name, site in among if site["infer"].get("is_auxiliary")]
         if auxiliary and is_point(posterior):  # log q(z | x) is not that of the code's site
             raise ValueError(
                 f"{type(self).__name__}(latent={self.latent!r}): the guide's code is a function of "

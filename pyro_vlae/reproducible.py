@@ -1,6 +1,7 @@
 """Helpers for reproducible results: seeds, an evaluation context, atomic and checked files."""
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -52,6 +53,17 @@ def set_seed(seed: int, device: torch.device) -> None:
             torch.cuda.manual_seed(seed)
 
 
+def wrapped_modules(program: Any) -> Iterator[nn.Module]:
+    """The module that a program is, or those that it wraps."""
+    if isinstance(program, nn.Module):
+        yield program
+    elif isinstance(program, functools.partial):  # so are programs in Pyro's effect handlers
+        for part in (program.func, *program.args, *program.keywords.values()):
+            yield from wrapped_modules(part)
+    elif hasattr(program, "__wrapped__"):
+        yield from wrapped_modules(program.__wrapped__)
+
+
 @contextlib.contextmanager
 def evaluation_mode(*programs: Callable[..., Any]) -> Iterator[None]:
     """Run programs in evaluation mode and without validation, as usual consuming random numbers.
@@ -60,9 +72,10 @@ def evaluation_mode(*programs: Callable[..., Any]) -> Iterator[None]:
     a GPU run in full float32: TF32 rounds differently for each chunk size.
 
     Args:
-        programs: models and guides; those that are modules are put into evaluation mode.
+        programs: models and guides; those that are modules, or wrap modules with effect handlers
+            (``poutine.scale(model, 0.1)``) or `functools.partial`, are put into evaluation mode.
     """
-    modules = [m for p in programs if isinstance(p, nn.Module) for m in p.modules()]
+    modules = [m for p in programs for top in wrapped_modules(p) for m in top.modules()]
     training = [module.training for module in modules]
     store = pyro.get_param_store()
     known = set(store.keys())

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vlae._version import __version__
 from pyro_vlae.infer.arviz_versions import gather_groups
 from pyro_vlae.infer.importance import check_arguments
-from pyro_vlae.infer.particles import importance_samples
+from pyro_vlae.infer.particles import importance_samples, is_factor, sample_sites
 from pyro_vlae.infer.weights import PER_IMAGE, weight_statistics
 from pyro_vlae.reproducible import derive_seed, evaluation_context, set_seed
 
@@ -157,9 +157,8 @@ def _decompress(
         program = pyro.plate("_decompressions", len(at), dim=-2)(poutine.uncondition(model))
         given = {name: value[at] for name, value in codes.items()}
         trace = poutine.trace(poutine.condition(program, data=given)).get_trace(image)
-        site: Any
-        for name, site in trace.nodes.items():
-            if site["type"] == "sample" and site["infer"].get("was_observed"):
+        for name, site in sample_sites(trace):
+            if site["infer"].get("was_observed") and not is_factor(site):
                 event = site["fn"].event_shape
                 samples[name].append(site["value"].expand(len(at), 1, *event))
                 observed[name] = site["infer"]["obs"].expand(1, *event)

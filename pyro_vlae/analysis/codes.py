@@ -12,6 +12,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
 
+from pyro_vlae.infer.particles import random_sites
 from pyro_vlae.reproducible import evaluation_context
 
 _IMAGES_PER_PASS = 256
@@ -52,14 +53,22 @@ def code_marginals(guide: Callable, images: Tensor) -> dist.Normal:
         CPU.
 
     Raises:
-        ValueError: there are no images, or the guide's ``"z"`` is not Gaussian.
+        ValueError: there are no images, the guide's ``"z"`` is not Gaussian, or the guide samples
+            other sites, too.
     """
     if not len(images):
         raise ValueError("there are no images: expected at least one")
     parameters: list[Tensor] = []
     with evaluation_context(images.device, guide):
         for part in images.split(_IMAGES_PER_PASS):
-            sites = poutine.trace(guide).get_trace(part).nodes
+            trace = poutine.trace(guide).get_trace(part)
+            if others := {*random_sites(trace)} - {"z"}:
+                raise ValueError(
+                    f"the guide also samples {sorted(others)}, given which q(z | x) is random: its "
+                    "marginals have no closed form. Sample codes with pyro_vlae.infer.encode "
+                    "instead"
+                )
+            sites = trace.nodes
             q: Any = sites["z"]["fn"] if "z" in sites else None
             base = q.base_dist if isinstance(q, Independent) else q
             vectors = isinstance(base, _GAUSSIANS) and len(q.event_shape) == 1

@@ -8,6 +8,7 @@ References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, figures 1 and 2.
 """
 
+import re
 from collections.abc import Callable
 from math import prod
 from typing import Any
@@ -20,7 +21,7 @@ from pyro.poutine.runtime import Message
 from torch import Tensor
 
 from pyro_vlae.distributions.temperature import check_temperature, sample_at
-from pyro_vlae.infer.particles import is_point, sample_sites
+from pyro_vlae.infer.particles import is_factor, random_sites, sample_sites
 from pyro_vlae.infer.traces import run
 from pyro_vlae.reproducible import evaluation_mode
 
@@ -44,16 +45,13 @@ def encode(
 
     Raises:
         ValueError: the guide has no site ``"z"`` or is a model, both num_samples and mean are
-            given, or the mean has no closed form.
+            given, or the mean has no closed form (flows, guides that sample other sites, too).
 
     Example:
         >>> decode(model, encode(guide, x, mean=True), temperature=0)
     """
     with evaluation_mode(guide):
-        codes = _sample_codes(guide, images, num_samples, mean)
-    if "x" in codes:
-        raise ValueError("the guide samples 'x', so it is a model: encode takes the guide")
-    return codes["z"]
+        return _sample_codes(guide, images, num_samples, mean)["z"]
 
 
 @torch.no_grad()
@@ -76,7 +74,7 @@ def decode(model: Callable[..., Any], codes: Tensor, *, temperature: float = 1.0
 
     Raises:
         ValueError: the codes have fewer than two dimensions, the temperature is out of range, or
-            the model cannot run on these codes.
+            the model cannot run on codes of this shape.
     """
     check_temperature(temperature)
     if codes.dim() < 2:
@@ -90,6 +88,9 @@ def decode(model: Callable[..., Any], codes: Tensor, *, temperature: float = 1.0
         try:
             sites = sites_given_codes(model, given, codes.shape[-2])
         except (RuntimeError, TypeError) as error:
+            sized = isinstance(error, TypeError) or re.search("shape|size", str(error), re.I)
+            if isinstance(error, torch.OutOfMemoryError) or not sized:
+                raise
             raise ValueError(
                 f"{type(model).__name__} cannot decode codes of shape {tuple(codes.shape)} "
                 f"({error}): the size of its images must follow from the codes and their number, "
@@ -153,7 +154,7 @@ def sites_given_codes(
     with SkipImages():
         trace = run(program, *given, **({} if given else {"batch_size": images}))
     sites = dict(sample_sites(trace))
-    if sites.keys() != {*codes, "x"}:
+    if {name for name, site in sites.items() if not is_factor(site)} != {*codes, "x"}:
         raise ValueError(
             f"the model samples {sorted(sites)}, expected the image site 'x' and the guide's sites "
             f"{sorted(codes)}"
@@ -180,21 +181,23 @@ def _sample_codes(
     program = guide
     if num_samples is not None:
         program = pyro.plate(SAMPLES, num_samples, dim=-2)(guide)
-    sites = dict(sample_sites(run(program, images)))
-    auxiliary = [name for name, site in sites.items() if site["infer"].get("is_auxiliary")]
-    sites = {name: site for name, site in sites.items() if name not in auxiliary}
+    trace = run(program, images)
+    sites = dict(sample_sites(trace))  # those of factors are auxiliary, too
+    sites = {name: site for name, site in sites.items() if not site["infer"].get("is_auxiliary")}
     if "z" not in sites:
         raise ValueError(f"the guide samples {sorted(sites)}, expected a site 'z'")
+    if "x" in sites:
+        raise ValueError("the guide samples 'x', so it is a model: encode takes the guide")
     if not mean:
         batch = (*(() if num_samples is None else (num_samples,)), len(images))
         return {n: s["value"].expand(*batch, *s["fn"].event_shape) for n, s in sites.items()}
     try:
-        # A code that is a function of an auxiliary site is no mean, though it is a point.
-        if auxiliary and any(is_point(site) for site in sites.values()):
+        if {*random_sites(trace)} - {"z"}:  # given them, the site's mean is only a conditional one
             raise NotImplementedError
         return {name: site["fn"].mean for name, site in sites.items()}
     except NotImplementedError:
         raise ValueError(
-            "the mean of q(z | x) has no closed form (a flow, for example): average samples, "
+            "the mean of q(z | x) has no closed form (a flow, or a guide that samples other sites "
+            "too, for example): average samples, "
             "encode(guide, images, num_samples=100).mean(0)"
         ) from None

@@ -69,10 +69,12 @@ class FreeBitsELBO(RateELBO):
         if floor == 0:
             return
         above = (rate > floor).to(rate.dtype)
-        # max(floor, nan) is nan, as in torch.maximum: the floor must not hide a broken KL.
-        above = torch.where(rate.isnan(), rate, above)
+        weight = site_weight(prior).sum()
+        # max(floor, nan) is nan, as in torch.maximum: the floor must not hide a broken KL. If all
+        # images are masked, it is not broken but missing.
+        above = torch.where(rate.isnan() & (weight != 0), rate, above)
         scale_kl(prior, posterior, above)
-        constant = (1 - above) * floor * site_weight(prior).sum()
+        constant = (1 - above) * floor * weight
         prior["log_prob_sum"] = prior["log_prob_sum"] - constant
 
     def _floor(self) -> float:

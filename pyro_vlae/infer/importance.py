@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -34,7 +35,8 @@ def marginal_log_likelihood(
     and the image's index. They depend neither on the chunk size nor on the other images, so these
     affect the log-probabilities only by rounding. A guide with parameters for each image, such as
     `AutoNormal`, is called once with all images, from which it cannot be separated. Masks are
-    applied; scales (``poutine.scale``) are ignored, since they are not part of the density.
+    applied; scales (``poutine.scale``) are ignored, since they are not part of the density. Factors
+    (``pyro.factor``) count like the likelihood in the model, like log q in the guide.
 
     In a process group of `torch.distributed`, all ranks must call this: each scores a part of the
     images, and all return the scores of all images.
@@ -161,13 +163,17 @@ def check_arguments(
             f"x holds NaN or infinity in {len(bad)} of {len(x)} images (first: x[{bad[0]}]); "
             "leave these images out"
         )
-    if num_samples < 1:
-        raise ValueError(f"num_samples is {num_samples}, expected at least 1 code per image")
+    if not isinstance(num_samples, int | np.integer) or num_samples < 1:
+        raise ValueError(
+            f"num_samples is {num_samples}, expected a whole number of at least 1 code per image"
+        )
     if max_codes_per_chunk is not None and max_codes_per_chunk < 1:
         raise ValueError(f"max_codes_per_chunk is {max_codes_per_chunk}, expected at least 1")
     if image_index is None:
         return list(range(len(x)))
-    index = [int(i) for i in torch.as_tensor(image_index).tolist()]
-    if len(index) != len(x):
-        raise ValueError(f"image_index has {len(index)} entries, expected one per image: {len(x)}")
-    return index
+    index = torch.as_tensor(image_index)
+    if index.shape != (len(x),):
+        raise ValueError(
+            f"image_index has shape {tuple(index.shape)}, expected one entry per image: ({len(x)},)"
+        )
+    return [int(i) for i in index.tolist()]

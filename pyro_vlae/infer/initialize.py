@@ -11,8 +11,10 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from pyro_vlae.nn.weight_norm import initialization
+from pyro_vlae.reproducible import wrapped_modules
 
 
 @torch.no_grad()
@@ -21,8 +23,8 @@ def initialize(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) 
 
     It runs the guide, then the model on the guide's codes, and scores both. Layers that were
     already initialized, loaded, or trained stay as they are, so a second call does nothing. Random
-    generators and Pyro's parameter store are left unchanged: training continues exactly as if its
-    first step had initialized the layers.
+    generators, buffers (running statistics of other layers) and Pyro's parameter store are left
+    unchanged: training continues exactly as if its first step had initialized the layers.
 
     Call it before the modules are copied to other devices or processes, or compiled. Otherwise it
     is optional: under plain `SVI` the first step initializes the layers.
@@ -38,6 +40,14 @@ def initialize(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) 
     """
     store = pyro.get_param_store()
     known = set(store.keys())
+    modules = [m for p in (model, guide) for top in wrapped_modules(p) for m in top.modules()]
+    # Layers such as BatchNorm change theirs in place, others assign new tensors.
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in modules
+        for name, buffer in module.named_buffers(recurse=False)
+        if not is_lazy(buffer)
+    ]
     devices = [x.device] if x.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices), initialization(True):
@@ -46,5 +56,7 @@ def initialize(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) 
             for trace in (guide_trace, model_trace):
                 trace.compute_log_prob()
     finally:
+        for module, name, buffer, value in buffers:
+            setattr(module, name, buffer.copy_(value))
         for name in set(store.keys()) - known:
             del store[name]

@@ -18,7 +18,7 @@ from pyro_vlae.distributions import PixelCNN
 from pyro_vlae.distributions.sampling import check_completable, expand_mask
 from pyro_vlae.distributions.temperature import check_temperature, sample_at
 from pyro_vlae.infer.codes import SAMPLES, SkipImages, sites_given_codes
-from pyro_vlae.infer.particles import sample_sites
+from pyro_vlae.infer.particles import is_factor, sample_sites
 from pyro_vlae.infer.traces import run
 from pyro_vlae.reproducible import evaluation_mode
 
@@ -118,6 +118,11 @@ def _resample(
         sites = dict(sample_sites(run(program, image)))
     if "x" not in sites or len(sites) < 2:
         raise ValueError(f"the model samples {sorted(sites)}, expected a code and the site 'x'")
+    if factors := [name for name, site in sites.items() if is_factor(site)]:
+        raise ValueError(
+            f"the model has the factor {factors[0]!r} (pyro.factor), which inpaint cannot weigh: "
+            "leave it out, or write it as a density of the code or the image"
+        )
     likelihood = sites.pop("x")["fn"]
     batch = (num_particles, 1)
     values = {n: s["value"].expand(*batch, *s["fn"].event_shape) for n, s in sites.items()}

@@ -11,7 +11,7 @@ import numpy as np
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Delta
+from pyro.distributions import Delta, Unit
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -133,6 +133,8 @@ def sample_codes(
     for name, site in sample_sites(trace):
         # From the trace that sampled it: some flows can invert only a value just computed.
         log_q = log_q + _site_log_prob(name, site, shape, "guide")
+        if is_factor(site):
+            continue
         if site["infer"].get("is_auxiliary"):
             auxiliary.append(name)
             continue
@@ -151,6 +153,17 @@ def sample_codes(
 def is_point(site: Any) -> bool:
     """Whether a site's distribution is a Delta."""
     return isinstance(getattr(site["fn"], "base_dist", site["fn"]), Delta)
+
+
+def random_sites(trace: poutine.Trace) -> list[str]:
+    """Names of the sites whose values differ from run to run."""
+    sites = sample_sites(trace)
+    return [name for name, site in sites if not (site["is_observed"] or is_point(site))]
+
+
+def is_factor(site: Any) -> bool:
+    """Whether a site is a `pyro.factor`, a log-probability without a value."""
+    return isinstance(site["fn"], Unit)
 
 
 def _refuse_point_estimates(
@@ -186,9 +199,8 @@ def score_codes(
         if name in codes:
             log_prior = log_prior + log_prob
         elif site["is_observed"]:
-            with contextlib.suppress(NotImplementedError):  # some distributions have no support
-                inside = site["fn"].support.check(site["value"])
-                log_prob = torch.where(inside, log_prob, math.nan)
+            if not is_factor(site):
+                log_prob = _nan_outside_support(log_prob, site)
             log_likelihood, observed = log_likelihood + log_prob, True
         else:
             raise ValueError(
@@ -202,6 +214,18 @@ def score_codes(
     return log_prior, log_likelihood
 
 
+def _nan_outside_support(log_prob: Tensor, site: Any) -> Tensor:
+    """Replace log-probabilities of values outside the support, except those that are masked."""
+    with contextlib.suppress(NotImplementedError):  # some distributions have no support
+        inside = site["fn"].support.check(site["value"])
+        # It may have been checked for each pixel.
+        surplus = len(site["fn"].event_shape) + inside.dim() - site["value"].dim()
+        if surplus > 0:
+            inside = inside.flatten(-surplus).all(-1)
+        log_prob = torch.where(inside, log_prob, math.nan)
+    return scale_and_mask(log_prob, mask=site["mask"])
+
+
 def _model_trace(model: Callable, codes: Codes, images: Tensor, num_samples: int) -> poutine.Trace:
     """Run the model on codes of these images."""
     program = poutine.condition(pyro.plate(PARTICLES, num_samples, dim=-2)(model), data=codes)
@@ -209,9 +233,12 @@ def _model_trace(model: Callable, codes: Codes, images: Tensor, num_samples: int
 
 
 def sample_sites(trace: poutine.Trace) -> Iterator[tuple[str, Any]]:
-    """Names and sites of a trace, without plates."""
+    """Names and sites of a trace, without plates and `pyro.deterministic`."""
+    site: Any
     for name, site in trace.nodes.items():
-        if site["type"] == "sample" and not site_is_subsample(site):
+        if site["type"] != "sample" or site_is_subsample(site):
+            continue
+        if not site["infer"].get("_deterministic"):
             yield name, site
 
 

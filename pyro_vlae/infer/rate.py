@@ -10,6 +10,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vlae.infer.distributed import sum_over_ranks
+from pyro_vlae.infer.particles import is_point, sample_sites
 
 
 class RateELBO(Trace_ELBO):
@@ -26,12 +27,13 @@ class RateELBO(Trace_ELBO):
     Attributes:
         last_rate: KL term of the most recent evaluation before it was modified, in nats per image
             (mean over the batch and the particles): a detached scalar tensor. None before the
-            first.
+            first; NaN if all images are masked.
         last_distortion: likewise ``-log p(x | z)`` of the observed site.
         progress: used fraction of the training budget, in [0, 1]; set by `pyro_vlae.training.fit`.
 
     Raises:
-        ValueError: when evaluated, model or guide lack the named sites, or the batch is empty.
+        ValueError: when evaluated, model or guide lack the named sites, the guide's code is a
+            function of an auxiliary site (as in `AutoNormal`), or the batch is empty.
     """
 
     def __init__(self, latent: str = "z", observed: str = "x", **kwargs: Any) -> None:
@@ -91,6 +93,14 @@ class RateELBO(Trace_ELBO):
             raise ValueError(
                 f"{type(self).__name__}(observed={self.observed!r}): the model samples this site "
                 "instead of observing it; pass obs= in the model or condition it"
+            )
+        among = sample_sites(guide_trace)
+        auxiliary = [name for name, site in among if site["infer"].get("is_auxiliary")]
+        if auxiliary and is_point(posterior):  # log q(z | x) is not that of the code's site
+            raise ValueError(
+                f"{type(self).__name__}(latent={self.latent!r}): the guide's code is a function of "
+                f"its auxiliary site {auxiliary[0]!r}, so its rate is unknown; use Trace_ELBO, or "
+                "a guide that samples the code itself, such as GaussianGuide"
             )
         if likelihood["unscaled_log_prob"].numel() == 0:
             raise ValueError(f"{type(self).__name__}: the batch holds no images")

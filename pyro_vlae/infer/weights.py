@@ -27,7 +27,8 @@ class MarginalLikelihood:
         kl: mean of log q(z | x) - log p(z) over the codes, for all latent sites, in nats.
         effective_sample_size: :math:`(\sum_k w_k)^2 / \sum_k w_k^2`, 1 to K.
         pareto_k: shape of the weights' tail by Pareto-smoothed importance sampling. Above 0.7 the
-            estimate is unreliable. NaN for fewer than 25 samples or equal weights.
+            estimate is unreliable. Infinite if too few weights matter to fit a tail; NaN for fewer
+            than 25 samples or equal weights.
         monte_carlo_error: standard error of ``log_prob`` from sampling only K codes (delta
             method), in nats; NaN for one code.
         num_samples: K.
@@ -72,7 +73,7 @@ class MarginalLikelihood:
         Values that cannot be estimated are NaN, e.g. the standard error for one image.
         """
         nll, kl = -self.mean_log_prob, self.kl.mean().item()
-        fitted = self.pareto_k[self.pareto_k.isfinite()]
+        fitted = self.pareto_k[~self.pareto_k.isnan()]  # it may be infinite
         return {
             "nll_nats": nll,
             "nll_standard_error": self.standard_error,

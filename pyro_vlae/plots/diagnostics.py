@@ -21,12 +21,12 @@ def plot_pareto_k(pareto_k: Tensor, ax: Axes | None = None, title: str | None = 
 
     Below 0.5 an estimate is good, above 0.7 unreliable; above 1 the weights have no mean.
     ``pareto_k``, ``(N,)``, comes from `marginal_log_likelihood`; NaN (not fitted) is counted but
-    not plotted.
+    not plotted, infinity is plotted in the last bin.
 
     Raises:
         ValueError: no image has a Pareto k.
     """
-    known = pareto_k[pareto_k.isfinite()].double().cpu().numpy()
+    known = pareto_k[~pareto_k.isnan()].double().cpu().numpy()
     if not len(known):
         raise ValueError(
             f"none of {len(pareto_k)} images has a Pareto k: score with at least 25 samples"
@@ -34,11 +34,12 @@ def plot_pareto_k(pareto_k: Tensor, ax: Axes | None = None, title: str | None = 
     figure, ax = new_axes(ax)
     if title:
         ax.set_title(title, fontsize=10, pad=26)  # above the percentages
-    low = min(-0.1, math.floor(known.min() * 10) / 10)
-    high = max(1.2, math.ceil(known.max() * 10) / 10)
+    finite = known[np.isfinite(known)]
+    low = min(-0.1, math.floor(finite.min(initial=0) * 10) / 10)
+    high = max(1.2, math.ceil(finite.max(initial=0) * 10) / 10)
     width = 0.05 if len(known) > 200 else 0.1
     edges = low + width * np.arange(round((high - low) / width) + 1)
-    ax.hist(known, edges, color=LIGHT, edgecolor="white", lw=0.6)
+    ax.hist(known.clip(max=edges[-1]), edges, color=LIGHT, edgecolor="white", lw=0.6)
     for limit, style in _LIMITS.items():
         ax.axvline(limit, color="black", ls=style, lw=1.2)
         ax.text(

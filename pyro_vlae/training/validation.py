@@ -58,10 +58,12 @@ def validate(
         ``elbo``, ``kl_nats`` (log q(z|x) - log p(z)) and ``distortion_nats`` (-log p(x|z)).
 
     Raises:
-        ValueError: there are no images, or a site lacks the image plate.
+        ValueError: there are no images, num_images is less than 1, or a site lacks the image plate.
     """
     if len(images) == 0:
         raise ValueError("the validation set has no images")
+    if num_images < 1:
+        raise ValueError(f"num_images is {num_images}, expected at least 1 image to validate on")
     device = images.images.device
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     order = order[:num_images].to(device)

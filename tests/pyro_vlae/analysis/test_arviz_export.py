@@ -220,3 +220,18 @@ def test_a_model_without_a_code_is_refused():
 def test_arviz_is_imported_when_needed_only():
     code = "import sys, pyro_vlae.analysis.arviz_export as m; sys.exit('arviz' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_deterministic_sites_and_factors_are_no_observations(linear_gaussian):
+    problem = linear_gaussian()
+    x = problem.sample(2)
+
+    def model(x):
+        problem.model(x)
+        with pyro.plate("again", len(x), dim=-1):
+            pyro.deterministic("double", 2 * x, event_dim=3)
+            pyro.factor("nothing", x.new_zeros(len(x)))
+
+    data = to_inference_data(model, problem.guide, x, num_samples=8, num_codes=8)
+    for group in ("posterior_predictive", "log_likelihood", "observed_data"):
+        assert list(data[group].data_vars) == ["x"]

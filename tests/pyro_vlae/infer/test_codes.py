@@ -1,3 +1,5 @@
+from functools import partial, wraps
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -6,6 +8,7 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
+from pyro_vlae.analysis import code_marginals
 from pyro_vlae.guides import GaussianGuide, IAFGuide
 from pyro_vlae.infer import decode, encode, reconstruct
 from pyro_vlae.models import binary_vlae, unconditional_pixelcnn
@@ -99,9 +102,24 @@ class Noisy(nn.Module):
             return pyro.sample("z", dist.Delta(loc, event_dim=1))
 
 
-def test_modules_run_in_evaluation_mode_and_are_left_as_they_were():
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda guide: guide,
+        lambda guide: poutine.scale(guide, scale=0.1),
+        lambda guide: poutine.mask(poutine.scale(guide, scale=0.1), mask=True),
+        partial,
+        lambda guide: partial(lambda program, x: program(x), guide),
+        lambda guide: wraps(guide)(lambda x: guide(x)),
+    ],
+)
+def test_modules_run_in_evaluation_mode_also_if_they_are_wrapped(wrap):
     guide = Noisy()
-    assert torch.equal(encode(guide, torch.zeros(50, 2)), torch.ones(50, 2)) and guide.training
+    assert torch.equal(encode(wrap(guide), torch.zeros(50, 2)), torch.ones(50, 2))
+    assert guide.training
+
+
+def test_modules_are_left_as_they_were():
     model, guide = programs()
     before = [p.clone() for p in (*model.parameters(), *guide.parameters())]
     assert not reconstruct(model, guide, images()).requires_grad
@@ -130,10 +148,30 @@ def test_what_has_no_code_is_named():
         decode(model, torch.zeros(2, 3), temperature=float("nan"))
 
 
+def test_only_errors_of_shapes_are_said_to_be_of_shapes():
+    model, _ = programs(likelihood="bernoulli")
+
+    def wrong_size(batch_size):
+        return torch.zeros(batch_size, 3) @ torch.zeros(4, 5)
+
+    with pytest.raises(ValueError, match=r"cannot decode codes of shape \(2, 5\) \(mat1 and mat2"):
+        decode(wrong_size, torch.zeros(2, 5))
+    with pytest.raises(RuntimeError, match="dtype"):
+        decode(model, torch.zeros(2, 3).double())
+
+    def full(batch_size):
+        raise torch.OutOfMemoryError("out of memory; see max_split_size_mb")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        decode(full, torch.zeros(2, 3))
+
+
 def test_a_model_in_the_place_of_the_guide_is_refused():
     """Its codes would be samples from the prior, whatever the images."""
     with pytest.raises(ValueError, match="encode takes the guide"):
         encode(binary_vlae(), torch.zeros(2, 1, 28, 28))
+    with pytest.raises(ValueError, match="encode takes the guide"):
+        reconstruct(plain_model, plain_model, torch.zeros(2, 2), mean=True)
 
 
 def test_a_mean_without_closed_form_is_refused():
@@ -148,3 +186,44 @@ def test_a_mean_without_closed_form_is_refused():
     assert encode(automatic, x, 4).shape == (4, 5, 2)
     with pytest.raises(ValueError, match="has no closed form"):
         encode(automatic, x, mean=True)
+
+
+@pytest.mark.parametrize("auxiliary", [False, True])
+def test_the_mean_given_another_random_site_is_refused(auxiliary):
+    """It is another one in each run."""
+
+    def guide(x):
+        with pyro.plate("images", len(x), dim=-1):
+            noise = dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1)
+            u = pyro.sample("u", noise, infer={"is_auxiliary": auxiliary})
+            pyro.sample("z", dist.Normal(x + 5 * u, 0.1).to_event(1))
+
+    x = torch.rand(5, 2)
+    assert encode(guide, x, 3).shape == (3, 5, 2)
+    for call in (encode, code_marginals, partial(reconstruct, plain_model)):
+        with pytest.raises(ValueError, match="no closed form"):
+            call(guide, x, **({} if call is code_marginals else {"mean": True}))
+
+
+def test_deterministic_sites_and_factors_are_no_codes():
+    def model(x=None, batch_size=1):
+        pyro.deterministic("two", torch.tensor(2.0))
+        with pyro.plate("images", batch_size if x is None else len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.factor("penalty", -z.square().sum(-1))
+            loc = pyro.deterministic("loc", 10 * z, event_dim=1)
+            return pyro.sample("x", dist.Normal(loc, 0.1).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("images", len(x), dim=-1):
+            loc = pyro.deterministic("shifted", x + 3, event_dim=1)
+            z = pyro.sample("z", dist.Normal(loc, 0.01).to_event(1))
+            pyro.factor("penalty_too", -z.square().sum(-1), has_rsample=True)
+
+    x = torch.rand(5, 2)
+    assert torch.equal(encode(guide, x, mean=True), x + 3)
+    assert torch.equal(code_marginals(guide, x).loc, x + 3)
+    mean = reconstruct(model, guide, x, mean=True, temperature=0)
+    assert torch.equal(mean, 10 * (x + 3))
+    assert torch.equal(decode(model, x, temperature=0), 10 * x)
+    assert reconstruct(model, guide, x, 3).shape == (3, 5, 2)

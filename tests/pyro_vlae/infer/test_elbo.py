@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
+from pyro.infer.autoguide import AutoDelta, AutoNormal
 from pyro.optim import Adam
 from torch import nn
 
-from pyro_vlae.infer import FreeBitsELBO
+from pyro_vlae.infer import FreeBitsELBO, SoftFreeBitsELBO
 
 CODE, PIXELS = 2, 4
 
@@ -218,6 +219,22 @@ def test_masked_images_do_not_count(pair):
     log_x = torch.distributions.Normal(model.decode(z), 0.5).log_prob(X[keep]).sum()
     assert loss == pytest.approx((3 * 30 - log_x).item())
     assert elbo.last_distortion.item() == pytest.approx((-log_x / 3).item())
+
+
+@pytest.mark.parametrize("free_nats", [0.0, 30.0])
+def test_a_batch_of_masked_images_has_no_loss(pair, free_nats):
+    masked = [poutine.mask(program, mask=torch.zeros(5).bool()) for program in pair]
+    assert FreeBitsELBO(free_nats).loss(*masked, X) == 0
+
+
+@pytest.mark.parametrize("elbo", [FreeBitsELBO, SoftFreeBitsELBO])
+def test_a_code_from_an_auxiliary_site_is_refused(pair, elbo):
+    """Its log q is that of the auxiliary site: the rate would be -log p(z)."""
+    guide = AutoNormal(pair[0])
+    guide(X)
+    with pytest.raises(ValueError, match=r"its auxiliary site 'z_unconstrained'.*Trace_ELBO"):
+        elbo().loss(pair[0], guide, X)
+    elbo().loss(pair[0], AutoDelta(pair[0]), X)
 
 
 def test_score_function_gradient_is_unbiased_below_the_floor():

@@ -7,6 +7,7 @@ import sys
 import warnings
 from functools import partial
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pyro
@@ -216,6 +217,17 @@ def test_pareto_k_is_that_of_arviz(linear_gaussian, monkeypatch):
     assert marginal_log_likelihood(problem.model, guide, x, 24).pareto_k.isnan().all()
 
 
+def test_the_worst_images_count_as_unreliable(tmp_path):
+    """PSIS has no tail to fit, and returns infinity, where at most four weights matter."""
+    log_w = torch.randn(64, 5).double() * torch.tensor([3000.0, 3000.0, 0.1, 0.1, 0.0])
+    statistics = weights.weight_statistics(log_w, torch.zeros_like(log_w), list(range(5)))
+    estimates = dict(zip(weights.PER_IMAGE, statistics, strict=True))
+    score = weights.MarginalLikelihood(**estimates, num_samples=64, data_dims=1)
+    assert score.pareto_k[:2].tolist() == [math.inf] * 2 and score.pareto_k[4].isnan()
+    assert score.summary()["fraction_of_pareto_k_above_0.7"] == 0.5
+    write_json(tmp_path / "summary.json", score.summary())
+
+
 def test_pareto_k_with_arviz_1(monkeypatch):
     """There psislw lives elsewhere and takes log-likelihoods of left-out points, -log w."""
 
@@ -284,6 +296,83 @@ def test_an_auxiliary_site_may_fix_the_code_but_not_randomize_it(linear_gaussian
 
     with pytest.raises(ValueError, match="'a' is auxiliary and 'z' is sampled given it"):
         marginal_log_likelihood(problem.model, randomized, x, 20)
+
+
+def test_factors_count_and_deterministic_sites_do_not(linear_gaussian):
+    problem = linear_gaussian(code_dim=2)
+    x = problem.sample(3)
+
+    def model(x, extra=True):
+        pyro.deterministic("two", torch.tensor(2.0))
+        with pyro.plate("images", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            mean = (z @ problem.weight.T).reshape(*z.shape[:-1], *problem.image_shape)
+            pyro.deterministic("mean", mean, event_dim=3)
+            pyro.sample("x", dist.Normal(mean, problem.noise).to_event(3), obs=x)
+            if extra:
+                pyro.factor("penalty", -z.square().sum(-1))
+
+    def guide(x, extra=True):
+        with pyro.plate("images", len(x), dim=-1):
+            posterior = problem.posterior(x)
+            pyro.deterministic("location", posterior.mean, event_dim=1)
+            z = pyro.sample("z", posterior)
+            if extra:
+                pyro.factor("same_penalty", -z.square().sum(-1), has_rsample=True)
+
+    plain = [partial(program, extra=False) for program in (model, guide)]
+    close(marginal_log_likelihood(*plain, x, 30).log_prob, problem.log_prob(x))
+    close(marginal_log_likelihood(model, guide, x, 30).log_prob, problem.log_prob(x))
+    penalized = marginal_log_likelihood(model, plain[1], x, 4000)
+    # The factor makes the prior a Normal of variance 1/3, of weight 1/3 in two dimensions.
+    covariance = problem.weight @ problem.weight.T / 3
+    covariance = covariance + problem.noise**2 * torch.eye(len(covariance)).double()
+    p = dist.MultivariateNormal(torch.zeros(len(covariance)).double(), covariance)
+    close(penalized.log_prob, p.log_prob(x.flatten(1)) - math.log(3), atol=0.1)
+
+
+class BinaryPixels(dist.TorchDistribution):
+    """Its support is stated for each pixel."""
+
+    arg_constraints: ClassVar = {}
+    support = dist.constraints.boolean
+
+    def __init__(self, logits):
+        self.logits = logits
+        super().__init__(logits.shape[:-3], logits.shape[-3:], validate_args=False)
+
+    def expand(self, batch_shape, _instance=None):
+        return BinaryPixels(self.logits.expand(*batch_shape, *self.event_shape))
+
+    def log_prob(self, value):
+        pixels = dist.Bernoulli(logits=self.logits, validate_args=False)
+        return pixels.log_prob(value).sum((-3, -2, -1))
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 3), (4, 4, 4)])
+def test_a_support_of_each_pixel_is_that_of_the_image(shape):
+    x = torch.rand(4, *shape).round()
+
+    def model(x, keep=True):
+        with pyro.plate("images", len(x), dim=-1), poutine.mask(mask=keep):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            logits = z[..., None, None, None].expand(*z.shape, *shape)
+            pyro.sample("x", BinaryPixels(logits), obs=x)
+
+    def guide(x):
+        with pyro.plate("images", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(0.0, 1.0).expand([len(x)]))
+
+    result = marginal_log_likelihood(model, guide, x, 30)
+    assert (result.log_prob < 0).all()
+    x[0, 0, 1, 1] = 0.5
+    with pytest.raises(ValueError, match="log-weights of image 0 are not finite"):
+        marginal_log_likelihood(model, guide, x, 30)
+
+    def masked(x):
+        model(x, x.flatten(1).frac().eq(0).all(1))
+
+    assert marginal_log_likelihood(masked, guide, x, 30).log_prob.isfinite().all()
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -572,8 +661,10 @@ def test_guide_without_a_plate_is_named(linear_gaussian):
         ({"x": SPLIT}, r"got ImageSplit: pass split\.batch\(slice\(None\)\) for an ImageSplit"),
         ({"x": torch.tensor([[0.0], [math.nan]])}, r"1 of 2 images \(first: x\[1\]\)"),
         ({"num_samples": 0}, "num_samples is 0"),
+        ({"num_samples": 30.0}, r"num_samples is 30\.0, expected a whole number"),
         ({"max_codes_per_chunk": 0}, "max_codes_per_chunk is 0"),
-        ({"image_index": [1, 2, 3]}, "image_index has 3 entries, expected one per image: 2"),
+        ({"image_index": [1, 2, 3]}, r"image_index has shape \(3,\), expected one .*: \(2,\)"),
+        ({"image_index": torch.zeros(2, 1)}, r"image_index has shape \(2, 1\), expected one"),
     ],
 )
 def test_wrong_arguments_are_named(linear_gaussian, changes, match):

@@ -3,15 +3,22 @@
 import copy
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
+from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 
+from pyro_vlae import data
 from pyro_vlae.guides import GaussianGuide, color_guide
-from pyro_vlae.infer import initialize
+from pyro_vlae.infer import JointOptim, initialize
 from pyro_vlae.models import binary_vlae, resnet_vlae
 from pyro_vlae.nn import MapArchitecture, ResNetArchitecture
 from pyro_vlae.nn.weight_norm import WeightNormLayer
+from pyro_vlae.registration import register_parameters
+from pyro_vlae.training import TrainingSettings, fit
 
 COLOR = MapArchitecture((3, 8, 8), 2, (4, 4, 4))
 BINARY = ResNetArchitecture((1, 8, 8), 4, channels=(4, 8), features=16)
@@ -82,6 +89,52 @@ def test_a_second_call_and_loaded_weights_stay(program):
     initialize(*fresh, x[:3])
     SVI(*fresh, pyro.optim.Adam({"lr": 0.0}), Trace_ELBO()).step(x[:3])
     torch.testing.assert_close(state(*fresh), before, atol=0, rtol=0)
+
+
+class StatisticsGuide(nn.Module):
+    """A guide whose layers change buffers in each pass of training mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(64)
+        self.linear = spectral_norm(nn.Linear(64, 4))
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, x):
+        register_parameters(self)
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.mean()
+        loc = self.linear(self.norm(x.flatten(1))) - self.mean
+        with pyro.plate("images", len(x), dim=-1):
+            return pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+
+def test_running_statistics_do_not_advance():
+    guide, x = StatisticsGuide(), torch.rand(6, 1, 8, 8).round()
+    before = state(guide)
+    initialize(binary_vlae(architecture=BINARY), poutine.scale(guide, scale=0.5), x)
+    torch.testing.assert_close(state(guide), before, atol=0, rtol=0)
+
+
+def test_training_with_running_statistics_resumes_to_the_same_bits(tmp_path):
+    pixels = torch.randint(0, 2, (12, 1, 8, 8), dtype=torch.uint8)
+    images = data.ImageSplit(pixels, values=data.BINARY)
+    settings = TrainingSettings(batch_size=4, max_steps=6, log_every=1)
+
+    def train(folder, resume=False, stop=None):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        model, guide = binary_vlae(architecture=BINARY, likelihood="bernoulli"), StatisticsGuide()
+        fit(
+            model, guide, images, elbo=Trace_ELBO(), settings=settings, out=tmp_path / folder,
+            optimizer=JointOptim(torch.optim.Adam, {"lr": 1e-2}), progress=False, resume=resume,
+            on_log=lambda line: line["step"] == stop,
+        )  # fmt: skip
+        return state(model, guide)
+
+    whole = train("whole")
+    train("cut", stop=3)
+    torch.testing.assert_close(train("cut", resume=True), whole, atol=0, rtol=0)
 
 
 def test_images_outside_the_support_are_refused(program):

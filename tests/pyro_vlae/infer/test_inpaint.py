@@ -164,3 +164,29 @@ def test_sites_of_the_guide_may_depend_on_each_other():
     one = (2 * z).sigmoid()
     expected = (one * one).mean() / one.mean()
     assert found[..., 1].mean().item() == pytest.approx(expected.item(), abs=0.03)
+
+
+def test_deterministic_sites_are_allowed_and_factors_refused():
+    model, guide = tiny()
+    image = torch.zeros(1, *SHAPE).double()
+
+    def noted(x):
+        pyro.deterministic("two", torch.tensor(2.0))
+        return model(x)
+
+    def noted_guide(x):
+        pyro.deterministic("images_given", x)
+        return guide(x)
+
+    pyro.set_rng_seed(0)
+    expected = inpaint(model, guide, image, TOP, 5)
+    pyro.set_rng_seed(0)
+    assert torch.equal(inpaint(noted, noted_guide, image, TOP, 5), expected)
+
+    def weighted(x):
+        with pyro.plate("all", len(x), dim=-1):
+            pyro.factor("penalty", -x.sum((-3, -2, -1)))
+        return model(x)
+
+    with pytest.raises(ValueError, match=r"factor 'penalty'.*leave it out"):
+        inpaint(weighted, guide, image, TOP, num_sweeps=0)

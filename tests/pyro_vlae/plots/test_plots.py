@@ -129,6 +129,9 @@ def test_pareto_k_counts_every_image_once():
     known = k[:91]
     assert above == [f"{(known > t).double().mean():.0%}\n> {t:g}" for t in (0.5, 0.7, 1.0)]
     plots.plot_pareto_k(torch.tensor([0.3]))
+    ax = plots.plot_pareto_k(torch.tensor([math.inf, 0.3, math.inf, math.nan])).axes[0]
+    assert sum(bar.get_height() for bar in ax.patches) == 3
+    assert ax.texts[-1].get_text() == "67%\n> 1"
     with pytest.raises(ValueError, match="none of 2 images has a Pareto k"):
         plots.plot_pareto_k(k[-2:])
 

@@ -749,6 +749,8 @@ def test_validation_needs_images(vae):
     model, guide, _ = vae.build()
     with pytest.raises(ValueError, match="no images"):
         validate(model, guide, vae.Images(0))
+    with pytest.raises(ValueError, match="num_images is 0, expected at least 1"):
+        validate(model, guide, vae.Images(4), num_images=0)
 
 
 def test_read_metrics_is_what_was_logged(vae, tmp_path):

@@ -12,6 +12,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
+from pyro.infer.autoguide import AutoNormal
 
 from pyro_vlae.analysis import to_inference_data
 from pyro_vlae.analysis.arviz_export import CHAINS
@@ -220,3 +221,14 @@ def test_a_model_without_a_code_is_refused():
 def test_arviz_is_imported_when_needed_only():
     code = "import sys, pyro_vlae.analysis.arviz_export as m; sys.exit('arviz' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_guide_with_parameters_for_each_image_is_exported(linear_gaussian):
+    problem = linear_gaussian()
+    x = problem.sample(3)
+    guide = AutoNormal(problem.model)
+    guide(x)
+    data = to_inference_data(problem.model, guide, x, num_samples=40, num_codes=8)
+    expected = marginal_log_likelihood(problem.model, guide, x, 40)
+    close(data.sample_stats["log_prob"].values, expected.log_prob)
+    assert data.posterior["z"].shape[:3] == (CHAINS, 2, 3)

@@ -69,8 +69,23 @@ class GaussianGuide(nn.Module):
         return dist.Normal(loc, F.softplus(raw_scale + UNIT_SCALE)).to_event(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Sample codes ``(batch, code_dim)`` for images."""
+        """Sample codes ``(batch, code_dim)`` for images ``(batch, *image_shape)``.
+
+        Raises:
+            ValueError: the images have no batch dimension, or no image.
+        """
         register_parameters(self)
         check_batch(len(x))
         with pyro.plate("images", len(x), dim=-1):
-            return pyro.sample("z", self.posterior(x))
+            return pyro.sample("z", check_batch_shape(self.posterior(x), x))
+
+
+def check_batch_shape(posterior: dist.TorchDistribution, x: Tensor) -> dist.TorchDistribution:
+    """Return the posterior of images, or raise a ValueError if they are not one batch."""
+    if posterior.batch_shape != x.shape[:1]:
+        raise ValueError(
+            f"expected images of shape (batch, *image_shape), got {tuple(x.shape)}, which the "
+            f"encoder reads as a batch of shape {tuple(posterior.batch_shape)}: give one image as "
+            "x.unsqueeze(0)"
+        )
+    return posterior

@@ -11,7 +11,7 @@ from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_vlae.guides.gaussian import UNIT_SCALE
+from pyro_vlae.guides.gaussian import UNIT_SCALE, check_batch_shape
 from pyro_vlae.nn import ResNetArchitecture, ResNetEncoder, WeightNormLinear, check_precision
 from pyro_vlae.nn.architecture import complete_architecture
 from pyro_vlae.nn.weight_norm import BRANCH_INIT_SCALE
@@ -90,8 +90,8 @@ class IAFGuide(nn.Module):
         return dist.TransformedDistribution(base, transforms)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Sample codes ``(batch, code_dim)`` for images."""
+        """Sample codes ``(batch, code_dim)`` for images; see `GaussianGuide.forward`."""
         register_parameters(self)
         check_batch(len(x))
         with pyro.plate("images", len(x), dim=-1):
-            return pyro.sample("z", self.posterior(x))
+            return pyro.sample("z", check_batch_shape(self.posterior(x), x))

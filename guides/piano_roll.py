@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vlae.guides.gaussian import UNIT_SCALE
+from pyro_vlae.nn import check_precision
 from pyro_vlae.nn.piano_rolls import PianoRollEncoder, block_mask, roll_lengths
 from pyro_vlae.registration import check_batch, register_parameters
 
@@ -36,6 +37,7 @@ class PianoRollGuide(nn.Module):
 
     def posterior(self, x: Tensor) -> dist.TorchDistribution:
         """The distribution of codes ``(C * blocks,)`` given rolls ``(N, 1, T, 88)``."""
+        check_precision(x, self)
         loc, raw_scale = self.encoder(x).chunk(2, 1)
         mask = block_mask(roll_lengths(x), loc.shape[-1]).unsqueeze(1).expand(loc.shape)
         scale = F.softplus(raw_scale + UNIT_SCALE)

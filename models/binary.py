@@ -55,8 +55,9 @@ def binary_vlae(
         pixelcnn_channels: channels of the PixelCNN's hidden layers.
 
     Raises:
-        ValueError: prior or likelihood is an unknown name, no network has the window, or a size is
-            not positive or contradicts the architecture.
+        ValueError: prior or likelihood is an unknown name, no network has the window, a window is
+            given for another likelihood than ``"pixelcnn"``, or a size is not positive or
+            contradicts the architecture.
 
     Example:
         >>> sizes = ResNetArchitecture(image_shape=(1, 14, 14), code_dim=8, channels=(8,))
@@ -65,6 +66,12 @@ def binary_vlae(
     sizes = complete_architecture(
         architecture, ResNetArchitecture, code_dim=code_dim, image_shape=image_shape
     )
+    if window is not None and (likelihood == "bernoulli" or isinstance(likelihood, nn.Module)):
+        given = likelihood if isinstance(likelihood, str) else type(likelihood).__name__
+        raise ValueError(
+            f"the likelihood {given} has no window={window!r}: leave it out, or build the "
+            "likelihood module with it"
+        )
     prior = choose_prior(prior, sizes.code_shape, flow_layers, flow_hidden_dims)
     if decoder is None:
         decoder = ResNetDecoder(sizes)

@@ -1,7 +1,6 @@
 """A VLAE for images of 256 gray levels, such as Fashion-MNIST or X-rays."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import nn
 
@@ -21,8 +20,11 @@ def gray_vlae(
     flow_layers: int = 4,
     flow_hidden_dims: Sequence[int] = (640, 640),
     mixtures: int = 5,
+    tied: bool = True,
+    masked_layers: int | None = None,
+    kernel_size: int | None = None,
+    window: str | None = None,
     pixelcnn_channels: int = 24,
-    **network: Any,
 ) -> VLAE:
     """`binary_vlae` with gray levels: a pixel is a mixture of discretized logistics.
 
@@ -37,8 +39,11 @@ def gray_vlae(
         flow_layers: as in `binary_vlae`.
         flow_hidden_dims: as in `binary_vlae`.
         mixtures: discretized logistics of a pixel.
+        tied: as in `binary_vlae`.
+        masked_layers: as in `binary_vlae`.
+        kernel_size: as in `binary_vlae`.
+        window: as in `binary_vlae`.
         pixelcnn_channels: channels of the PixelCNN's hidden layers.
-        **network: tied, masked_layers, kernel_size, and window as in `binary_vlae`.
 
     Raises:
         ValueError: as for `binary_vlae`.
@@ -58,8 +63,11 @@ def gray_vlae(
         sizes.image_shape[0],
         sizes.feature_channels,
         mixtures=mixtures,
+        tied=tied,
+        masked_layers=masked_layers,
+        kernel_size=kernel_size,
+        window=window,
         pixelcnn_channels=pixelcnn_channels,
-        **network,
     )
     return binary_vlae(
         architecture=sizes,

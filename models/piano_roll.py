@@ -47,6 +47,8 @@ class TemporalPrior(nn.Module):
         hidden_channels: channels of the hidden layers of each flow layer's ConvNet.
     """
 
+    zero: Tensor
+
     def __init__(
         self, code_channels: int = 4, layers: int = 4, hidden_channels: Sequence[int] = (64, 64)
     ) -> None:
@@ -55,11 +57,11 @@ class TemporalPrior(nn.Module):
         self.networks = nn.ModuleList(
             MaskedConvNet(code_channels, hidden_channels) for _ in range(layers)
         )
+        self.register_buffer("zero", torch.zeros(()), persistent=False)
 
     def forward(self, lengths: Tensor, frames: int) -> dist.TorchDistribution:
         mask = code_mask(lengths, frames, self.code_channels)
-        like = next(self.parameters(), torch.empty(0))
-        loc = like.new_zeros(mask.shape, device=mask.device)
+        loc = self.zero.new_zeros(mask.shape, device=mask.device)
         base = dist.Normal(loc, torch.ones_like(loc)).mask(mask).to_event(1)
         if not self.networks:
             return base

@@ -26,6 +26,7 @@ from pyro_vlae.transforms import (
     clear_cache,
     mean_only_autoregressive,
 )
+from pyro_vlae.transforms.tensors import TransformTensors, leaves, tensor_names
 
 
 class StandardNormalPrior(nn.Module):
@@ -63,7 +64,8 @@ class FlowPrior(nn.Module):
             `spline_autoregressive(code_dim)`, ...). A stock `AffineAutoregressive` gets our faster
             inverse for the same network. With a transform that has no inverse, the prior can be
             trained and scored but not sampled, and a warning is issued; so is one for a transform
-            whose range is bounded, with which p(z) does not integrate to one.
+            whose range is bounded, with which p(z) does not integrate to one. Tensors of transforms
+            that are no modules, such as the permutation of `permute`, become buffers.
 
     Raises:
         ValueError: layers is less than 1.
@@ -97,10 +99,21 @@ class FlowPrior(nn.Module):
             _warn_unless_invertible(transform, code_dim)
         self.learnable = nn.ModuleList(m for t in self.transforms for m in _modules_in(t))
         _warn_if_bounded(self.learnable)
+        others = {id(leaf): leaf for t in self.transforms for leaf in leaves(t)}.values()
+        owners = [
+            TransformTensors(leaf)
+            for leaf in others
+            if not isinstance(leaf, nn.Module) and tensor_names(leaf)
+        ]
+        if owners:  # otherwise, the fingerprints in compressed files must not change
+            self.tensors = nn.ModuleList(owners)
         self.register_buffer("loc", torch.zeros(code_dim), persistent=False)
 
     def forward(self, temperature: float = 1.0) -> dist.TorchDistribution:
         clear_cache((*self.transforms, *self.modules()))
+        for module in self.modules():
+            if isinstance(module, TransformTensors):
+                module.bind()
         base = _noise(self.loc, temperature)
         # The distribution's forward direction is eps -> z: the inverse transforms, last one first.
         inverses = [transform.inv for transform in reversed(self.transforms)]

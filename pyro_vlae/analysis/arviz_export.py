@@ -13,7 +13,12 @@ from torch import Tensor
 from pyro_vlae._version import __version__
 from pyro_vlae.infer.arviz_versions import gather_groups
 from pyro_vlae.infer.importance import check_arguments
-from pyro_vlae.infer.particles import importance_samples, is_factor, sample_sites
+from pyro_vlae.infer.particles import (
+    default_chunk,
+    importance_samples,
+    is_factor,
+    sample_sites,
+)
 from pyro_vlae.infer.weights import PER_IMAGE, weight_statistics
 from pyro_vlae.reproducible import derive_seed, evaluation_context, set_seed
 
@@ -98,10 +103,10 @@ def to_inference_data(
     resampled = ("chain", "draw", "image")
     parts: list[dict[tuple[str, tuple[str, ...]], dict[str, Tensor]]] = []
     with evaluation_context(images.device, model, guide):
-        for image, number in zip(images.split(1), index, strict=True):
-            (samples,) = importance_samples(
-                model, guide, image, num_samples, seed, [number], max_codes_per_chunk
-            )
+        # At most the codes of one image in a chunk, so that each block is one image.
+        chunk = min(max_codes_per_chunk or default_chunk(images.device), num_samples)
+        blocks = importance_samples(model, guide, images, num_samples, seed, index, chunk)
+        for samples, image, number in zip(blocks, images.split(1), index, strict=True):
             if not samples.codes:
                 raise ValueError(
                     "the guide samples nothing: a model without a code has no posterior to export; "

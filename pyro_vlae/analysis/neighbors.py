@@ -8,7 +8,8 @@ def nearest_neighbors(features: Tensor) -> Tensor:
     """Find the nearest other vector of each vector, by Euclidean distance.
 
     Args:
-        features: vectors, ``(N, D)``, at least two, such as codes or flattened images.
+        features: vectors, ``(N, D)``, at least two, such as codes or flattened images; integers
+            are converted to ``float32``.
 
     Returns:
         Their indices, ``int64`` of shape ``(N,)``.
@@ -19,4 +20,6 @@ def nearest_neighbors(features: Tensor) -> Tensor:
     if features.dim() != 2 or len(features) < 2:
         shape = tuple(features.shape)
         raise ValueError(f"expected two or more vectors, shape (N, D), got shape {shape}")
+    if not features.is_floating_point():
+        features = features.float()
     return torch.cdist(features, features).fill_diagonal_(torch.inf).argmin(1)

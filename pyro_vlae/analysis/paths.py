@@ -50,7 +50,9 @@ def interpolate_codes(
     for transform in reversed(transforms):
         noise = transform.inv(noise)
     norms = noise.norm(dim=-1, keepdim=True)
-    first, last = noise / norms
+    first, last = noise / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+    # Zero noise has no direction: it moves along that of the other end.
+    first, last = torch.where(norms[0] > 0, first, last), torch.where(norms[1] > 0, last, first)
     angle = (first * last).sum(-1, keepdim=True).clamp(-1 + 1e-6, 1 - 1e-6).arccos()
     t = torch.linspace(0, 1, count, dtype=start.dtype, device=start.device)
     t = t.view(-1, *[1] * start.dim())
@@ -69,7 +71,15 @@ def interpolate_images(
 
     ``x`` has shape ``(2 N, C, H, W)``: first all starts, then all ends. All images of a path are
     sampled with the same uniform random numbers, so they differ only because their codes do.
+
+    Raises:
+        ValueError: the number of images is odd.
     """
+    if len(x) % 2:
+        raise ValueError(
+            "expected pairs of images (2 N, C, H, W), first all starts, then all ends; got "
+            f"{len(x)} images"
+        )
     with evaluation_context(x.device, model, guide):
         set_seed(seed, x.device)
         z: Any = poutine.trace(guide).get_trace(x).nodes["z"]["value"]

@@ -22,7 +22,8 @@ class _Keys(constraints.Constraint):
 class PianoRoll(TorchDistribution):
     """A `PixelCNN` over frames, in which frames after the end of a piece are not scored.
 
-    Values are rolls ``(*batch, 1, T, keys)`` of keys 0 and 1; samples are -1 after the end.
+    Values are rolls ``(*batch, 1, T, keys)`` of keys 0 and 1; samples are -1 after the end, where
+    values do not count.
 
     Args:
         frames: a `PixelCNN` with event shape ``(1, T, keys)``, or ``(keys, T, 1)`` if the keys are
@@ -73,6 +74,11 @@ class PianoRoll(TorchDistribution):
             )
         if self._validate_args:
             self._validate_sample(value)
+            if ((value < 0).any(-1).squeeze(-2) & self.is_real).any():
+                raise ValueError(
+                    "the rolls hold -1 (padding) before the end of their pieces: a key must be 0 "
+                    "or 1 there; set it to 0, or give the lengths of the pieces"
+                )
         frames = self.frames.pixel_log_prob(self._image(value)).sum(-1)
         return torch.where(self.is_real, frames, 0.0)
 

@@ -177,6 +177,8 @@ class PixelCNN(TorchDistribution):
         value = value.expand(*shape, *self.event_shape)
         # Flattened, so that an emission only ever sees (N, P, H, W).
         pixels = self.emission(parameters.reshape(prod(shape), *parameters.shape[-3:]))
+        if not self._validate_args:
+            pixels._validate_args = False
         flat = value.reshape(prod(shape), *self.event_shape)
         log_prob = pixels.log_prob(emission_layout(pixels, flat))
         if log_prob.dim() == 4:
@@ -204,7 +206,9 @@ class PixelCNN(TorchDistribution):
             ValueError: the temperature is out of range, or the emission cannot be tempered.
         """
         shape = self._extended_shape(sample_shape)
-        like = self.context if self.context is not None else next(self.network.parameters())
+        like = self.context
+        if like is None:
+            like = next(self.network.parameters(), torch.empty(0))
         return self._sample(like.new_zeros(shape), None, temperature)
 
     @torch.no_grad()

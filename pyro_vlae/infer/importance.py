@@ -61,14 +61,16 @@ def marginal_log_likelihood(
             on errors and Ctrl-C. A later call, also in another process, with the same modules,
             images, and arguments goes on from there, and returns the same bits as one that was not
             interrupted. Modules are compared by their classes, parameters, buffers, and public
-            attributes that are numbers or texts; other programs are refused. The file is not
-            removed. Of several ranks, each has one of its own, with its number in the name.
+            attributes; programs and attributes that are functions are refused, since their code
+            cannot be compared. The file is not removed. Of several ranks, each has one of its own,
+            with its number in the name.
 
     Raises:
         OSError: ``resume_file`` cannot be written.
         ValueError: an argument is out of range, ``x`` is empty or not finite, a site lacks the
             image plate or its counterpart in model or guide, the guide's code is a point estimate,
-            a log-weight is not finite, or ``resume_file`` is given and a program is no module.
+            a log-weight is not finite, or ``resume_file`` is given and a program is no module or
+            holds a function.
 
     References:
         Burda et al., "Importance Weighted Autoencoders", 2016, arXiv:1509.00519.

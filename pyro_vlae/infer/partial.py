@@ -5,14 +5,21 @@ import io
 import logging
 import math
 from collections.abc import Iterable
+from functools import partial
+from inspect import getattr_static
 from pathlib import Path
 from time import monotonic
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import pyro
 import torch
+from pyro.poutine import Trace
 from torch import Tensor, nn
+from torch.distributions import Transform
+from torch.distributions.transforms import _InverseTransform
+from torch.distributions.utils import lazy_property
 
 from pyro_vlae.infer.distributed import rank, world_size
 from pyro_vlae.reproducible import hash_module, hash_tensor, open_npz, write_atomically
@@ -93,14 +100,14 @@ def file_of_rank(path: Path) -> Path:
 def fingerprint(programs: Iterable[Any], tensors: Iterable[Tensor], *settings: Any) -> str:
     """Digest of programs, which must be modules, of tensors, and of settings.
 
-    A module's digest is that of its classes, parameters, buffers, and public attributes that are
-    numbers or texts. Entries of Pyro's parameter store count if no module holds them.
+    A module's digest is that of its classes, parameters, buffers, and public attributes. Entries of
+    Pyro's parameter store count if no module holds them.
 
     Raises:
-        ValueError: a program is no module.
+        ValueError: a program is no module, or holds a function that is not torch's or Pyro's.
     """
-    digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
-    held = set()
+    digest = _Digest()
+    digest.add("settings", repr(settings))
     for program in programs:
         if not isinstance(program, nn.Module):
             raise ValueError(
@@ -108,26 +115,95 @@ def fingerprint(programs: Iterable[Any], tensors: Iterable[Tensor], *settings: A
                 "whether a function is the one that the file was written with cannot be checked. "
                 "Make it the forward method of an nn.Module, or leave resume_file out"
             )
-        hash_module(digest, program)
-        for part in program.modules():
-            for name, value in sorted(vars(part).items(), key=lambda item: item[0]):
-                # Private attributes may change when the module is called. Modules are scored in
-                # evaluation mode, whatever mode they are in now.
-                if not name.startswith("_") and name != "training" and _is_plain(value):
-                    digest.update(f"{name} {value!r} ".encode())
-        held |= {id(parameter) for parameter in program.parameters()}
+        digest.add("program", program)
     for name, parameter in sorted(pyro.get_param_store().named_parameters()):
         # The names of a module's parameters differ between processes.
-        if id(parameter) not in held:
-            digest.update(f"{name} ".encode())
-            hash_tensor(digest, parameter)
+        if id(parameter) not in digest.parameters:
+            digest.add(name, parameter)
     for tensor in tensors:
-        hash_tensor(digest, tensor)
-    return digest.hexdigest()
+        digest.add("", tensor)
+    return digest.hash.hexdigest()
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether the ``repr`` of a value tells it from others, in any process."""
-    if isinstance(value, tuple | list):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, int | float | str)
+class _Digest:
+    """A hash of values, with the content of modules and other objects.
+
+    Attributes:
+        hash: the hash.
+        parameters: ids of the parameters of all modules so far.
+    """
+
+    def __init__(self) -> None:
+        self.hash = hashlib.blake2b(digest_size=16)
+        self.parameters: set[int] = set()
+        self._seen: dict[int, tuple[int, Any]] = {}  # kept alive, as ids are used again
+
+    def add(self, name: str, value: Any) -> None:
+        """Add a value, which is called ``name`` in an error."""
+        self.hash.update(f"{name} {type(value).__qualname__} ".encode())
+        if isinstance(value, _PLAIN):
+            self.hash.update(f"{value!r} ".encode())
+        elif isinstance(value, Tensor):
+            hash_tensor(self.hash, value)
+        elif isinstance(value, tuple | list):
+            for k, entry in enumerate(value):
+                self.add(f"{name}[{k}]", entry)
+        elif isinstance(value, set | frozenset):
+            self.add(name, sorted(value, key=repr))
+        elif isinstance(value, dict):
+            for key in sorted(value, key=repr):
+                self.add(f"{name}[{key!r}]", value[key])
+        elif isinstance(value, type) or _is_library_function(value):
+            self.hash.update(f"{value.__module__} {value.__qualname__} ".encode())
+        elif isinstance(value, partial):
+            self.add(name, [value.func, value.args, value.keywords])
+        elif id(value) in self._seen:
+            self.hash.update(f"{self._seen[id(value)][0]} ".encode())
+        elif hasattr(value, "__dict__") and not isinstance(value, _FUNCTIONS):
+            self._seen[id(value)] = len(self._seen), value
+            self._add_object(name, value)
+        else:
+            raise ValueError(
+                f"resume_file cannot compare {name}, {value!r}, with the one that the file was "
+                "written with. Make it an nn.Module (a function: the forward method of one), or "
+                "leave resume_file out"
+            )
+
+    def _add_object(self, name: str, value: Any) -> None:
+        if isinstance(value, nn.Module):
+            for part in value.modules():
+                self._seen.setdefault(id(part), (len(self._seen), part))
+            self.parameters |= {id(parameter) for parameter in value.parameters()}
+            hash_module(self.hash, value)
+            for part in value.modules():
+                self._add_attributes(type(part).__name__, part)
+        elif isinstance(value, _InverseTransform):
+            self.add(f"{name}.inv", value.inv)
+        else:
+            self._add_attributes(name, value)
+
+    def _add_attributes(self, name: str, value: Any) -> None:
+        # Private attributes of modules and transforms may change when they are called. Modules are
+        # scored in evaluation mode, whatever mode they are in now.
+        changing = isinstance(value, nn.Module | Transform)
+        for key in sorted(vars(value)):
+            if changing and (key == "training" or (key.startswith("_") and key != "_event_dim")):
+                continue
+            computed = isinstance(getattr_static(type(value), key, None), lazy_property)
+            if changing and (computed or isinstance(vars(value)[key], Trace)):
+                continue  # the trace of an autoguide's first run
+            self.add(f"{name}.{key}", vars(value)[key])
+
+
+_PLAIN = (type(None), int, float, str, bytes, slice, torch.dtype, torch.device)
+_FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType)
+_LIBRARIES = ("torch", "pyro", "pyro_vlae", "zuko")
+
+
+def _is_library_function(value: Any) -> bool:
+    """Whether this is a function of a library, such as ``torch.relu``, and no closure."""
+    if isinstance(value, BuiltinFunctionType):  # a method is bound to an object, otherwise
+        return isinstance(value.__self__, ModuleType | type | None)
+    if not isinstance(value, FunctionType) or "<" in value.__qualname__:
+        return False
+    return str(value.__module__).split(".")[0] in _LIBRARIES

@@ -61,7 +61,7 @@ class WavefrontEvaluator:
         traced = found.trace
         self.channels = max(traced.channels[node] for node in found.kept)
         self._size, self._fronts = size, Fronts(height, width, found.slope)
-        self._like = next(network.parameters()) if context is None else context
+        self._like = next(network.parameters(), torch.empty(0)) if context is None else context
         self._writes = traced.degrees[traced.image][-1]
         self._caches = {
             node: (FrontCache if len(offsets) <= MANY else CanvasCache)(
@@ -152,7 +152,7 @@ class FullPasses:
         self, network: nn.Module, context: Tensor | None, size: int, height: int, width: int
     ) -> None:
         self.network, self.context = network, context
-        like = next(network.parameters()) if context is None else context
+        like = next(network.parameters(), torch.empty(0)) if context is None else context
         # Unknown pixels are zero, so that no pixel can depend on later ones.
         channels = int(network.image_channels)  # type: ignore[arg-type]
         self.image = like.new_zeros(size, channels, height, width)

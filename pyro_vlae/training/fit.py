@@ -1,6 +1,7 @@
 """The entry point of training."""
 
 import contextlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def fit(
             train in it at the same time.
         resume: continue from the checkpoint in ``out``, or from this one, read from there by
             `read_checkpoint`; a finished run returns at once.
-        config: stored in the checkpoint, e.g. the options needed to rebuild the model.
+        config: JSON values stored in the checkpoint, e.g. the options needed to rebuild the model.
         progress: show a progress bar.
         precision: of the networks that model and guide declare (see
             `pyro_vlae.training.acceleration`): ``"bf16"``, ``"fp32"``, or ``"auto"``, which keeps
@@ -87,6 +88,7 @@ def fit(
             deleted or moved during training.
         ValueError: there are no images, the precision is unknown, or ``resume`` lacks ``out``.
         RuntimeError: Pyro does not train one of the trainable parameters.
+        TypeError: with ``out``, the config holds something that JSON cannot.
     """
     if len(train) == 0 or (validation is not None and len(validation) == 0):
         raise ValueError("the training or validation set has no images")
@@ -96,6 +98,13 @@ def fit(
         checkpoint = None
         if out is not None:
             out = Path(out)
+            try:
+                json.dumps(config)
+            except (TypeError, ValueError) as error:
+                raise TypeError(
+                    f"config must hold JSON values (numbers, texts, lists, dicts): {error}; "
+                    "convert others, e.g. a path with str()"
+                ) from error
             if resume and not has_checkpoint(out):
                 raise missing(out / "checkpoint")
             stack.enter_context(own_folder(out))

@@ -190,6 +190,7 @@ class Trainer:
             with torch.compiler.set_stance("force_eager"):
                 whole = self.batches.whole(self.step, x)
                 distributed.initialize_all(self.model, self.guide, self.modules, whole)
+            self.optimizer.register(named_parameters(self.modules).items())  # also lazy ones
         if world_size() > 1:  # so that the random state of rank 0 suffices to resume
             set_seed(self._seed(_NOISE, self.step, rank()), x.device)
         with contextlib.ExitStack() as stack:

@@ -84,7 +84,8 @@ def check_fit(
     """Raise :class:`CheckpointError` unless weights fit the modules by name, shape, and dtype."""
     expected = _tensors(modules)
     problems = [f"lacks {name!r}" for name in expected if name not in weights]
-    problems += [f"has {n!r}, which the modules lack" for n in weights if n not in expected]
+    unknown = [f"has {n!r}, which the modules lack" for n in weights if n not in expected]
+    problems += unknown
     for name in expected.keys() & weights.keys():
         found, own = weights[name], expected[name]
         floating = found.is_floating_point() and own.is_floating_point()
@@ -95,9 +96,11 @@ def check_fit(
             problems.append(f"has {name!r} as {found.dtype}, the modules {own.dtype}")
     if problems:
         more = f"; and {len(problems) - 4} more differences" if len(problems) > 4 else ""
+        lazy = " Call a guide that creates its parameters in its first run (AutoNormal) once first."
         raise CheckpointError(
             f"{source} belongs to another architecture: it {'; it '.join(problems[:4])}{more}. "
-            "Build the modules with the options that the file was made with. Nothing was loaded."
+            "Build the modules with the options that the file was made with."
+            f"{lazy if unknown else ''} Nothing was loaded."
         )
 
 

@@ -138,3 +138,12 @@ def test_a_guide_written_in_plain_pyro_keeps_the_contract():
     pyro.clear_param_store()
     with pytest.raises(AssertionError, match="instance 1 that do not move"):
         contract.test_every_parameter_moves_under_stock_svi()
+
+
+@pytest.mark.parametrize("contract", [TestGaussian, TestIAF, TestColor])
+def test_one_image_needs_a_batch_dimension(contract):
+    guide = contract().make()
+    x = torch.rand(3, 8, 8) if contract is TestColor else torch.rand(SHAPE)
+    with pytest.raises(ValueError, match=r"x\.unsqueeze\(0\)"):
+        guide(x)
+    assert guide(x.unsqueeze(0)).shape[0] == 1

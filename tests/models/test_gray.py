@@ -7,7 +7,12 @@ from pyro.infer import SVI, Trace_ELBO
 
 from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.infer import initialize, marginal_log_likelihood
-from pyro_vlae.models import gray_vlae, unconditional_pixelcnn
+from pyro_vlae.models import (
+    BernoulliLikelihood,
+    binary_vlae,
+    gray_vlae,
+    unconditional_pixelcnn,
+)
 from pyro_vlae.nn import ResNetArchitecture
 
 SIZES = ResNetArchitecture((1, 5, 7), code_dim=3, channels=(4,), features=8)
@@ -57,3 +62,11 @@ def test_it_trains_scores_samples_and_completes(options):
 def test_gray_levels_without_a_code():
     model = unconditional_pixelcnn(image_shape=(1, 4, 3), masked_layers=2, mixtures=2)
     assert model(batch_size=2).shape == (2, 1, 4, 3)
+
+
+def test_a_window_is_refused_where_it_would_be_ignored():
+    for likelihood in ("bernoulli", BernoulliLikelihood(SIZES.feature_channels)):
+        with pytest.raises(ValueError, match=r"[Bb]ernoulli\w* has no window='7x4': leave it out"):
+            binary_vlae(architecture=SIZES, likelihood=likelihood, window="7x4")
+    with pytest.raises(TypeError, match=r"gray_vlae\(\) got an unexpected .*'decoder'"):
+        gray_vlae(decoder=torch.nn.Identity(), **OPTIONS)

@@ -194,3 +194,29 @@ def test_unknown_parts_are_refused():
         piano_roll_vlae(prior="laplace")
     with pytest.raises(ValueError, match="likelihood must be"):
         piano_roll_vlae(likelihood="bernoulli")
+
+
+def test_a_model_converted_to_another_precision_generates_in_it():
+    torch.set_default_dtype(torch.float32)
+    for prior in ("flow", "normal", None):
+        model, _ = build(prior=prior)
+        assert not any("zero" in name for name in model.state_dict())
+        assert model.double()(batch_size=2, frames=9).dtype == torch.float64
+
+
+def test_the_guide_refuses_rolls_of_another_precision():
+    _, guide = build()
+    with pytest.raises(ValueError, match=r"dtype torch\.float32, PianoRollGuide reads"):
+        guide(rolls(9).float())
+
+
+def test_padding_before_the_end_of_a_piece_is_refused():
+    model, _ = build(prior=None)
+    x = rolls(9, 5)
+    likelihood = model.likelihood(model.decoder(torch.tensor([9, 5]), 9), torch.tensor([9, 5]))
+    expected = likelihood.log_prob(x)
+    silent = torch.where(x < 0, 0.0, x)  # values after the end do not count
+    assert torch.equal(likelihood.log_prob(silent), expected)
+    x[1, 0, 2, 3] = -1
+    with pytest.raises(ValueError, match=r"-1 \(padding\) before the end"):
+        likelihood.log_prob(x)

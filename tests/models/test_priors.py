@@ -1,5 +1,6 @@
 """Priors keep their contract; what is special about flows."""
 
+import copy
 import warnings
 
 import pyro.distributions as dist
@@ -223,3 +224,35 @@ def test_building_a_prior_leaves_batch_normalization_as_it_was():
 def test_parameters_inside_inverses_and_compositions_are_found(wrap):
     prior = FlowPrior(6, transforms=[wrap(T.affine_autoregressive(6, [8]))])
     assert len(list(prior.parameters())) > 0
+
+
+def test_tensors_of_transforms_that_are_no_modules_are_saved_and_moved():
+    loc = torch.tensor([1.0, -2.0, 0.5])
+
+    def build(seed):
+        torch.manual_seed(seed)
+        chain = [T.permute(3), dist.transforms.AffineTransform(loc * seed, torch.tensor(2.0))]
+        flow = T.affine_autoregressive(3, [8])
+        return FlowPrior(3, transforms=[T.ComposeTransform(chain), flow, T.permute(3)])
+
+    first, second = build(1), build(3)
+    assert not torch.equal(first.transforms[2].permutation, second.transforms[2].permutation)
+    second().sample((2,))  # the inverse permutation is computed once, and would become stale
+    second.load_state_dict(first.state_dict())
+    z = torch.randn(4, 3)
+    assert torch.equal(first().log_prob(z), second().log_prob(z.clone()))
+    torch.manual_seed(0)
+    x = first().sample((5,))
+    torch.manual_seed(0)
+    assert torch.equal(second().sample((5,)), x)
+    copied = copy.deepcopy(first).double()
+    close = {"rtol": 0, "atol": 1e-5}
+    torch.testing.assert_close(copied().log_prob(z.double()).float(), first().log_prob(z), **close)
+    assert first.to("meta").transforms[2].permutation.device.type == "meta"
+    assert copied.transforms[2].permutation.device.type == "cpu"
+
+
+def test_a_parameter_of_a_transform_that_is_no_module_is_trained():
+    scale = torch.nn.Parameter(torch.tensor(2.0))
+    prior = FlowPrior(3, transforms=[dist.transforms.AffineTransform(0.0, scale)])
+    assert any(parameter is scale for parameter in prior.parameters())

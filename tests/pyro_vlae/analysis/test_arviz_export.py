@@ -12,6 +12,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
+from pyro.infer.autoguide import AutoNormal
 
 from pyro_vlae.analysis import to_inference_data
 from pyro_vlae.analysis.arviz_export import CHAINS
@@ -235,3 +236,14 @@ def test_deterministic_sites_and_factors_are_no_observations(linear_gaussian):
     data = to_inference_data(model, problem.guide, x, num_samples=8, num_codes=8)
     for group in ("posterior_predictive", "log_likelihood", "observed_data"):
         assert list(data[group].data_vars) == ["x"]
+
+
+def test_a_guide_with_parameters_for_each_image_is_exported(linear_gaussian):
+    problem = linear_gaussian()
+    x = problem.sample(3)
+    guide = AutoNormal(problem.model)
+    guide(x)
+    data = to_inference_data(problem.model, guide, x, num_samples=40, num_codes=8)
+    expected = marginal_log_likelihood(problem.model, guide, x, 40)
+    close(data.sample_stats["log_prob"].values, expected.log_prob)
+    assert data.posterior["z"].shape[:3] == (CHAINS, 2, 3)

@@ -25,3 +25,8 @@ def test_equal_vectors_are_each_other_s_neighbors():
 def test_wrong_shapes_are_named(shape):
     with pytest.raises(ValueError, match=r"\(N, D\), got shape \(" + str(shape[0])):
         nearest_neighbors(torch.zeros(shape))
+
+
+def test_bytes_are_converted():
+    x = torch.tensor([[0, 0], [250, 0], [3, 0]], dtype=torch.uint8)
+    assert nearest_neighbors(x).tolist() == [2, 2, 0]

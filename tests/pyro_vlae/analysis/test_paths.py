@@ -116,3 +116,17 @@ def test_color_images_are_plotted_after_conversion_to_the_unit_range():
     plot_code_swap(shown)
     with pytest.raises(ValueError, match=r"range from .* expected \[0, 1\]: .*to_unit_range"):
         plot_code_swap(swap)
+
+
+def test_a_path_from_or_to_the_zero_code_is_straight():
+    code, zero = torch.tensor([3.0, 0.0, 4.0]), torch.zeros(3)
+    steps = torch.tensor([[0.0], [0.5], [1.0]])
+    prior = StandardNormalPrior(3)()
+    torch.testing.assert_close(interpolate_codes(prior, zero, code, 3), steps * code)
+    torch.testing.assert_close(interpolate_codes(prior, code, zero, 3), steps.flip(0) * code)
+    assert torch.equal(interpolate_codes(prior, zero, zero, 3), torch.zeros(3, 3))
+
+
+def test_an_odd_number_of_images_has_no_pairs():
+    with pytest.raises(ValueError, match=r"expected pairs of images .* got 3 images"):
+        interpolate_images(None, None, torch.zeros(3, *SHAPE))

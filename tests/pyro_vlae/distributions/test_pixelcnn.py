@@ -357,3 +357,23 @@ def test_completion_where_the_factorization_forbids_it_says_so():
     PixelCNN(net, context).complete(value, prefix)
     with pytest.raises(ValueError, match=r"pixel \(1, 0\) is known"):
         PixelCNN(Opaque(net, False), context).complete(value, prefix)
+
+
+def test_values_are_not_validated_if_it_is_turned_off():
+    gray = torch.rand(2, 1, 3, 3, dtype=torch.float64)
+    contexts = torch.randn(2, 4, 3, 3, dtype=torch.float64)
+    network = perturbed_network()
+    assert PixelCNN(network, contexts, validate_args=False).log_prob(gray).isfinite().all()
+    with pytest.raises(ValueError, match="outside the support"):
+        PixelCNN(network, contexts, validate_args=True).log_prob(gray)
+
+
+def test_a_network_without_parameters_is_sampled():
+    class Even(nn.Module):
+        image_channels, outputs = 1, "bernoulli_logits"
+
+        def forward(self, x, context=None):
+            return torch.zeros_like(x)
+
+    sample = PixelCNN(Even(), None, (1, 6, 6)).sample((50,))
+    assert sample.shape == (50, 1, 6, 6) and abs(sample.mean() - 0.5) < 0.1

@@ -3,11 +3,25 @@
 import functools
 
 import pyro
+import pyro.distributions as dist
+import pyro.distributions.transforms as T
 import pytest
 import torch
+from pyro.infer.autoguide import AutoNormal
 
+from pyro_vlae.guides import GaussianGuide, IAFGuide, color_guide
+from pyro_vlae.guides.piano_roll import PianoRollGuide
 from pyro_vlae.infer import marginal_log_likelihood, partial
 from pyro_vlae.infer.weights import PER_IMAGE
+from pyro_vlae.models import (
+    VLAE,
+    BernoulliLikelihood,
+    FlowPrior,
+    binary_vlae,
+    color_vlae,
+    gray_vlae,
+)
+from pyro_vlae.models.piano_roll import piano_roll_vlae
 from pyro_vlae.registration import register_parameters
 
 
@@ -16,10 +30,10 @@ class Program(torch.nn.Module):
 
     def __init__(self, function, shift=0.0):
         super().__init__()
-        self.function, self.shift = function, shift
+        self._function, self.shift = function, shift  # a public function is refused
 
     def forward(self, x):
-        return self.function(x, self.shift) if self.shift else self.function(x)
+        return self._function(x, self.shift) if self.shift else self._function(x)
 
 
 class Renamed(Program):
@@ -102,6 +116,67 @@ def test_a_fingerprint_tells_classes_masks_and_attributes_apart():
         for other in (Program(None), Program(None, 1.0), Program(None, (1, 2)), Renamed(None))
     ]
     assert len(set(digests)) == 4
+
+
+def model_with(prior):
+    torch.manual_seed(0)
+    return VLAE(prior, torch.nn.Linear(3, 3), BernoulliLikelihood(1))
+
+
+def test_a_function_as_a_part_is_refused(tmp_path):
+    x, kept = torch.zeros(1, 1, 2, 2), tmp_path / "scores.partial.npz"
+    priors = [lambda: dist.Normal(torch.zeros(3), 1.0).to_event(1), [torch.zeros(3).sum]]
+    for prior in (*priors, functools.partial(priors[0])):
+        with pytest.raises(ValueError, match=r"cannot compare VLAE\.prior.* Make it an nn\.Module"):
+            marginal_log_likelihood(model_with(prior), Program(None), x, 5, resume_file=kept)
+
+
+def test_parts_that_are_no_modules_count():
+    def digest(part):
+        return partial.fingerprint((Program(None, part),), ())
+
+    class Holder:
+        def __init__(self, **attributes):
+            self.__dict__.update(attributes)
+
+    parts = [
+        lambda: [T.permute(3, torch.tensor([0, 1, 2]))],
+        lambda: [T.permute(3, torch.tensor([2, 0, 1]))],
+        lambda: [T.permute(3, torch.tensor([2, 0, 1])).inv],
+        lambda: T.ComposeTransform([T.AffineTransform(0.0, torch.tensor(2.0))]),
+        lambda: T.ComposeTransform([T.AffineTransform(1.0, torch.tensor(2.0))]),
+        lambda: T.ComposeTransform([T.AffineTransform(1.0, torch.tensor(2.0), event_dim=1)]),
+        lambda: dist.Normal(0.0, 1.0),
+        lambda: dist.Normal(0.0, 3.0),
+        lambda: Holder(_scale=1.0, activation=torch.relu),
+        lambda: Holder(_scale=2.0, activation=torch.relu),
+        lambda: Holder(_scale=2.0, activation=torch.nn.functional.elu),
+        lambda: {
+            "a": torch.zeros(1),
+            "b": [torch.nn.Linear(1, 1)],
+        },
+        lambda: torch.float64,
+    ]
+    digests = []
+    for part in parts:
+        torch.manual_seed(0)
+        digests.append(digest(part()))
+        torch.manual_seed(0)
+        assert digest(part()) == digests[-1]
+    assert len(set(digests)) == len(parts)
+    used = parts[1]()
+    used[0].inv(used[0](torch.zeros(3)))  # leaves caches
+    assert digest(used) == digests[1]
+
+
+def test_a_fingerprint_of_every_model_and_guide():
+    flow = FlowPrior(3, transforms=[T.permute(3), T.affine_autoregressive(3, [8], stable=True)])
+    models = [binary_vlae(), gray_vlae(), color_vlae(), piano_roll_vlae(), model_with(flow)]
+    automatic = AutoNormal(models[0])
+    guides = [GaussianGuide(), IAFGuide(), color_guide(), PianoRollGuide(), automatic]
+    automatic(torch.zeros(1, 1, 28, 28))
+    for program in (*models, *guides):
+        assert partial.fingerprint((program,), ()) == partial.fingerprint((program,), ())
 
 
 def test_a_fingerprint_ignores_registration_but_not_parameters_of_no_module():

@@ -91,8 +91,8 @@ class ImageDataset:
             test: test images, or a fraction, likewise.
             values: what a model shall see of images with 1 channel. `GRAY`: 256 levels. `BINARY`:
                 gray levels are probabilities of a 1, and train images are binarized each time one
-                is sampled. None: `BINARY` for images of two values, `GRAY` for others. Images with
-                3 channels have `BYTES`.
+                is sampled. None: `BINARY` for images of 0 and 1 or of 0 and 255, `GRAY` for others.
+                Images with 3 channels have `BYTES`.
             channels_last: whether four-dimensional arrays are ``(N, H, W, C)``; None to infer it.
             name: name of the data set.
             seed: seed of the random split.

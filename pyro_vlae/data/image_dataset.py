@@ -206,7 +206,7 @@ def _describe_labels(parts: Sequence[ImageSplit], classes: Sequence[str]) -> str
 
 
 def _checksum(parts: Sequence[ImageSplit]) -> int:
-    """The CRC-32 of all images, by which a changed data set is noticed."""
+    """The CRC-32 of all images, by which a changed data set is noticed when a run is resumed."""
     checksum = 0
     for part in parts:
         checksum = crc32(part.images.numpy().tobytes(), checksum)

@@ -21,6 +21,7 @@ from pyro_vlae.training.distributed import one_rank_first
 
 # Fields that may change when a run is resumed: they do not affect the training so far.
 CHANGEABLE = ("epochs", "max_minutes", "num_samples", "eval_images")
+DATA = "dataset_description"  # beside the recipe, in checkpoints and results.json
 MOST_SAMPLES = 1_000_000  # the codes of one image must fit into memory
 
 RECIPES: dict[str, type["Recipe"]] = {}
@@ -256,6 +257,7 @@ def recipe_from_config(config: Mapping[str, Any], source: str | Path) -> Recipe:
         ValueError: a value is of the wrong type.
     """
     values = dict(config)
+    values.pop(DATA, None)
     family = values.pop("family", None)
     if family is None:
         raise ConfigError(

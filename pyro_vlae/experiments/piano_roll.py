@@ -69,14 +69,14 @@ class PianoRollRecipe(Recipe):
     window: int = option(8, "past frames that the decoder sees", metavar="B")
     likelihood: str = option("pixelcnn", "p(x | z)", choices=("pixelcnn", "independent"))
     prior: str = option("flow", "p(z)", choices=("flow", "normal"))
-    guide: str = option("gaussian", "q(z | x)", choices=("gaussian",))
+    guide: str = option("gaussian", choices=("gaussian",))
     code_channels: int = option(4, "values of the code per 8 frames", metavar="C")
     hidden: int | None = option(None, "channels of the likelihood", metavar="N")
     code_hidden: int = option(96, "channels of encoder and decoder", metavar="N")
-    dropout: float = option(0.1, "dropout in the likelihood", metavar="P")
+    dropout: float = option(0.1, "dropout in the likelihood", metavar="P", or_zero=True)
     crop: int = option(64, "frames of the excerpts to train on", metavar="N")
     transpose: bool = True
-    free_nats: float = option(8.0, "free bits, nats per excerpt", metavar="N")
+    free_nats: float = option(8.0, "free bits, nats per excerpt", metavar="N", or_zero=True)
     free_until: float = 0.5
 
     @property

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -11,7 +12,7 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from pyro_vlae.data import ImageDataset, dataset_names, load_dataset
-from pyro_vlae.experiments.options import ConfigError, given_options, option
+from pyro_vlae.experiments.options import DATA, ConfigError, given_options, option
 from pyro_vlae.experiments.samples import SampleHooks
 from pyro_vlae.experiments.stored import check_types, field_types
 from pyro_vlae.infer import JointOptim, MarginalLikelihood, marginal_log_likelihood
@@ -21,7 +22,6 @@ from pyro_vlae.training.distributed import one_rank_first
 
 # Fields that may change when a run is resumed: they do not affect the training so far.
 CHANGEABLE = ("epochs", "max_minutes", "num_samples", "eval_images")
-DATA = "dataset_description"  # beside the recipe, in checkpoints and results.json
 MOST_SAMPLES = 1_000_000  # the codes of one image must fit into memory
 
 RECIPES: dict[str, type["Recipe"]] = {}
@@ -61,7 +61,7 @@ class Recipe(SampleHooks, ABC):
         fallback: data set to use when the default one is not found.
 
     Raises:
-        ConfigError: a value is not among the choices of its field.
+        ConfigError: a value is not among the choices of its field, or not finite.
     """
 
     family: ClassVar[str]
@@ -88,6 +88,9 @@ class Recipe(SampleHooks, ABC):
     compile: bool = option(False, "compile the networks with torch.compile")
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not isfinite(value):
+                raise ConfigError(f"{name} must be a finite number, got {value}")
         for name, metadata in self.options().items():
             allowed = metadata.get("choices")
             if allowed and getattr(self, name) not in allowed:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from pyro_vlae._version import __version__
 from pyro_vlae.data import ImageDataset
-from pyro_vlae.experiments.options import BUDGET, ConfigError
-from pyro_vlae.experiments.recipes import DATA, Recipe
+from pyro_vlae.experiments.options import BUDGET, DATA, ConfigError
+from pyro_vlae.experiments.recipes import Recipe
 from pyro_vlae.infer import MarginalLikelihood, reconstruct
 from pyro_vlae.infer.distributed import from_rank_0, rank, world_size
 from pyro_vlae.infer.partial import file_of_rank
@@ -73,9 +73,12 @@ def run(
             trained on, or the folder cannot be used.
         TrainingInterrupted: Ctrl-C or SIGTERM during training, after a checkpoint was saved.
         RunInterrupted: Ctrl-C before or after training.
+        ValueError: there is no budget, or a setting is out of range.
     """
     out = Path(out)
     recipe.check(data)
+    recipe.training_settings()  # raises before there is a folder, as the augmentation does
+    data = recipe.augmented(data)
     try:
         with own_folder(out):
             return _run(recipe, data, out, resume)
@@ -94,7 +97,6 @@ def _run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> dict[st
         _refuse_other_data(before, data, out)
         step, seen = before.state["step"], before.state["images_seen"]
         print(f"resuming at step {step}, {seen:,} {recipe.values.item}s seen", flush=True)
-    data = recipe.augmented(data)
     device = data.train.images.device
     pyro.set_rng_seed(recipe.seed)
     model, guide = (module.to(device) for module in recipe.build())

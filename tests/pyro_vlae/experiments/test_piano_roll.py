@@ -103,6 +103,12 @@ def test_bits_per_dimension_of_committed_runs_are_per_key():
         assert run["bits_per_dim"] == pytest.approx(bits)
 
 
+def test_options_that_cannot_be_leave_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="crop"):
+        start(tmp_path / "run", "--crop", "10")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.fixture
 def scored():
     """A model, its guide, and pieces to score."""

@@ -226,7 +226,7 @@ class Recipe(SampleHooks, ABC):
         if type(stored) is not cls:
             raise ConfigError(
                 f"the run in {folder} is of the family {stored.family!r}, not {cls.family!r}: "
-                "resume it with the script that made it"
+                f"resume it with pyro-vlae train {stored.family}, or the script that made it"
             )
         # Precision "auto" is the run's own.
         given = {k: v for k, v in given_options(given).items() if (k, v) != ("precision", "auto")}
@@ -237,7 +237,7 @@ class Recipe(SampleHooks, ABC):
                 shown = "--" + name.replace("_", "-") if offered else name
                 raise ConfigError(
                     f"the run in {folder} was made with {shown} {made_with}, got {value}: leave "
-                    "the option out to resume it, or choose another --out for a new run"
+                    "the option out to resume it, or choose another folder for a new run"
                 )
         return cls(**{**asdict(stored), **given})
 

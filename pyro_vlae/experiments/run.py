@@ -168,14 +168,14 @@ def _prepare_folder(recipe: Recipe, out: Path, resume: bool) -> None:
         )
     if begun and not resume:
         raise ConfigError(
-            f"{out} already holds a run: add --resume to continue it, or choose another --out"
+            f"{out} already holds a run: add --resume to continue it, or choose another folder"
         )
     try:
         if not begun and rank() == 0:
             write_json(out / "config.json", recipe.to_config())
     except OSError as error:
         reason = error.strerror or error
-        raise ConfigError(f"cannot write to {out} ({reason}): choose another --out") from error
+        raise ConfigError(f"cannot write to {out} ({reason}): choose another folder") from error
 
 
 def _refuse_other_data(checkpoint: Checkpoint, data: ImageDataset, out: Path) -> None:
@@ -184,7 +184,7 @@ def _refuse_other_data(checkpoint: Checkpoint, data: ImageDataset, out: Path) ->
     if trained_on not in (None, data.description):
         raise ConfigError(
             f"the run in {out} was trained on other data: {trained_on}; now they are "
-            f"{data.description}: resume it with the same data, or choose another --out"
+            f"{data.description}: resume it with the same data, or choose another folder"
         )
 
 

@@ -149,7 +149,7 @@ def test_rows_of_a_table_that_are_scored_are_skipped(tmp_path, capsys, monkeypat
     results = tmp_path / row / "results.json"
     before = results.stat().st_mtime_ns
     capsys.readouterr()
-    for more in ([], ["--resume"]):
+    for more in ([], ["--resume"], ["--resume", "--max-minutes", "0.005"]):
         assert main([*command, *more]) == 0
         assert f"{row}: skipped" in capsys.readouterr().out
     assert results.stat().st_mtime_ns == before

@@ -63,7 +63,8 @@ def test_rows_of_a_figure_hold_paired_errors(tmp_path):
         np.savez(tmp_path / window / "scores.npz", **arrays)
         results[window] = {
             "nll_nats": 90.0 - shift, "nll_standard_error": 5.0, "kl_nats": 10.0,
-            "elbo_nats": -92.0, "probe": 0.9, "probe_error": 0.01,
+            "elbo_nats": -92.0, "probe": 0.9, "probe_error": 0.01, "num_samples": 3,
+            "dataset": "mnist",
         }  # fmt: skip
         (tmp_path / window / "results.json").write_text(json.dumps(results[window]))
     rows = window_rows(results, tmp_path)

@@ -8,7 +8,10 @@ skipped; to run all of them, choose another folder with --results.
 """
 
 import argparse
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pyro_vlae.experiments import BinaryRecipe, ConfigError
 from pyro_vlae.experiments.command_line import (
@@ -77,8 +80,18 @@ def _is_scored(out: Path, recipe: BinaryRecipe) -> bool:
     if not (out / "results.json").exists():
         return False
     results = read_json(out / "results.json")
-    names = (*BUDGET, "num_samples", "eval_images")
-    seen = read_checkpoint(out / "checkpoint").state["images_seen"]
-    return results.get("train_images_seen") == seen and all(
+    state = read_checkpoint(out / "checkpoint").state
+    names = ["num_samples", "eval_images"]
+    if not _is_trained(recipe, state):
+        names += BUDGET
+    return results.get("train_images_seen") == state["images_seen"] and all(
         results.get(name) == getattr(recipe, name) for name in names
     )
+
+
+def _is_trained(recipe: BinaryRecipe, state: Mapping[str, Any]) -> bool:
+    """Whether the state of a checkpoint leaves nothing of the recipe's budget."""
+    per_epoch = max(1, state["training_images"] // state["batch_size"])
+    steps = recipe.training_settings().steps(per_epoch) or math.inf
+    minutes = recipe.max_minutes or math.inf
+    return bool(state["step"] >= steps or state["seconds"] >= 60 * minutes)

@@ -59,7 +59,7 @@ def convert(
     shapes = {name: part.shape[1:] for name, part in images.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"the splits hold images of different shapes (C, H, W): {shapes}")
-    to_bytes, binary, read_as = _meaning(list(images.values()))
+    to_bytes, binary, read_as = _meaning(images)
     classes: tuple[str, ...] = ()
     given = [marks for marks in labels.values() if marks is not None]
     if any(marks.dtype.kind == "U" for marks in given):
@@ -112,8 +112,9 @@ def _channels_first(images: Array, channels_last: bool | None) -> Array:
     return images.transpose(0, 3, 1, 2) if channels_last else images
 
 
-def _meaning(parts: list[Array]) -> tuple[Callable[[Array], Array], bool, str]:
+def _meaning(images: Mapping[str, Array]) -> tuple[Callable[[Array], Array], bool, str]:
     """A function to bytes, whether these are 0 and 1, and what was found, in words."""
+    parts = list(images.values())
     kinds = {part.dtype.kind for part in parts}
     if kinds == {"b"}:
         return _unchanged, True, "bool"
@@ -128,6 +129,8 @@ def _meaning(parts: list[Array]) -> tuple[Callable[[Array], Array], bool, str]:
     if not floats or all(bool((part == np.rint(part)).all()) for part in parts):
         if low >= 0 and high <= 1:
             return _unchanged, True, found
+        if low >= 0:
+            _refuse_bits_beside_levels(images)
         if low == 0 and high == 255 and all(_has_only(part, 0, 255) for part in parts):
             return _is_white, True, "values 0 and 255, taken as 0 and 1"
         if low >= 0 and high <= 255:
@@ -139,6 +142,23 @@ def _meaning(parts: list[Array]) -> tuple[Callable[[Array], Array], bool, str]:
     if low < 0:
         way_out = "map them to 0 to 1, such as (images + 1) / 2 if they are -1 to 1"
     raise ValueError(f"expected bools, integers 0 to 255, or floats 0 to 1, got {found}: {way_out}")
+
+
+def _refuse_bits_beside_levels(images: Mapping[str, Array]) -> None:
+    """Raise a ValueError if 1 is white in one split, while others hold levels.
+
+    Not of dark images in the same dtype as the others, and of black ones, which are 0 in any case.
+    """
+    levels = [name for name, part in images.items() if part.max() > 1]
+    integers = [name for name in levels if images[name].dtype.kind in "iu"]
+    for name, part in images.items():
+        others = {"b": levels, "f": integers}.get(part.dtype.kind, [])
+        if others and part.max() == 1:
+            found = "bools" if part.dtype.kind == "b" else "floats 0 to 1"
+            raise ValueError(
+                f"{name} images are {found}, but {others[0]} images have values up to "
+                f"{images[others[0]].max():g}: multiply the {name} images by the value of white"
+            )
 
 
 def _unchanged(images: Array) -> Array:

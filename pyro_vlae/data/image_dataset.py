@@ -91,8 +91,8 @@ class ImageDataset:
             test: test images, or a fraction, likewise.
             values: what a model shall see of images with 1 channel. `GRAY`: 256 levels. `BINARY`:
                 gray levels are probabilities of a 1, and train images are binarized each time one
-                is sampled. None: `BINARY` for images of two values, `GRAY` for others. Images with
-                3 channels have `BYTES`.
+                is sampled. None: `BINARY` for images of 0 and 1 or of 0 and 255, `GRAY` for others.
+                Images with 3 channels have `BYTES`.
             channels_last: whether four-dimensional arrays are ``(N, H, W, C)``; None to infer it.
             name: name of the data set.
             seed: seed of the random split.
@@ -206,7 +206,7 @@ def _describe_labels(parts: Sequence[ImageSplit], classes: Sequence[str]) -> str
 
 
 def _checksum(parts: Sequence[ImageSplit]) -> int:
-    """The CRC-32 of all images, by which a changed data set is noticed."""
+    """The CRC-32 of all images, by which a changed data set is noticed when a run is resumed."""
     checksum = 0
     for part in parts:
         checksum = crc32(part.images.numpy().tobytes(), checksum)

@@ -34,7 +34,7 @@ def load_images(path: str | os.PathLike[str], values: Values | None = None) -> I
 
     A folder holds image files of one size, or a subfolder of them for each class, whose names are
     the labels. Either may be divided into subfolders ``train``, ``validation`` (or ``val``), and
-    ``test``. Files that are not images and hidden files are ignored.
+    ``test``, in upper or lower case. Files that are not images and hidden files are ignored.
 
     Splits that are missing are held out of the train images at random, a tenth each. The values of
     the images are understood as by `ImageDataset.from_arrays`.
@@ -98,11 +98,18 @@ def _first(file: Any, keys: list[str]) -> Array | None:
 
 def _read_folder(path: Path) -> dict[str, Split]:
     """The splits of a folder of images."""
-    names = {entry.name for entry in _entries(path) if entry.is_dir()}
-    found = {part: [n for n in accepted if n in names] for part, accepted in SPLITS.items()}
-    if not found["train"]:
-        return {"train": _read_split(path)}
-    return {part: _read_split(path / names[0]) for part, names in found.items() if names}
+    # Sorted, so that "train" has precedence over "Train".
+    names = {entry.name.lower(): entry.name for entry in _entries(path) if entry.is_dir()}
+    found = {part: [names[n] for n in given if n in names] for part, given in SPLITS.items()}
+    if found["train"]:
+        return {part: _read_split(path / given[0]) for part, given in found.items() if given}
+    others = sorted(name for given in found.values() for name in given)
+    if others:
+        raise DatasetError(
+            f"{path} holds {' and '.join(others)} images, but no train images: add a folder train, "
+            "or rename the folders of classes that have the name of a split"
+        )
+    return {"train": _read_split(path)}
 
 
 def _read_split(path: Path) -> Split:

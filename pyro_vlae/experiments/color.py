@@ -79,7 +79,7 @@ class ColorRecipe(ImageRecipe):
     width: int = option(16, "encoder channels at full size")
     filters: int = option(16, "channels of the PixelCNN's stacks")
     flow_maps: int = option(32, "channels of the prior's hidden layers")
-    target_nats: float = option(100.0, "target rate of soft free bits, nats")
+    target_nats: float = option(100.0, "target rate of soft free bits, nats", or_zero=True)
     flips: bool = option(False, "mirror training images at random")
 
     def __post_init__(self) -> None:

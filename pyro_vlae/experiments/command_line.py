@@ -1,6 +1,7 @@
 """Parts of command lines: options made from the fields of a recipe, exit statuses."""
 
 import argparse
+import math
 import os
 import sys
 import traceback
@@ -76,7 +77,9 @@ def add_recipe_options(
         if f.type is not bool:
             number = next((k for k in (int, float) if k in (f.type, *get_args(f.type))), None)
             rest = {key: metadata[key] for key in ("choices", "metavar") if key in metadata}
-            rest["type"] = seed if f.name == "seed" else positive(number) if number else str
+            rest["type"] = seed if f.name == "seed" else str
+            if number and f.name != "seed":
+                rest["type"] = positive(number, or_zero=metadata.get("or_zero", False))
         text = metadata["help"] + _default_text(kind, f.name)
         parser.add_argument("--" + f.name.replace("_", "-"), help=text, **rest)
 
@@ -97,13 +100,15 @@ def recipe_options(options: argparse.Namespace, kind: type[Recipe]) -> dict[str,
     return {f.name: getattr(options, f.name, None) for f in fields(kind)}
 
 
-def positive(kind: type) -> Callable[[str], float]:
-    """An argparse type: positive numbers of this kind."""
+def positive(kind: type, or_zero: bool = False) -> Callable[[str], float]:
+    """An argparse type: positive, finite numbers of this kind, or zero if it is allowed."""
 
     def convert(text: str) -> float:
         value = kind(text)
-        if not value > 0:
-            raise argparse.ArgumentTypeError(f"must be positive, got {text}")
+        if not (0 < value < math.inf or (or_zero and value == 0)):
+            raise argparse.ArgumentTypeError(
+                f"must be positive{' or 0' * or_zero} and finite, got {text}"
+            )
         return value
 
     convert.__name__ = kind.__name__

@@ -7,7 +7,13 @@ from typing import Any, Self
 
 import torch
 
-from pyro_vlae.data import ImageDataset, dataset_names, load_images
+from pyro_vlae.data import (
+    DatasetError,
+    ImageDataset,
+    dataset_names,
+    load_dataset,
+    load_images,
+)
 from pyro_vlae.experiments.options import ConfigError
 from pyro_vlae.experiments.recipes import RECIPES, Recipe
 
@@ -46,10 +52,14 @@ class ImageRecipe(Recipe):
         """Make a recipe for these images from a preset and the given options (None: not given).
 
         The options may include ``dataset``, the path or name that the images were loaded by.
+
+        Raises:
+            ConfigError: it, by default the name of these images, is that of another data set.
         """
         if is_path(given.get("dataset")):
             given = _with_full_path(cls, given)
         given = {**given, "dataset": given.get("dataset") or data.name}
+        _refuse_name_of_others(given["dataset"], data)
         return super().from_options(**given).for_data(data)
 
     @classmethod
@@ -84,7 +94,7 @@ def recipe_for(
         **given: fields of the recipe, such as ``max_minutes=5``.
 
     Raises:
-        ConfigError: none takes these values.
+        ConfigError: none takes these values, or the name of the images is that of another data set.
 
     Example:
         >>> data = ImageDataset.from_arrays(torch.rand(100, 20, 20))
@@ -108,6 +118,24 @@ def is_path(dataset: str | None) -> bool:
     """Whether this is an existing path, and not the name of a data set."""
     named = dataset is None or dataset in dataset_names()
     return not named and Path(str(dataset)).expanduser().exists()
+
+
+def _refuse_name_of_others(name: str, data: ImageDataset) -> None:
+    """Raise a `ConfigError` if images from memory would be replaced when a run is loaded again."""
+    own = data.name != name or data.description.startswith(f"{data.name}: ")  # by from_arrays
+    if not own or name not in dataset_names():
+        return
+    try:
+        # Not another one if it was registered by this name.
+        if load_dataset(name, download=False).description == data.description:
+            return
+    except DatasetError:
+        pass
+    raise ConfigError(
+        f"{name} is the name of another data set, by which the run would be scored: give these "
+        f"images another name, as in ImageDataset.from_arrays(images, name='my-{name}'); they are "
+        f"{data.description}"
+    )
 
 
 def _command(family: str, dataset: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
+DATA = "dataset_description"  # beside the recipe, in checkpoints and results.json
 BUDGET = ("epochs", "max_minutes", "max_steps")
 
 
@@ -17,7 +18,8 @@ def option(default: Any, text: str | None = None, **metadata: Any) -> Any:
     Args:
         default: its value in the ``quick`` preset.
         text: help for the option; if None, the field is validated but is not an option.
-        **metadata: ``choices`` and ``metavar``, as for `argparse`.
+        **metadata: ``choices`` and ``metavar``, as for `argparse`; ``or_zero=True`` if a number may
+            be 0, which turns something off.
     """
     return field(default=default, metadata={"help": text, **metadata})
 

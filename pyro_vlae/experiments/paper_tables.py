@@ -127,6 +127,8 @@ _RANKINGS_HEAD = (
 def results_page(folder: Path) -> str:
     """The paper's results and ours, in Markdown, from the run folders in a folder.
 
+    Runs of families that are not registered are left out, with a printed note.
+
     Raises:
         ValueError: a ``results.json`` is damaged.
     """
@@ -134,6 +136,9 @@ def results_page(folder: Path) -> str:
     runs = {path.parent.name: read_results(path) for path in paths}
     # Scores per frame of music have a page of their own.
     runs = {name: run for name, run in runs.items() if "nll_nats_per_frame" not in run}
+    for name in [name for name, run in runs.items() if run["family"] not in RECIPES]:
+        family = runs.pop(name)["family"]
+        print(f"note: {folder / name} is left out: its family {family!r} is not registered")
     lines, others = ["# Results", "", _INTRODUCTION], dict(runs)
     for table, rows in {**TABLES, "cifar10 (bits/dim)": COLOR_ROWS}.items():
         cells = [_line(row, others.pop(row.name, None)) for row in rows]

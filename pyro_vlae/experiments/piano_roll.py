@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pyro_vlae.data import PIANO_ROLLS
 from pyro_vlae.data.midi import write_midi
+from pyro_vlae.data.piano_rolls import KEYS
 from pyro_vlae.experiments.binary import NoCode
 from pyro_vlae.experiments.options import option
 from pyro_vlae.experiments.recipes import Recipe, register
@@ -68,14 +69,14 @@ class PianoRollRecipe(Recipe):
     window: int = option(8, "past frames that the decoder sees", metavar="B")
     likelihood: str = option("pixelcnn", "p(x | z)", choices=("pixelcnn", "independent"))
     prior: str = option("flow", "p(z)", choices=("flow", "normal"))
-    guide: str = option("gaussian", "q(z | x)", choices=("gaussian",))
+    guide: str = option("gaussian", choices=("gaussian",))
     code_channels: int = option(4, "values of the code per 8 frames", metavar="C")
     hidden: int | None = option(None, "channels of the likelihood", metavar="N")
     code_hidden: int = option(96, "channels of encoder and decoder", metavar="N")
-    dropout: float = option(0.1, "dropout in the likelihood", metavar="P")
+    dropout: float = option(0.1, "dropout in the likelihood", metavar="P", or_zero=True)
     crop: int = option(64, "frames of the excerpts to train on", metavar="N")
     transpose: bool = True
-    free_nats: float = option(8.0, "free bits, nats per excerpt", metavar="N")
+    free_nats: float = option(8.0, "free bits, nats per excerpt", metavar="N", or_zero=True)
     free_until: float = 0.5
 
     @property
@@ -182,14 +183,16 @@ def score_pieces(
         estimates, num_samples = gather_estimates(
             blocks(), done, len(index), device, progress=True, unit="piece"
         )
-    keys = split.frames.shape[-1]
     return MarginalLikelihood(
-        **estimates, num_samples=num_samples, data_dims=int(split.lengths[index[0]]) * keys
+        **estimates, num_samples=num_samples, data_dims=int(split.lengths[index[0]]) * KEYS
     )
 
 
 def per_frame(score: MarginalLikelihood, lengths: Tensor) -> dict[str, Any]:
     """Scores in nats per frame: sums over all pieces, divided by the sum of their frames.
+
+    Bits per dimension are per key of a frame: pieces differ in length, so the ``data_dims`` of the
+    score are those of one piece only.
 
     Args:
         score: of whole pieces, in nats per piece.
@@ -201,6 +204,7 @@ def per_frame(score: MarginalLikelihood, lengths: Tensor) -> dict[str, Any]:
     residual = -score.log_prob - nll * lengths.double()
     error = residual.std().item() * len(lengths) ** 0.5 / frames if len(lengths) > 1 else math.nan
     return {
+        "bits_per_dim": nll / (KEYS * math.log(2)),
         "nll_nats_per_frame": nll,
         "nll_nats_per_frame_standard_error": error,
         "bound_nats_per_frame": -score.elbo.sum().item() / frames,

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -11,7 +12,7 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from pyro_vlae.data import ImageDataset, dataset_names, load_dataset
-from pyro_vlae.experiments.options import ConfigError, given_options, option
+from pyro_vlae.experiments.options import DATA, ConfigError, given_options, option
 from pyro_vlae.experiments.samples import SampleHooks
 from pyro_vlae.experiments.stored import check_types, field_types
 from pyro_vlae.infer import JointOptim, MarginalLikelihood, marginal_log_likelihood
@@ -60,7 +61,7 @@ class Recipe(SampleHooks, ABC):
         fallback: data set to use when the default one is not found.
 
     Raises:
-        ConfigError: a value is not among the choices of its field.
+        ConfigError: a value is not among the choices of its field, or not finite.
     """
 
     family: ClassVar[str]
@@ -87,6 +88,9 @@ class Recipe(SampleHooks, ABC):
     compile: bool = option(False, "compile the networks with torch.compile")
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not isfinite(value):
+                raise ConfigError(f"{name} must be a finite number, got {value}")
         for name, metadata in self.options().items():
             allowed = metadata.get("choices")
             if allowed and getattr(self, name) not in allowed:
@@ -222,7 +226,7 @@ class Recipe(SampleHooks, ABC):
         if type(stored) is not cls:
             raise ConfigError(
                 f"the run in {folder} is of the family {stored.family!r}, not {cls.family!r}: "
-                "resume it with the script that made it"
+                f"resume it with pyro-vlae train {stored.family}, or the script that made it"
             )
         # Precision "auto" is the run's own.
         given = {k: v for k, v in given_options(given).items() if (k, v) != ("precision", "auto")}
@@ -233,7 +237,7 @@ class Recipe(SampleHooks, ABC):
                 shown = "--" + name.replace("_", "-") if offered else name
                 raise ConfigError(
                     f"the run in {folder} was made with {shown} {made_with}, got {value}: leave "
-                    "the option out to resume it, or choose another --out for a new run"
+                    "the option out to resume it, or choose another folder for a new run"
                 )
         return cls(**{**asdict(stored), **given})
 
@@ -256,6 +260,7 @@ def recipe_from_config(config: Mapping[str, Any], source: str | Path) -> Recipe:
         ValueError: a value is of the wrong type.
     """
     values = dict(config)
+    values.pop(DATA, None)
     family = values.pop("family", None)
     if family is None:
         raise ConfigError(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pyro_vlae._version import __version__
 from pyro_vlae.data import ImageDataset
-from pyro_vlae.experiments.options import BUDGET, ConfigError
+from pyro_vlae.experiments.options import BUDGET, DATA, ConfigError
 from pyro_vlae.experiments.recipes import Recipe
 from pyro_vlae.infer import MarginalLikelihood, reconstruct
 from pyro_vlae.infer.distributed import from_rank_0, rank, world_size
@@ -25,6 +25,7 @@ from pyro_vlae.infer.weights import PER_IMAGE
 from pyro_vlae.plots import plot_reconstructions, plot_samples, plot_training, save_figure
 from pyro_vlae.reproducible import write_atomically, write_json
 from pyro_vlae.training import (
+    Checkpoint,
     TrainingInterrupted,
     TrainingResult,
     fit,
@@ -69,12 +70,16 @@ def run(
     Raises:
         CheckpointError: another process uses the folder, it cannot be written, or a file in it is
             damaged.
-        ConfigError: the data set does not fit the recipe, or the folder holds another run.
+        ConfigError: the data set does not fit the recipe, or is not the one that the run was
+            trained on, or the folder holds another run.
         TrainingInterrupted: Ctrl-C or SIGTERM during training, after a checkpoint was saved.
         RunInterrupted: Ctrl-C before or after training.
+        ValueError: there is no budget, or a setting is out of range.
     """
     out = Path(out)
     recipe.check(data)
+    recipe.training_settings()  # raises before there is a folder, as the augmentation does
+    data = recipe.augmented(data)
     try:
         with own_folder(out):
             return _run(recipe, data, out, resume)
@@ -90,9 +95,9 @@ def _run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> dict[st
     _prepare_folder(recipe, out, resume)
     before = read_checkpoint(out / "checkpoint") if has_checkpoint(out) else None
     if before is not None:
+        _refuse_other_data(before, data, out)
         step, seen = before.state["step"], before.state["images_seen"]
         print(f"resuming at step {step}, {seen:,} {recipe.values.item}s seen", flush=True)
-    data = recipe.augmented(data)
     device = data.train.images.device
     pyro.set_rng_seed(recipe.seed)
     model, guide = (module.to(device) for module in recipe.build())
@@ -108,7 +113,7 @@ def _run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> dict[st
             validation=data.validation if validated else None,
             out=out,
             resume=before or False,
-            config=recipe.to_config(),
+            config={**recipe.to_config(), DATA: data.description},
             precision=recipe.precision,
             compile=recipe.compile,
         )
@@ -131,7 +136,7 @@ def _run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> dict[st
         score, more = recipe.score(model, guide, data.test, index, EVALUATION_SEED, partial)
     results = {
         **recipe.to_config(),
-        "dataset_description": data.description,
+        DATA: data.description,
         **score.summary(),
         **more,
         "train_images_seen": result.images_seen,
@@ -164,14 +169,24 @@ def _prepare_folder(recipe: Recipe, out: Path, resume: bool) -> None:
         )
     if begun and not resume:
         raise ConfigError(
-            f"{out} already holds a run: add --resume to continue it, or choose another --out"
+            f"{out} already holds a run: add --resume to continue it, or choose another folder"
         )
     try:
         if not begun and rank() == 0:
             write_json(out / "config.json", recipe.to_config())
     except OSError as error:
         reason = error.strerror or error
-        raise ConfigError(f"cannot write to {out} ({reason}): choose another --out") from error
+        raise ConfigError(f"cannot write to {out} ({reason}): choose another folder") from error
+
+
+def _refuse_other_data(checkpoint: Checkpoint, data: ImageDataset, out: Path) -> None:
+    """Raise a `ConfigError` unless the run of a checkpoint was trained on these data."""
+    trained_on = checkpoint.state["config"].get(DATA)  # older runs do not record it
+    if trained_on not in (None, data.description):
+        raise ConfigError(
+            f"the run in {out} was trained on other data: {trained_on}; now they are "
+            f"{data.description}: resume it with the same data, or choose another folder"
+        )
 
 
 def _plot(

@@ -15,7 +15,7 @@ from pyro_vlae.analysis import code_marginals, compare_models, linear_probe
 from pyro_vlae.data import ImageDataset
 from pyro_vlae.experiments.options import ConfigError
 from pyro_vlae.experiments.pretrained import load_run
-from pyro_vlae.experiments.recipes import Recipe
+from pyro_vlae.experiments.recipes import Recipe, read_recipe
 from pyro_vlae.experiments.run import EVALUATION_SEED, evaluation_index
 from pyro_vlae.infer import reconstruct
 from pyro_vlae.infer.distributed import rank
@@ -43,11 +43,18 @@ def recipe_of_window(
     """
     if not has_checkpoint(out):
         return kind.from_options(**given)
-    if resume:
-        return kind.resume(out, **given)
-    raise ConfigError(
-        f"{out.parent} already holds a study: add --resume to continue it, or choose another --out"
-    )
+    if not resume:
+        raise ConfigError(
+            f"{out.parent} already holds a study: add --resume to continue it, or choose another "
+            "--out"
+        )
+    steps = read_recipe(out).max_steps
+    if given.get("max_steps") not in (None, steps):
+        raise ConfigError(
+            f"the run in {out} was made for {steps} steps, got {given['max_steps']}: give the "
+            "number of images or steps that the study was started with, or choose another --out"
+        )
+    return kind.resume(out, **given)
 
 
 def window_options(window: str, images: int, free_nats: float) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def test_runs_of_another_family_or_an_older_version_are_refused(example, tmp_pat
     config = {"dataset": "cifar10", "encoder": "resnet"}
     for family, message in (
         ({}, "older version .its configuration has no family.: use the version that made it"),
-        ({"family": "color"}, "is of the family 'color', not 'binary': resume it with the script"),
+        ({"family": "color"}, "is of the family 'color', not 'binary': resume it with pyro"),
         ({"family": "sounds"}, "is of the family 'sounds', but only these are registered: binary"),
     ):
         (tmp_path / "config.json").write_text(json.dumps({**family, **config}))

@@ -30,7 +30,7 @@ def test_a_study_is_a_list_of_runs_with_a_probe_and_resumes(load_example, tmp_pa
     assert study.main([*options, "--resume"]) == 0
     again = json.loads((tmp_path / "study" / "3x2" / "results.json").read_text())
     assert again["nll_nats"] == pytest.approx(stored["3x2"]["nll_nats"])
-    with pytest.raises(ConfigError, match="with max_steps 4, got 8"):
+    with pytest.raises(ConfigError, match="none was made for 4 steps, got 8: give the number"):
         study.main([*options, "--images", "512", "--resume"])
     with pytest.raises(ValueError, match="window must be"):
         study.main([*TINY, "--windows", "9x2", "--out", str(tmp_path / "other")])

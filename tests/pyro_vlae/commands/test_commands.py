@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -191,7 +192,7 @@ def test_rows_of_a_table_that_are_scored_are_skipped(tmp_path, capsys, monkeypat
     results = tmp_path / row / "results.json"
     before = results.stat().st_mtime_ns
     capsys.readouterr()
-    for more in ([], ["--resume"]):
+    for more in ([], ["--resume"], ["--resume", "--max-minutes", "0.005"]):
         assert main([*command, *more]) == 0
         assert f"{row}: skipped" in capsys.readouterr().out
     assert results.stat().st_mtime_ns == before
@@ -221,6 +222,16 @@ def test_scores_of_piano_rolls_are_those_of_the_run(piano_rolls, tmp_path, monke
     for name in ("nll_nats_per_frame", "kl_nats_per_frame"):
         assert again[name] == pytest.approx(stored[name], rel=1e-4)
     assert f"{again['nll_nats_per_frame']:.4f}" in capsys.readouterr().out
+
+
+def test_a_run_is_resumed_without_naming_its_family(piano_rolls, tmp_path, monkeypatch, capsys):
+    out, data, _ = piano_rolls
+    monkeypatch.setattr(PianoRollRecipe, "load_data", lambda *arguments: data)
+    shutil.copytree(out, tmp_path / "run")
+    assert main(["train", "--resume", "--device", "cpu", f"--out={tmp_path / 'run'}"]) == 0
+    assert "already trained for 2 steps" in capsys.readouterr().out
+    assert main(["train", "color", "--resume", "--out", str(tmp_path / "run")]) == 2
+    assert "resume it with pyro-vlae train piano_roll" in capsys.readouterr().err
 
 
 def test_samples_of_piano_rolls_are_a_figure_an_array_or_music(piano_rolls, tmp_path):

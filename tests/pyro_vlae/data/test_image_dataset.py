@@ -85,6 +85,23 @@ def test_a_value_means_the_same_in_all_splits():
     assert data.values == GRAY
     assert torch.equal(data.test.images[:, 0], torch.from_numpy(bits * 255))
     assert (len(data.train), len(data.validation), len(data.test)) == (36, 4, 40)
+    dark = ImageDataset.from_arrays(levels, test=bits)
+    assert torch.equal(dark.test.images[:, 0], torch.from_numpy(bits))
+    mixed = ImageDataset.from_arrays(levels / 255, test=bits.astype(bool))
+    assert torch.equal(mixed.test.images[:, 0], torch.from_numpy(bits * 255))
+
+
+@pytest.mark.parametrize("levels", [LEVELS, LEVELS.astype(np.float32), 255 * (LEVELS > 100)])
+def test_bits_beside_levels_are_refused(levels):
+    bits = LEVELS > 100
+    message = "test images are bools, but train images have values up to 255: multiply the test im"
+    with pytest.raises(ValueError, match=message):
+        ImageDataset.from_arrays(levels, test=bits)
+    with pytest.raises(ValueError, match="train images are bools, but test images have values up"):
+        ImageDataset.from_arrays(bits, test=levels)
+    if levels.dtype.kind != "f":  # otherwise they can be dark images
+        with pytest.raises(ValueError, match="test images are floats 0 to 1, but train"):
+            ImageDataset.from_arrays(levels, test=bits.astype(float))
 
 
 @given(st.integers(3, 60), st.integers(0, 5))

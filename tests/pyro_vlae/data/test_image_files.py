@@ -156,6 +156,23 @@ def test_a_folder_per_class_and_per_split(tmp_path):
     assert torch.equal(data.test.images[:2, 0], torch.from_numpy(LEVELS[16::2].copy()))
 
 
+def test_names_of_splits_in_any_case(tmp_path):
+    for name, images in (("Train", LEVELS[:12]), ("VAL", LEVELS[12:16]), ("Test", LEVELS[16:])):
+        write_folder(tmp_path / "a" / name, images)
+    data = load_images(tmp_path / "a")
+    assert (len(data.train), len(data.validation), len(data.test)) == (12, 4, 4)
+    assert data.train.labels is None
+
+
+@pytest.mark.parametrize("names", [("test", "validation"), ("Test", "training"), ("cat", "val")])
+def test_folders_of_splits_without_train_are_not_taken_for_classes(tmp_path, names):
+    for name in names:
+        write_folder(tmp_path / name, LEVELS)
+    found = " and ".join(n for n in names if n.lower() in ("test", "validation", "val"))
+    with pytest.raises(DatasetError, match=f"holds {found} images, but no train images: .*rename"):
+        load_images(tmp_path)
+
+
 def test_color_files_without_color_are_gray(tmp_path):
     gray = np.repeat(LEVELS[..., None], 3, -1)
     write_folder(tmp_path / "a", gray)

@@ -8,7 +8,14 @@ import pyro
 import pytest
 import torch
 
-from pyro_vlae.data import BINARY, DatasetNotFoundError, ImageDataset, load_dataset
+from pyro_vlae.data import (
+    BINARY,
+    DatasetNotFoundError,
+    ImageDataset,
+    datasets,
+    load_dataset,
+    load_images,
+)
 from pyro_vlae.experiments import (
     BinaryRecipe,
     ColorRecipe,
@@ -86,6 +93,23 @@ def test_a_run_on_images_from_memory_is_loaded_like_any_other(tmp_path):
     )
     with pytest.raises(DatasetNotFoundError, match="no file or folder mine"):
         read_recipe(tmp_path / "run").load_data(None, torch.device("cpu"))
+
+
+def test_own_images_named_like_another_data_set_are_refused(tmp_path, monkeypatch):
+    own = ImageDataset.from_arrays(BITS, name="digits")
+    with pytest.raises(ConfigError, match=r"digits is the name of another .* name='my-digits'"):
+        recipe_for(own)
+    with pytest.raises(ConfigError, match=r"mnist is the name of another data set"):
+        recipe_for(ImageDataset.from_arrays(BITS), dataset="mnist")
+    with pytest.raises(ConfigError, match=r"digits is the name of another data set"):
+        recipe_for(own, dataset="digits")
+    np.savez(tmp_path / "digits.npz", images=BITS)
+    path = str(tmp_path / "digits.npz")
+    assert recipe_for(load_images(path), dataset=path).dataset == path
+    assert recipe_for(load_dataset("digits")).dataset == "digits"
+    monkeypatch.setitem(datasets._READERS, "mine", (lambda store: registered, BINARY))
+    registered = ImageDataset.from_arrays(BITS, name="mine")
+    assert recipe_for(registered).dataset == "mine"
 
 
 @pytest.mark.real_data

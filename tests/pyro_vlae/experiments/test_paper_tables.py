@@ -56,6 +56,18 @@ def test_color_rows_are_in_bits_per_dimension(tmp_path):
     assert "| 2.95 |" in page and "| 3.12 |" in page
 
 
+def test_a_run_of_an_unregistered_family_is_left_out(tmp_path, capsys):
+    run = json.loads((ROOT / "results" / "mnist-vlae" / "results.json").read_text())
+    run.pop("checksum", None)
+    for name, family in (("mnist-vlae", "binary"), ("mnist-normal-prior", "plaid")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps({**run, "family": family}))
+    page = results_page(tmp_path)
+    assert "mnist-normal-prior is left out: its family 'plaid'" in capsys.readouterr().out
+    (line,) = [line for line in page.splitlines() if "(`mnist-normal-prior`)" in line]
+    assert "not run yet" in line
+
+
 def test_rankings_are_paired_image_by_image(tmp_path):
     claim = CLAIMS[0]
     rng = np.random.default_rng(0)

@@ -68,6 +68,8 @@ def test_a_run_trains_scores_and_resumes(tmp_path, monkeypatch, capsys, model):
     assert rate == pytest.approx((scores["kl"]).sum() / 13)
     assert (rate == 0) == (model == "unconditional")
     assert results["bound_nats_per_frame"] >= results["nll_nats_per_frame"]
+    bits = results["nll_nats_per_frame"] / (KEYS * math.log(2))
+    assert results["bits_per_dim"] == pytest.approx(bits)
     residual = -scores["log_prob"] - results["nll_nats_per_frame"] * lengths
     error = residual.std(ddof=1) * 3**0.5 / 13
     assert results["nll_nats_per_frame_standard_error"] == pytest.approx(error)
@@ -90,6 +92,21 @@ def test_figures_of_the_page_are_those_of_the_committed_runs():
             exact = results[f"{name}_nats_per_frame{end}"]
             assert float(figure) == pytest.approx(math.ceil(1000 * exact) / 1000)
         assert int(steps.replace(",", "")) * results["batch_size"] == results["train_images_seen"]
+
+
+def test_bits_per_dimension_of_committed_runs_are_per_key():
+    runs = [json.loads(path.read_text()) for path in (ROOT / "results").glob("**/results.json")]
+    runs = [run for run in runs if "nll_nats_per_frame" in run]
+    assert len(runs) >= 9
+    for run in runs:
+        bits = run["nll_nats_per_frame"] / (KEYS * math.log(2))
+        assert run["bits_per_dim"] == pytest.approx(bits)
+
+
+def test_options_that_cannot_be_leave_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="crop"):
+        start(tmp_path / "run", "--crop", "10")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import FrozenInstanceError, fields
 
 import pytest
@@ -6,7 +7,15 @@ import torch
 from pyro.infer import Trace_ELBO
 
 from pyro_vlae.data import dataset_names, load_dataset
-from pyro_vlae.experiments import RECIPES, BinaryRecipe, ConfigError, Recipe
+from pyro_vlae.experiments import (
+    RECIPES,
+    BinaryRecipe,
+    ColorRecipe,
+    ConfigError,
+    PianoRollRecipe,
+    Recipe,
+)
+from pyro_vlae.experiments.command_line import add_recipe_options, make_parser, recipe_options
 from pyro_vlae.experiments.recipes import read_recipe, recipe_from_config
 from pyro_vlae.infer import FreeBitsELBO
 
@@ -134,3 +143,35 @@ def test_a_resumed_run_may_get_a_new_budget_and_evaluation(tmp_path):
     assert BinaryRecipe.resume(tmp_path, epochs=None) == make()
     with pytest.raises(ConfigError, match="with max_steps None, got 3"):
         BinaryRecipe.resume(tmp_path, max_steps=3)
+
+
+def parsed(kind, *arguments):
+    parser = make_parser("")
+    add_recipe_options(parser, kind)
+    return recipe_options(parser.parse_args(arguments), kind)
+
+
+def test_zero_is_given_only_where_it_turns_something_off(capsys):
+    music = parsed(PianoRollRecipe, "--dropout", "0", "--free-nats", "0")
+    assert (music["dropout"], music["free_nats"]) == (0, 0)
+    assert parsed(ColorRecipe, "--target-nats", "0")["target_nats"] == 0
+    for option, value in (("--epochs", "0"), ("--max-minutes", "0"), ("--max-minutes", "inf")):
+        with pytest.raises(SystemExit):
+            parsed(ColorRecipe, option, value)
+        assert f"{option}: must be positive and finite, got {value}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parsed(ColorRecipe, "--target-nats", "-1")
+    assert "must be positive or 0 and finite, got -1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_numbers_are_finite(value):
+    with pytest.raises(ConfigError, match="max_minutes must be a finite number, got"):
+        make(max_minutes=value)
+
+
+def test_the_guide_of_piano_rolls_is_no_option():
+    config = PianoRollRecipe().to_config()
+    assert recipe_from_config(config, "here").guide == config["guide"] == "gaussian"
+    with pytest.raises(SystemExit):
+        parsed(PianoRollRecipe, "--guide", "gaussian")

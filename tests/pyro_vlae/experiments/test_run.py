@@ -2,14 +2,16 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from pyro_vlae.data import load_dataset
-from pyro_vlae.experiments import BinaryRecipe, run
+from pyro_vlae.data import ImageDataset, load_dataset
+from pyro_vlae.experiments import BinaryRecipe, ConfigError, load_run, recipe_for, run
 from pyro_vlae.experiments.run import RunInterrupted
 from pyro_vlae.infer.partial import PartialScores
+from pyro_vlae.training import fit, read_checkpoint
 
 RECIPE = {
     **{"dataset": "digits", "max_steps": 2, "batch_size": 8, "eval_images": 20},
@@ -65,3 +67,33 @@ def test_resuming_says_if_there_is_no_checkpoint_yet(tmp_path, monkeypatch, caps
     assert "no checkpoint yet" not in capsys.readouterr().out  # the folder was new
     assert run(recipe, data, tmp_path, resume=True)["num_images"] == 20
     assert "has no checkpoint yet: training starts from the beginning" in capsys.readouterr().out
+
+
+def test_changed_data_are_noticed_when_a_run_is_resumed(tmp_path):
+    images = np.random.default_rng(0).random((40, 8, 8)) < 0.5
+    data = ImageDataset.from_arrays(images, name="cells")
+    images[3, 2, 1] ^= True
+    changed = ImageDataset.from_arrays(images, name="cells")
+    options = {"num_samples": 2, "eval_images": 3, "code_dim": 2, "filters": 4, "batch_size": 8}
+    short, longer = (recipe_for(data, **options, max_steps=n) for n in (1, 2))
+    run(short, data, tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        run(longer, changed, tmp_path, resume=True)
+    assert data.description in str(caught.value) and changed.description in str(caught.value)
+    run(longer, data, tmp_path, resume=True)
+    (tmp_path / "config.json").unlink()
+    assert load_run(tmp_path)[0].card["config"] == longer.to_config()
+
+
+def test_runs_that_do_not_record_their_data_can_be_resumed(tmp_path, monkeypatch):
+    recipe, data = BinaryRecipe(**RECIPE), load_dataset("digits")
+
+    def older(*parts, config, **options):
+        return fit(*parts, config=recipe.to_config(), **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules[run.__module__], "fit", older)
+        run(recipe, data, tmp_path)
+    assert "dataset_description" not in read_checkpoint(tmp_path / "checkpoint").state["config"]
+    results = run(replace(recipe, max_steps=3), data, tmp_path, resume=True)
+    assert results["train_images_seen"] == 24

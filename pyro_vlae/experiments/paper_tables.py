@@ -89,7 +89,7 @@ class Claim:
 
 
 VLAE, AF_VAE = "static-mnist-quick", "static-mnist-af-vae"
-# Pairs of runs that saw similar numbers of images, so the quick VLAE rather than the longer one.
+# Pairs that the paper compares; on static MNIST, of runs that saw similar numbers of images.
 CLAIMS = (
     Claim("PixelCNN vs. factorized decoder, flow prior", VLAE, AF_VAE, 79.30 - 79.03),
     Claim("flow vs. normal prior, factorized decoder", AF_VAE, "static-mnist-vae"),
@@ -105,18 +105,19 @@ _INTRODUCTION = (
     "Written by `python examples/results_page.py` from the `results.json` of each run: do not edit "
     "this page. NLL, bound, and rate are in nats per image on the test set (bits per dimension for "
     "CIFAR-10); lower is better. ± is the standard error over the scored images. Rows with the "
-    "preset `paper` use the full recipe; `quick` rows were trained only as long as stated and are "
-    "far from converged."
+    "preset `paper` use the full recipe; `quick` rows were trained only as long as stated. A "
+    "learning rate in parentheses is that of the likelihood, where it differs."
 )
 _HEAD = (
     "| row | paper: NLL | paper: rate | NLL | bound | rate | images seen | minutes | scored "
-    "| device | preset, learning rate, seed | trained on |",
+    "| device | preset, learning rate, batch size, seed | trained on |",
     "|---|---|---|---|---|---|---|---|---|---|---|---|",
 )
 _RANKINGS = (
     "Differences in NLL on the same test images (in nats, positive if the first run is better), "
     "with their standard errors and, in parentheses, the part due to Monte Carlo error. With few "
-    "images, few samples, and runs far from convergence, the paper's rankings need not hold."
+    "images, few samples, and runs far from convergence, the paper's rankings need not hold; where "
+    "one run saw many more images, or other settings, the difference is due to that, too."
 )
 _RANKINGS_HEAD = (
     "| better in the paper | first run (images seen, rate) | second run | paper | ours | images |",
@@ -183,9 +184,17 @@ def _line(row: Row, results: Mapping[str, Any] | None) -> str:
         f"{results['num_images']:,} images, {results['num_samples']} samples "
         f"(± {score('nll_monte_carlo_error', 1)})",
         results["device"],
-        f"{results['preset']}, {results.get('learning_rate', '?')}, {results['seed']}",
+        f"{results['preset']}, {_learning_rate(results)}, {results.get('batch_size', '?')}, "
+        f"{results['seed']}",
         results.get("train_on", "?"),
     )
+
+
+def _learning_rate(results: Mapping[str, Any]) -> str:
+    rate, factor = results.get("learning_rate"), results.get("likelihood_learning_rate_factor", 1)
+    if rate is None:
+        return "?"
+    return f"{rate:g}" if factor == 1 else f"{rate:g} ({factor * rate:g})"
 
 
 def _command(row: Row) -> str:

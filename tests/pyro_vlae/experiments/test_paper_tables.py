@@ -23,13 +23,14 @@ def test_the_paper_and_ours_stand_side_by_side(tmp_path):
         "kl_bits": 17.3, "train_images_seen": 1234567, "train_seconds": 120.0, "num_images": 10000,
         "num_samples": 4096, "device": "cpu (2 threads)", "preset": "quick", "seed": 3,
         "nll_monte_carlo_error": 0.004, "learning_rate": 0.008, "train_on": "train",
+        "batch_size": 32, "likelihood_learning_rate_factor": 4.0,
     }  # fmt: skip
     (folder / "results.json").write_text(json.dumps(figures))
     (line,) = [li for li in results_page(tmp_path).splitlines() if "static-mnist-vlae" in li]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[1:6] == ["79.03", "13.30", "80.13 ± 0.25", "82.50", "12.00 (17.3 bits)"]
     assert "1,234,567" in cells and "10,000 images, 4096 samples (± 0.004)" in cells
-    assert cells[-2:] == ["quick, 0.008, 3", "train"]
+    assert cells[-2:] == ["quick, 0.008 (0.032), 32, 3", "train"]
     assert sum("not run yet" in li for li in results_page(tmp_path).splitlines()) == (
         sum(map(len, TABLES.values())) + len(COLOR_ROWS) - 1
     )

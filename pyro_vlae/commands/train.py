@@ -27,7 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
         families, arguments = arguments[:1], arguments[1:]
     else:
         resumed = _family_of_resumed(arguments)
-        families = families if resumed in (None, *families) else [resumed]
+        if resumed and resumed not in families:
+            families = [resumed]
     if families[0] not in RECIPES:
         raise ConfigError(
             f"there is no family {families[0]!r} of models: choose {', '.join(RECIPES)}"

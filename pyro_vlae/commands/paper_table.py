@@ -8,7 +8,6 @@ skipped; to run all of them, choose another folder with --results.
 """
 
 import argparse
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -91,7 +90,5 @@ def _is_scored(out: Path, recipe: BinaryRecipe) -> bool:
 
 def _is_trained(recipe: BinaryRecipe, state: Mapping[str, Any]) -> bool:
     """Whether the state of a checkpoint leaves nothing of the recipe's budget."""
-    per_epoch = max(1, state["training_images"] // state["batch_size"])
-    steps = recipe.training_settings().steps(per_epoch) or math.inf
-    minutes = recipe.max_minutes or math.inf
-    return bool(state["step"] >= steps or state["seconds"] >= 60 * minutes)
+    per_epoch = state["training_images"] // state["batch_size"]
+    return recipe.training_settings().progress(state["step"], state["seconds"], per_epoch) >= 1

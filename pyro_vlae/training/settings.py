@@ -123,6 +123,11 @@ class TrainingSettings:
         limits = (self.max_steps, per_epoch * (self.epochs or 0))
         return min((limit for limit in limits if limit), default=None)
 
+    def progress(self, step: int, seconds: float, per_epoch: int) -> float:
+        """The fraction of the budget that so many steps and seconds use; 1 or more ends the run."""
+        steps, minutes = self.steps(per_epoch) or math.inf, self.max_minutes or math.inf
+        return max(step / steps, seconds / (60 * minutes))
+
 
 @dataclass(frozen=True)
 class TrainingResult:

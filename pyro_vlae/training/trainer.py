@@ -72,7 +72,6 @@ class Trainer:
         settings = self.settings
         self.batches = Batches(self.data, settings.batch_size, settings.seed, self.dtype)
         self.batch_size = self.batches.size
-        self.total = settings.steps(self.batches.per_epoch)
         self.step = 0
         self.status = distributed.StepStatus(self.svi, self.optimizer)
         self.saved_at = 0.0
@@ -97,8 +96,7 @@ class Trainer:
     @property
     def progress(self) -> float:
         """The used fraction of the budget."""
-        minutes = self.settings.max_minutes or math.inf
-        return max(self.step / (self.total or math.inf), self.seconds / (60 * minutes))
+        return self.settings.progress(self.step, self.seconds, self.batches.per_epoch)
 
     @property
     def finished(self) -> bool:
@@ -147,7 +145,8 @@ class Trainer:
 
     def train(self, show_progress: bool) -> None:
         """Train until a budget is used up or a signal arrives; save at the end."""
-        bar = progress_bar(self.total, self.step, show_progress and rank() == 0)
+        total = self.settings.steps(self.batches.per_epoch)
+        bar = progress_bar(total, self.step, show_progress and rank() == 0)
         with self.status.interrupt, warnings.catch_warnings(), bar:
             # The loop reports NaN itself, with the step.
             warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)

@@ -183,16 +183,12 @@ def score_pieces(
         estimates, num_samples = gather_estimates(
             blocks(), done, len(index), device, progress=True, unit="piece"
         )
-    return MarginalLikelihood(
-        **estimates, num_samples=num_samples, data_dims=int(split.lengths[index[0]]) * KEYS
-    )
+    keys = split.lengths[index].double().mean().item() * KEYS
+    return MarginalLikelihood(**estimates, num_samples=num_samples, data_dims=keys)
 
 
 def per_frame(score: MarginalLikelihood, lengths: Tensor) -> dict[str, Any]:
     """Scores in nats per frame: sums over all pieces, divided by the sum of their frames.
-
-    Bits per dimension are per key of a frame: pieces differ in length, so the ``data_dims`` of the
-    score are those of one piece only.
 
     Args:
         score: of whole pieces, in nats per piece.
@@ -204,7 +200,6 @@ def per_frame(score: MarginalLikelihood, lengths: Tensor) -> dict[str, Any]:
     residual = -score.log_prob - nll * lengths.double()
     error = residual.std().item() * len(lengths) ** 0.5 / frames if len(lengths) > 1 else math.nan
     return {
-        "bits_per_dim": nll / (KEYS * math.log(2)),
         "nll_nats_per_frame": nll,
         "nll_nats_per_frame_standard_error": error,
         "bound_nats_per_frame": -score.elbo.sum().item() / frames,

@@ -32,7 +32,7 @@ class MarginalLikelihood:
         monte_carlo_error: standard error of ``log_prob`` from sampling only K codes (delta
             method), in nats; NaN for one code.
         num_samples: K.
-        data_dims: data dimensions of an image, for bits per dimension.
+        data_dims: data dimensions of an image, for bits per dimension; their mean if images differ.
     """
 
     log_prob: Tensor
@@ -42,7 +42,7 @@ class MarginalLikelihood:
     pareto_k: Tensor
     monte_carlo_error: Tensor
     num_samples: int
-    data_dims: int
+    data_dims: float
 
     @property
     def mean_log_prob(self) -> float:

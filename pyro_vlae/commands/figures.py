@@ -10,10 +10,12 @@ components) and neighbors.png (images with the most similar pixels and codes).
 """
 
 import argparse
+import functools
 from typing import Any
 
 import pyro
 import torch
+from torch import Tensor
 
 from pyro_vlae.analysis import (
     code_dimension_rates,
@@ -101,19 +103,21 @@ def main(arguments: list[str] | None = None) -> int:
             likelihood = model.likelihood(model.decoder(guide(x)))
         return plot_pixel_influence(pixel_influence(likelihood, x, seed=options.seed), title=title)
 
-    def code_map() -> Any:
+    @functools.cache
+    def labeled_codes() -> tuple[Tensor, Tensor]:
         if chosen.labels is None:
             raise ValueError(f"{data.name} has no labels")
-        return plot_code_map(code_marginals(guide, many).mean, chosen.labels, title=title)
+        return code_marginals(guide, many).mean, chosen.labels
+
+    def code_map() -> Any:
+        return plot_code_map(*labeled_codes(), title=title)
 
     def neighbors() -> Any:
-        if chosen.labels is None:
-            raise ValueError(f"{data.name} has no labels")
+        codes, labels = labeled_codes()
         versions = {"image": many[:COLUMNS]}
-        codes = code_marginals(guide, many).mean
         for name, features in {"pixels": many.flatten(1), "codes": codes}.items():
             nearest = nearest_neighbors(features)
-            hits = (chosen.labels[nearest] == chosen.labels).double()
+            hits = (labels[nearest] == labels).double()
             error = hits.std() / len(hits) ** 0.5
             print(
                 f"the nearest of {len(many)} test images by {name} has the same label for "

@@ -77,8 +77,9 @@ def add_recipe_options(
         if f.type is not bool:
             number = next((k for k in (int, float) if k in (f.type, *get_args(f.type))), None)
             rest = {key: metadata[key] for key in ("choices", "metavar") if key in metadata}
-            rest["type"] = seed if f.name == "seed" else str
-            if number and f.name != "seed":
+            if f.name == "seed":
+                rest["type"] = seed
+            elif number:
                 rest["type"] = positive(number, or_zero=metadata.get("or_zero", False))
         text = metadata["help"] + _default_text(kind, f.name)
         parser.add_argument("--" + f.name.replace("_", "-"), help=text, **rest)

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from pyro_vlae.codec import LosslessCodec, LossyCodec
 from pyro_vlae.codec.container import Container, environment
-from pyro_vlae.commands.trained import is_shipped, load_pair, model_help
+from pyro_vlae.commands.trained import model_help
+from pyro_vlae.experiments.pretrained import is_shipped, load_pair
 from pyro_vlae.data import BINARY, PIANO_ROLLS, ImageSplit, Values, load_dataset
 from pyro_vlae.experiments import ConfigError, Recipe, pretrained_names
 from pyro_vlae.experiments.command_line import exit_status, folder, make_parser, positive

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pyro_vlae.commands.trained import check_images, load_pair, model_help
+from pyro_vlae.commands.trained import check_images, model_help
+from pyro_vlae.experiments.pretrained import load_pair
 from pyro_vlae.data import Values
 from pyro_vlae.experiments.command_line import folder, make_parser, seed
 from pyro_vlae.experiments.options import ConfigError

@@ -12,11 +12,10 @@ from pyro_vlae.data import PIANO_ROLLS, DatasetNotFoundError, ImageDataset, data
 from pyro_vlae.experiments import (
     ConfigError,
     Recipe,
-    load_pretrained,
-    load_run,
     pretrained_names,
 )
 from pyro_vlae.experiments.command_line import add_data_dir_option, add_device_option, pick_device
+from pyro_vlae.experiments.pretrained import is_shipped, load_pair
 from pyro_vlae.experiments.recipes import recipe_from_config
 
 
@@ -60,11 +59,6 @@ def model_help() -> str:
     return f"the folder of a run, or trained weights by name ({names})"
 
 
-def load_pair(name: str) -> tuple[nn.Module, nn.Module]:
-    """The model and the guide of the folder or the shipped weights with this name."""
-    return (load_pretrained if is_shipped(name) else load_run)(name)
-
-
 def load_model(
     options: argparse.Namespace,
 ) -> tuple[Any, nn.Module, Recipe, torch.device]:
@@ -82,11 +76,6 @@ def check_images(recipe: Recipe, model: str) -> None:
             f"{model} is a model of piano rolls, and this command takes models of images: for "
             "pictures of piano rolls, use pyro-vlae sample or examples/piano_rolls.py"
         )
-
-
-def is_shipped(model: str) -> bool:
-    """Whether this is the name of shipped weights; a folder of that name is written ``./NAME``."""
-    return model in pretrained_names()
 
 
 def run_folder(model: str) -> Path:

@@ -2,16 +2,19 @@
 
 import difflib
 import json
+from dataclasses import asdict, fields
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 from torch import nn
 
 from pyro_vlae.experiments.options import ConfigError
-from pyro_vlae.experiments.recipes import read_recipe, recipe_from_config
+from pyro_vlae.experiments.recipes import Recipe, read_recipe, recipe_from_config
 from pyro_vlae.experiments.stored import read_results
 from pyro_vlae.training import has_checkpoint, load_averaged_weights, load_weights, read_checkpoint
+from pyro_vlae.training.weights import check_fit, copy_weights, finite_weights
 
 
 def load_run(
@@ -114,3 +117,37 @@ def load_pretrained(name: str) -> tuple[nn.Module, nn.Module]:
         load_weights(path, {"model": model, "guide": guide})
     model.card = card
     return model.eval(), guide.eval()
+
+
+def is_shipped(model: str) -> bool:
+    """Whether this is the name of shipped weights; a folder of that name is written ``./NAME``."""
+    return model in pretrained_names()
+
+
+def load_pair(name: str) -> tuple[nn.Module, nn.Module]:
+    """The model and the guide of the folder or the shipped weights with this name."""
+    return (load_pretrained if is_shipped(name) else load_run)(name)
+
+
+def model_fields(name: str) -> dict[str, Any]:
+    """The fields of the recipe of trained weights that describe its model and guide."""
+    recipe = recipe_from_config(load_pair(name)[0].card["config"], name)
+    general = {f.name for f in fields(Recipe)} | {"image_shape"}
+    return {k: value for k, value in asdict(recipe).items() if k not in general}
+
+
+def start_from(name: str, model: nn.Module, guide: nn.Module) -> None:
+    """Copy trained weights into a model and a guide.
+
+    Args:
+        name: the folder of a run or the name of shipped weights.
+        model: a model of the same architecture.
+        guide: a guide of the same architecture.
+
+    Raises:
+        CheckpointError: the architecture is another one; nothing is copied.
+    """
+    trained = dict(zip(("model", "guide"), load_pair(name), strict=True))
+    weights = finite_weights(trained)
+    check_fit(name, weights, {"model": model, "guide": guide})
+    copy_weights(weights, {"model": model, "guide": guide})

@@ -38,6 +38,7 @@ class Recipe(SampleHooks, ABC):
         dataset: name of the data set.
         preset: name of the preset that set the defaults of the fields.
         train_on: ``"train"`` (validated on the validation set) or ``"train+validation"``.
+        start_from: folder of a run or name of shipped weights to fine-tune, or None.
         epochs: training budget in passes over the training images, or None.
         max_minutes: training budget in minutes, or None.
         max_steps: training budget in optimizer steps, or None.
@@ -72,6 +73,9 @@ class Recipe(SampleHooks, ABC):
     dataset: str = ""
     preset: str = option("quick", "sets the other options' defaults")
     train_on: str = option("train", "splits to train on", choices=("train", "train+validation"))
+    start_from: str | None = option(
+        None, "weights to fine-tune: a run's folder, or a name of shipped weights", metavar="RUN"
+    )
     # The paper does not state the batch size, the number of epochs, or the schedule.
     epochs: int | None = option(None, "training budget in epochs", metavar="N")
     max_minutes: float | None = option(5.0, "training budget in minutes", metavar="M")

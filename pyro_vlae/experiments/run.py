@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pyro_vlae._version import __version__
 from pyro_vlae.data import ImageDataset
 from pyro_vlae.experiments.options import BUDGET, DATA, ConfigError
+from pyro_vlae.experiments.pretrained import start_from
 from pyro_vlae.experiments.recipes import Recipe
 from pyro_vlae.infer import MarginalLikelihood, reconstruct
 from pyro_vlae.infer.distributed import from_rank_0, rank, world_size
@@ -101,6 +102,8 @@ def _run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> dict[st
     device = data.train.images.device
     pyro.set_rng_seed(recipe.seed)
     model, guide = (module.to(device) for module in recipe.build())
+    if before is None and recipe.start_from is not None:
+        start_from(recipe.start_from, model, guide)
     validated = recipe.train_on == "train"
     try:
         result = fit(

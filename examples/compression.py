@@ -24,10 +24,10 @@ from torch import Tensor
 from pyro_vlae.codec import LosslessCodec, LossyCodec
 from pyro_vlae.codec.container import Container, environment
 from pyro_vlae.commands.trained import model_help
-from pyro_vlae.experiments.pretrained import is_shipped, load_pair
 from pyro_vlae.data import BINARY, PIANO_ROLLS, ImageSplit, Values, load_dataset
 from pyro_vlae.experiments import ConfigError, Recipe, pretrained_names
 from pyro_vlae.experiments.command_line import exit_status, folder, make_parser, positive
+from pyro_vlae.experiments.pretrained import is_shipped, load_pair
 from pyro_vlae.experiments.recipes import recipe_from_config
 from pyro_vlae.experiments.run import command
 from pyro_vlae.infer import marginal_log_likelihood

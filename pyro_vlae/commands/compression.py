@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from pyro_vlae.commands.trained import check_images, model_help
-from pyro_vlae.experiments.pretrained import load_pair
 from pyro_vlae.data import Values
 from pyro_vlae.experiments.command_line import folder, make_parser, seed
 from pyro_vlae.experiments.options import ConfigError
+from pyro_vlae.experiments.pretrained import load_pair
 from pyro_vlae.experiments.recipes import recipe_from_config
 from pyro_vlae.reproducible import write_array, write_atomically
 

@@ -129,11 +129,16 @@ def load_pair(name: str) -> tuple[nn.Module, nn.Module]:
     return (load_pretrained if is_shipped(name) else load_run)(name)
 
 
-def model_fields(name: str) -> dict[str, Any]:
-    """The fields of the recipe of trained weights that describe its model and guide."""
-    recipe = recipe_from_config(load_pair(name)[0].card["config"], name)
+def recipe_of(name: str) -> Recipe:
+    """The recipe of trained weights: the folder of a run, or the name of shipped weights."""
+    model, _ = load_pair(name)
+    return recipe_from_config(model.card["config"], name)
+
+
+def model_options(recipe: Recipe) -> dict[str, Any]:
+    """The fields that only this family has, except the shape of the images: those of its models."""
     general = {f.name for f in fields(Recipe)} | {"image_shape"}
-    return {k: value for k, value in asdict(recipe).items() if k not in general}
+    return {name: value for name, value in asdict(recipe).items() if name not in general}
 
 
 def start_from(name: str, model: nn.Module, guide: nn.Module) -> None:

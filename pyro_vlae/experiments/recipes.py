@@ -23,6 +23,7 @@ from pyro_vlae.training.distributed import one_rank_first
 # Fields that may change when a run is resumed: they do not affect the training so far.
 CHANGEABLE = ("epochs", "max_minutes", "num_samples", "eval_images")
 MOST_SAMPLES = 1_000_000  # the codes of one image must fit into memory
+_OLD = "it is not of this version, use the one that made it"
 
 RECIPES: dict[str, type["Recipe"]] = {}
 """The recipe class of each family, by its name."""
@@ -171,10 +172,11 @@ class Recipe(SampleHooks, ABC):
         budget = [f"{self.epochs} epochs"] if self.epochs else []
         budget += [f"{self.max_minutes:g} minutes"] if self.max_minutes else []
         budget += [f"{self.max_steps:,} steps"] if self.max_steps else []
+        source = f" from {self.start_from}" if self.start_from else ""
         count = f"up to {self.eval_images}" if self.eval_images else "all"
         return (
             f"preset {self.preset}: {self.describe_parts()}, seed {self.seed}\n"
-            f"training on {self.train_on} for {' or '.join(budget)}, batches of "
+            f"training{source} on {self.train_on} for {' or '.join(budget)}, batches of "
             f"{self.batch_size}, Adamax {self.learning_rate:g}, Polyak average {self.ema_decay:g}\n"
             f"scoring {count} test {self.values.item}s with {self.num_samples} importance "
             "samples each"
@@ -267,10 +269,7 @@ def recipe_from_config(config: Mapping[str, Any], source: str | Path) -> Recipe:
     values.pop(DATA, None)
     family = values.pop("family", None)
     if family is None:
-        raise ConfigError(
-            f"the run in {source} was made by an older version (its configuration has no "
-            "family): use the version that made it"
-        )
+        raise ConfigError(f"the configuration in {source} has no family: {_OLD}")
     if family not in RECIPES:
         raise ConfigError(
             f"the run in {source} is of the family {family!r}, but only these are registered: "
@@ -280,10 +279,7 @@ def recipe_from_config(config: Mapping[str, Any], source: str | Path) -> Recipe:
     try:
         return RECIPES[family](**values)
     except TypeError as error:
-        raise ConfigError(
-            f"the configuration in {source} is not one of this version ({error}): use the "
-            "version that made it"
-        ) from error
+        raise ConfigError(f"the configuration in {source} does not fit ({error}): {_OLD}") from None
 
 
 def read_recipe(folder: Path) -> Recipe:

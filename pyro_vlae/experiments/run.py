@@ -1,6 +1,7 @@
 """One run: train, plot, score, and write everything to a folder."""
 
 import io
+import json
 import platform
 import shlex
 import sys
@@ -19,6 +20,7 @@ from pyro_vlae.data import ImageDataset
 from pyro_vlae.experiments.options import BUDGET, DATA, ConfigError
 from pyro_vlae.experiments.pretrained import start_from
 from pyro_vlae.experiments.recipes import Recipe
+from pyro_vlae.experiments.stored import read_results
 from pyro_vlae.infer import MarginalLikelihood, reconstruct
 from pyro_vlae.infer.distributed import from_rank_0, rank, world_size
 from pyro_vlae.infer.partial import file_of_rank
@@ -66,7 +68,7 @@ def run(
         out: folder for ``config.json``, ``metrics.jsonl``, ``checkpoint/``, figures, ``scores.npz``
             (per image), and ``results.json``. It belongs to this process until the run ends.
         resume: continue from the checkpoint in `out`, if there is one. A run that was interrupted
-            while scoring goes on scoring.
+            while scoring goes on scoring, and one that is finished is left as it is.
 
     Raises:
         CheckpointError: another process uses the folder, it cannot be written, or a file in it is
@@ -130,6 +132,10 @@ def _run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> dict[st
         recipe = replace(recipe, **{name: before.state["config"][name] for name in BUDGET})
     if rank() == 0:
         write_json(out / "config.json", recipe.to_config())
+    finished = from_rank_0(_finished(recipe, result, out))
+    if finished is not None:
+        print(f"already scored: {out / 'results.json'}")
+        return finished
     index = evaluation_index(data.test, recipe.eval_images)
     model.eval(), guide.eval()  # without dropout
     partial = out / "scores.partial.npz"
@@ -154,6 +160,22 @@ def _run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> dict[st
     results = from_rank_0(results)  # when the files are there
     file_of_rank(partial).unlink(missing_ok=True)
     return results
+
+
+def _finished(recipe: Recipe, result: TrainingResult, out: Path) -> dict[str, Any] | None:
+    """The content of ``results.json`` if this version wrote it for these weights and settings."""
+    try:
+        results = read_results(out / "results.json")
+    except (OSError, ValueError):
+        return None  # none, or damaged: it is written anew
+    made_with = {
+        **json.loads(json.dumps(recipe.to_config())),
+        "precision": result.precision,
+        "train_images_seen": result.images_seen,
+        "versions": _versions(),
+    }
+    complete = (out / "scores.npz").exists() and made_with.items() <= results.items()
+    return results if complete else None
 
 
 def evaluation_index(split: Sized, count: int | None) -> Tensor:
@@ -235,14 +257,17 @@ def _provenance(device: torch.device) -> dict[str, Any]:
     name = f"{device.type} ({torch.get_num_threads()} threads)"
     if device.type == "cuda":
         name = f"cuda ({torch.cuda.get_device_name(device)})"
-    versions = {
+    return {"device": name, "versions": _versions(), "command": command()}
+
+
+def _versions() -> dict[str, str]:
+    return {
         "pyro_vlae": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "pyro": pyro.__version__,
         "numpy": numpy.__version__,
     }
-    return {"device": name, "versions": versions, "command": command()}
 
 
 def command() -> str:

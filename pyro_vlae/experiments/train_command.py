@@ -24,7 +24,7 @@ from pyro_vlae.experiments.command_line import (
 )
 from pyro_vlae.experiments.image_recipe import ImageRecipe, is_path, recipe_for
 from pyro_vlae.experiments.options import ConfigError, given_options
-from pyro_vlae.experiments.pretrained import model_fields
+from pyro_vlae.experiments.pretrained import model_options, recipe_of
 from pyro_vlae.experiments.recipes import Recipe, read_recipe
 from pyro_vlae.experiments.run import RunInterrupted, run
 from pyro_vlae.experiments.summary import print_scores, warn_of_few_samples
@@ -98,8 +98,14 @@ def _load(
     """Load the data set that the options name, and make a recipe of the class that is for it."""
     name = given["dataset"]
     if given["start_from"] is not None:
-        # The model's options are those of the weights; others given do not fit, and it says so.
-        given = {**given, **model_fields(given["start_from"]), **given_options(given)}
+        source = recipe_of(given["start_from"])
+        kinds = [kind for kind in kinds if kind is type(source)]
+        if not kinds:
+            raise ConfigError(
+                f"{given['start_from']} is a model of the family {source.family!r}: train it with "
+                f"pyro-vlae train {source.family}"
+            )
+        given = {**given, **model_options(source), **given_options(given)}
     if issubclass(kinds[0], ImageRecipe) and is_path(name):
         # With only one class to choose from, its models decide what they see of the images.
         data = load_images(name, kinds[0].values if len(kinds) == 1 else None).to(device)

@@ -150,7 +150,7 @@ def test_a_smaller_budget_trains_nothing_and_leaves_the_record(example, tmp_path
 def test_runs_of_another_family_or_an_older_version_are_refused(example, tmp_path):
     config = {"dataset": "cifar10", "encoder": "resnet"}
     for family, message in (
-        ({}, "older version .its configuration has no family.: use the version that made it"),
+        ({}, "has no family: it is not of this version, use the one that made it"),
         ({"family": "color"}, "is of the family 'color', not 'binary': resume it with pyro"),
         ({"family": "sounds"}, "is of the family 'sounds', but only these are registered: binary"),
     ):

@@ -5,11 +5,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pyro_vlae.commands.train import main as command_line
 from pyro_vlae.data import load_dataset
 from pyro_vlae.experiments import ConfigError
 from pyro_vlae.infer import marginal_log_likelihood
 from pyro_vlae.models import load_pretrained, load_run, pretrained_names
 from pyro_vlae.reproducible import read_json, write_json
+from pyro_vlae.training import CheckpointError
 
 
 @pytest.mark.parametrize("name", pretrained_names())
@@ -87,3 +89,38 @@ def test_a_mistyped_name_is_not_taken_for_a_folder():
     for load in (load_pretrained, load_run):
         with pytest.raises(ValueError, match=r"static-mnist \(did you mean 'static-mnist'\?\)"):
             load("static-mnits")
+
+
+def train(folder, *options):
+    few = ["--num-samples", "2", "--eval-images", "2", "--batch-size", "500", "--epochs", "1"]
+    return command_line([*few, "--dataset", "digits", "--out", str(folder), *options])
+
+
+def test_fine_tuning_starts_from_the_averaged_weights(tmp_path):
+    source, tuned = tmp_path / "source", tmp_path / "tuned"
+    assert train(source, "--code-dim", "3", "--learning-rate", "0.1") == 0
+    start = ["--start-from", str(source), "--learning-rate", "1e-12"]
+    assert train(tuned, *start, "--train-on", "train+validation") == 0
+    for before, after in zip(load_run(source), load_run(tuned), strict=True):
+        torch.testing.assert_close(before.state_dict(), after.state_dict(), rtol=0, atol=1e-6)
+    config = read_json(tuned / "config.json")
+    assert config["code_dim"] == 3  # an option of the model that was not given
+    assert config["learning_rate"] == 1e-12 and config["train_on"] == "train+validation"
+
+    # Once it has a checkpoint, a run no longer needs the weights that it started from.
+    source.rename(tmp_path / "moved")
+    assert train(tuned, *start, "--resume", "--epochs", "2") == 0
+    assert read_json(tuned / "results.json")["start_from"] == str(source)
+    with pytest.raises(ConfigError, match=r"made with --start-from .*source, got static-mnist"):
+        train(tuned, "--start-from", "static-mnist", "--resume")
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path):
+    assert train(tmp_path / "source", "--code-dim", "3") == 0
+    start = ["--start-from", str(tmp_path / "source")]
+    with pytest.raises(CheckpointError, match="belongs to another architecture"):
+        train(tmp_path / "wider", *start, "--code-dim", "4")
+    with pytest.raises(ConfigError, match=r"cifar10 is a model of the family 'color'.*train color"):
+        train(tmp_path / "color", "--start-from", "cifar10")
+    with pytest.raises(ConfigError, match="no run in runs/none, which does not exist"):
+        train(tmp_path / "none", "--start-from", "runs/none")

@@ -1,5 +1,6 @@
 """A run that is interrupted while scoring goes on scoring, in another process."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -97,3 +98,28 @@ def test_runs_that_do_not_record_their_data_can_be_resumed(tmp_path, monkeypatch
     assert "dataset_description" not in read_checkpoint(tmp_path / "checkpoint").state["config"]
     results = run(replace(recipe, max_steps=3), data, tmp_path, resume=True)
     assert results["train_images_seen"] == 24
+
+
+def test_a_finished_run_is_scored_again_only_for_other_scores(tmp_path, monkeypatch, capsys):
+    recipe, data = BinaryRecipe(**RECIPE), load_dataset("digits")
+    results = run(recipe, data, tmp_path)
+    counts = []
+
+    def counted(self, *arguments):
+        counts.append(self.num_samples)
+        return score(self, *arguments)
+
+    score = BinaryRecipe.score
+    monkeypatch.setattr(BinaryRecipe, "score", counted)
+    capsys.readouterr()
+    assert run(recipe, data, tmp_path, resume=True) == json.loads(json.dumps(results))
+    assert not counts and "already scored" in capsys.readouterr().out
+    run(replace(recipe, num_samples=50), data, tmp_path, resume=True)  # other scores
+    run(replace(recipe, num_samples=50, max_steps=3), data, tmp_path, resume=True)  # other weights
+    assert counts == [50, 50]
+    path = tmp_path / "results.json"
+    path.write_text(path.read_text().replace('"nll_nats": ', '"nll_nats": 1'))  # damaged
+    run(recipe, data, tmp_path, resume=True)
+    (tmp_path / "scores.npz").unlink()
+    run(recipe, data, tmp_path, resume=True)
+    assert counts == [50, 50, 100, 100] and (tmp_path / "scores.npz").exists()

@@ -141,13 +141,15 @@ def results_page(folder: Path) -> str:
         family = runs.pop(name)["family"]
         print(f"note: {folder / name} is left out: its family {family!r} is not registered")
     lines, others = ["# Results", "", _INTRODUCTION], dict(runs)
-    for table, rows in {**TABLES, "cifar10 (bits/dim)": COLOR_ROWS}.items():
-        cells = [_line(row, others.pop(row.name, None)) for row in rows]
-        lines += ["", f"## {table}", "", *_HEAD, *cells]
+    for dataset, rows in {**TABLES, "cifar10": COLOR_ROWS}.items():
+        lines += ["", f"## {dataset}{' (bits/dim)' if rows is COLOR_ROWS else ''}", "", *_HEAD]
+        lines += [_line(row, others.pop(row.name, None)) for row in rows]
+        ours = [name for name, run in others.items() if run["dataset"] == dataset]
+        lines += [_line(Row(name, "not in the paper"), others.pop(name)) for name in ours]
     lines += ["", "```", *(_command(row) for row in COLOR_ROWS), "```"]
     if others:
-        cells = [_line(Row(name, "not in the paper"), run) for name, run in others.items()]
-        lines += ["", "## Other runs", "", *_HEAD, *cells]
+        lines += ["", "## Other data sets", "", *_HEAD]
+        lines += [_line(Row(name, "not in the paper"), run) for name, run in others.items()]
     rankings = [_ranking(claim, folder, runs) for claim in CLAIMS if _comparable(claim, folder)]
     if rankings:
         lines += ["", "## Rankings in paired comparisons", "", _RANKINGS, ""]
@@ -186,8 +188,13 @@ def _line(row: Row, results: Mapping[str, Any] | None) -> str:
         results["device"],
         f"{results['preset']}, {_learning_rate(results)}, {results.get('batch_size', '?')}, "
         f"{results['seed']}",
-        results.get("train_on", "?"),
+        _trained_on(results),
     )
+
+
+def _trained_on(results: Mapping[str, Any]) -> str:
+    splits, source = results.get("train_on", "?"), results.get("start_from")
+    return f"{splits}, starting from `{Path(source).name}`" if source else splits
 
 
 def _learning_rate(results: Mapping[str, Any]) -> str:

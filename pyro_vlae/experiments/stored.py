@@ -9,7 +9,7 @@ from pyro_vlae.reproducible import read_json
 _CHECKED = {int, float, str, bool, type(None), list, tuple}
 # Types of what is read from results.json.
 _RESULTS: Mapping[str, Any] = (
-    dict.fromkeys(("family", "preset", "device"), str)
+    dict.fromkeys(("family", "dataset", "preset", "device"), str)
     | dict.fromkeys(("nll_nats", "elbo_nats", "kl_nats", "kl_bits", "train_seconds"), float)
     | dict.fromkeys(("num_samples", "num_images", "train_images_seen", "seed"), int)
 )

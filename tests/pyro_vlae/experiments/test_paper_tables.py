@@ -18,7 +18,7 @@ def test_the_paper_and_ours_stand_side_by_side(tmp_path):
     folder = tmp_path / "static-mnist-vlae"
     folder.mkdir()
     figures = {
-        "family": "binary",
+        "family": "binary", "dataset": "static-mnist",
         "nll_nats": 80.126, "nll_standard_error": 0.25, "elbo_nats": -82.5, "kl_nats": 12.0,
         "kl_bits": 17.3, "train_images_seen": 1234567, "train_seconds": 120.0, "num_images": 10000,
         "num_samples": 4096, "device": "cpu (2 threads)", "preset": "quick", "seed": 3,
@@ -31,6 +31,16 @@ def test_the_paper_and_ours_stand_side_by_side(tmp_path):
     assert cells[1:6] == ["79.03", "13.30", "80.13 ± 0.25", "82.50", "12.00 (17.3 bits)"]
     assert "1,234,567" in cells and "10,000 images, 4096 samples (± 0.004)" in cells
     assert cells[-2:] == ["quick, 0.008 (0.032), 32, 3", "train"]
+
+    # Runs that are no rows of the paper come last in the table of their data set.
+    for name, more in (("tuned", {"start_from": "/runs/mine"}), ("sketches", {"dataset": "own"})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(figures | more))
+    lines = results_page(tmp_path).splitlines()
+    (tuned,) = [number for number, line in enumerate(lines) if "(`tuned`)" in line]
+    assert tuned < lines.index("## mnist") and "static-mnist-iaf-guide" in lines[tuned - 1]
+    assert lines[tuned].endswith("| train, starting from `mine` |")
+    assert "(`sketches`)" in lines[lines.index("## Other data sets") + 4]
     assert sum("not run yet" in li for li in results_page(tmp_path).splitlines()) == (
         sum(map(len, TABLES.values())) + len(COLOR_ROWS) - 1
     )
@@ -41,7 +51,8 @@ def test_color_rows_are_in_bits_per_dimension(tmp_path):
     folder.mkdir()
     nats = 3072 * 0.6931471805599453  # of one bit per dimension
     figures = {
-        "family": "color", "nll_nats": 3.5 * nats, "nll_standard_error": 0.02 * nats,
+        "family": "color", "dataset": "cifar10",
+        "nll_nats": 3.5 * nats, "nll_standard_error": 0.02 * nats,
         "elbo_nats": -3.6 * nats, "kl_nats": 0.05 * nats, "kl_bits": 153.6, "bits_per_dim": 3.5,
         "train_images_seen": 1000, "train_seconds": 60.0, "num_images": 100, "num_samples": 16,
         "device": "cpu", "preset": "quick", "seed": 0, "nll_monte_carlo_error": 0.001 * nats,
@@ -106,6 +117,7 @@ def test_what_cannot_be_estimated_is_left_open(tmp_path):
             (tmp_path / name).mkdir(exist_ok=True)
             figures = {
                 "family": "binary",
+                "dataset": "static-mnist",
                 "nll_nats": 80.0, "nll_standard_error": None, "elbo_nats": -82.0, "kl_nats": 12.0,
                 "kl_bits": 17.3, "train_images_seen": 1000, "train_seconds": 120.0, "num_images": 1,
                 "num_samples": 1, "device": "cpu", "preset": "quick", "seed": 0,

@@ -49,6 +49,7 @@ class BinaryRecipe(ImageRecipe):
         filters: channels of the PixelCNN's hidden layers.
         free_nats: free bits in nats per image; None for the paper's 0.01 per data dimension.
         free_until: fraction of the budget after which there are no free bits.
+        dropout: probability of dropping a hidden unit of encoder and decoder in training.
         likelihood_learning_rate_factor: factor on the learning rate of the likelihood.
     """
 
@@ -94,6 +95,7 @@ class BinaryRecipe(ImageRecipe):
     filters: int = 12
     free_nats: float | None = None
     free_until: float = 1.0
+    dropout: float = option(0.0, "dropout in encoder and decoder", metavar="P", or_zero=True)
     likelihood_learning_rate_factor: float = option(
         1.0, "factor on the learning rate of the PixelCNN", metavar="F"
     )
@@ -112,7 +114,7 @@ class BinaryRecipe(ImageRecipe):
     @property
     def architecture(self) -> ResNetArchitecture:
         """Sizes of image and code."""
-        return ResNetArchitecture(self.image_shape, self.code_dim)
+        return ResNetArchitecture(self.image_shape, self.code_dim, dropout=self.dropout)
 
     @property
     def network(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def print_scores(results: Mapping[str, Any], data: ImageDataset) -> None:
     """Print the NLL, the bound, and the rate; say if importance sampling is unreliable.
 
     Args:
-        results: content of ``results.json``, or the scores alone.
+        results: content of ``results.json``, in which NaN is None, or the scores alone.
         data: the data set that was scored.
     """
     scores = (
@@ -43,7 +43,7 @@ def print_scores(results: Mapping[str, Any], data: ImageDataset) -> None:
         f"{items} {item}{'s' * (items > 1)}), "
         f"bound {bound:.2f}, rate {rate:.2f} nats = {results['kl_bits']:.1f} bits"
     )
-    high = results["fraction_of_pareto_k_above_0.7"]
+    high = results["fraction_of_pareto_k_above_0.7"] or 0.0  # None with few samples
     if high > 0.1:
         print(
             "the importance sampling estimate is unreliable: median effective sample size "

@@ -35,6 +35,8 @@ class Architecture:
                 f"image_shape must be (channels, height, width), got {self.image_shape}"
             )
         for name, value in vars(self).items():
+            if name == "dropout":
+                continue
             sizes = value if isinstance(value, Sequence) else (value,)
             smallest = 0 if name in ("blocks", "dense") else 1
             if not sizes or any(not isinstance(s, int) or s < smallest for s in sizes):
@@ -64,9 +66,11 @@ class ResNetArchitecture(Architecture):
         channels: channels of the encoder's strided blocks, each of which halves the size.
         features: units of the dense layer between the smallest feature maps and the code.
         feature_channels: channels of the decoder's output, which the likelihood reads.
+        dropout: probability of dropping a hidden unit in training, before the second convolution
+            of each residual block and after the dense layer.
 
     Raises:
-        ValueError: a size is not a positive integer.
+        ValueError: a size is not a positive integer, or dropout is not a probability below 1.
     """
 
     image_shape: tuple[int, int, int] = (1, 28, 28)
@@ -74,6 +78,12 @@ class ResNetArchitecture(Architecture):
     channels: Sequence[int] = (16, 32, 32)
     features: int = 450
     feature_channels: int = 4
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
 
     @property
     def code_shape(self) -> tuple[int]:

@@ -32,6 +32,7 @@ class ResidualBlock(nn.Module):
         resample: ``"down"`` halves the size (stride 2), ``"up"`` doubles it (transposed), ``None``
             keeps it. If the shape changes, the skip connection is a convolution of the same stride.
         output_padding: with ``"up"``, (rows, columns) added to ``2 size - 1``, each 0 or 1.
+        dropout: probability of dropping an input of the second convolution in training.
 
     Shapes: ``(N, in_channels, H, W) -> (N, out_channels, H', W')``.
     """
@@ -42,6 +43,7 @@ class ResidualBlock(nn.Module):
         out_channels: int,
         resample: Literal["down", "up"] | None = None,
         output_padding: tuple[int, int] = (1, 1),
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.skip: nn.Module
@@ -58,10 +60,11 @@ class ResidualBlock(nn.Module):
             same = in_channels == out_channels
             self.skip = nn.Identity() if same else WeightNormConv2d(in_channels, out_channels, 1)
         self.second = WeightNormConv2d(out_channels, out_channels, init_scale=BRANCH_INIT_SCALE)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         x = image_layout(x)
-        return self.skip(x) + self.second(F.elu(self.first(F.elu(x))))
+        return self.skip(x) + self.second(self.dropout(F.elu(self.first(F.elu(x)))))
 
 
 class DenseBlock(nn.Module):

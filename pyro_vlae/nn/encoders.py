@@ -40,19 +40,21 @@ class ResNetEncoder(nn.Module):
         self.image_shape = architecture.image_shape
         self.out_features = architecture.features
         channels = architecture.image_shape[0]
+        drop = architecture.dropout
         blocks: list[nn.Module] = []
         for out in architecture.channels:
             if blocks:
-                blocks.append(ResidualBlock(channels, channels))
-            blocks.append(ResidualBlock(channels, out, "down"))
+                blocks.append(ResidualBlock(channels, channels, dropout=drop))
+            blocks.append(ResidualBlock(channels, out, "down", dropout=drop))
             channels = out
         self.blocks = nn.Sequential(*blocks)
         inputs = channels * prod(architecture.sizes[-1])
         self.linear = WeightNormLinear(inputs, architecture.features)
+        self.dropout = nn.Dropout(drop) if drop else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.blocks(_flat_images(x, self.image_shape))
-        h = F.elu(self.linear(F.elu(h).flatten(1)))
+        h = self.dropout(F.elu(self.linear(F.elu(h).flatten(1))))
         return h.reshape(*x.shape[:-3], self.out_features)
 
 
@@ -71,6 +73,7 @@ class ResNetDecoder(nn.Module):
         self.code_shape = architecture.code_shape
         self.feature_channels = architecture.feature_channels
         channels, sizes = architecture.channels[-1], architecture.sizes
+        drop = architecture.dropout
         self.smallest = (channels, *sizes[-1])
         self.first = WeightNormLinear(architecture.code_dim, architecture.features)
         self.second = WeightNormLinear(architecture.features, prod(self.smallest))
@@ -79,16 +82,17 @@ class ResNetDecoder(nn.Module):
             out = architecture.channels[max(k - 1, 0)]
             (height, width), (full_height, full_width) = sizes[k + 1], sizes[k]
             padding = (full_height - 2 * height + 1, full_width - 2 * width + 1)
-            blocks.append(ResidualBlock(channels, out, "up", padding))
+            blocks.append(ResidualBlock(channels, out, "up", padding, drop))
             if k:
-                blocks.append(ResidualBlock(out, out))
+                blocks.append(ResidualBlock(out, out, dropout=drop))
             channels = out
         self.blocks = nn.Sequential(*blocks)
         self.last = WeightNormConv2d(channels, self.feature_channels)
+        self.dropout = nn.Dropout(drop) if drop else nn.Identity()
 
     def forward(self, z: Tensor) -> Tensor:
         h = F.elu(self.first(_flat_codes(z, self.code_shape)))
-        h = self.second(h).view(-1, *self.smallest)
+        h = self.second(self.dropout(h)).view(-1, *self.smallest)
         h = self.last(F.elu(self.blocks(h)))
         return h.view(*z.shape[:-1], *h.shape[1:])
 

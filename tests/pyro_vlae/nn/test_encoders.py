@@ -45,6 +45,24 @@ def test_residual_blocks_start_near_their_skip():
     assert (block(x) - x).std().item() == pytest.approx(0.1, rel=0.05)
 
 
+@pytest.mark.parametrize("kind", [ResNetEncoder, ResNetDecoder])
+def test_dropout_acts_in_every_block_and_in_training_alone(kind):
+    torch.manual_seed(0)
+    sizes = {"image_shape": (1, 9, 9), "code_dim": 3, "channels": (4, 8), "features": 10}
+    plain = kind(ResNetArchitecture(**sizes))
+    network = kind(ResNetArchitecture(**sizes, dropout=0.5))
+    inputs = torch.rand(2, 1, 9, 9) if kind is ResNetEncoder else torch.randn(2, 3)
+    expected = plain(inputs)
+    network.load_state_dict(plain.state_dict())  # weights of a model without dropout fit
+    assert torch.equal(network.eval()(inputs), expected)
+    dropped = [m for m in network.modules() if isinstance(m, torch.nn.Dropout)]
+    assert len(dropped) == len(network.blocks) + 1
+    for module in dropped:
+        module.train()
+        assert not torch.equal(network(inputs), expected)
+        module.eval()
+
+
 def test_wrong_shapes_name_both_shapes_and_the_way_out():
     with pytest.raises(ValueError, match=r"1, 28, 28.*got \(2, 1, 32, 32\).*resize"):
         ResNetEncoder()(torch.rand(2, 1, 32, 32))
@@ -68,6 +86,7 @@ def test_the_architecture_names_its_code_and_sizes():
         ({"code_dim": 0}, "code_dim must be a positive integer everywhere, got 0"),
         ({"code_dim": 2.5}, r"code_dim must be a positive integer everywhere, got 2\.5"),
         ({"channels": ()}, r"channels must be a positive integer everywhere, got \(\)"),
+        ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1\.0"),
         ({"features": -1}, "features must be a positive integer everywhere, got -1"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyro
@@ -103,6 +104,10 @@ def test_own_images_named_like_another_data_set_are_refused(tmp_path, monkeypatc
         recipe_for(ImageDataset.from_arrays(BITS), dataset="mnist")
     with pytest.raises(ConfigError, match=r"digits is the name of another data set"):
         recipe_for(own, dataset="digits")
+    mine = ImageDataset.from_arrays(BITS, name="mine")
+    with pytest.raises(ConfigError, match=r"digits is the name of another data set"):
+        run(replace(recipe_for(mine, **TINY), dataset="digits"), mine, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
     np.savez(tmp_path / "digits.npz", images=BITS)
     path = str(tmp_path / "digits.npz")
     assert recipe_for(load_images(path), dataset=path).dataset == path

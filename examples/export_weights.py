@@ -27,7 +27,7 @@ CARD = """# {name}
 
 Weights of a VLAE for {dataset_description}; load them with `load_pretrained("{name}")`.
 
-- Trained on {train_on} for {train_seconds:.0f} s ({train_images_seen:,} images seen) on
+- Trained on {train_on} for {train_seconds:.0f} s ({train_images_seen:,} images seen){source} on
   {device}, seed {seed}; Polyak average {ema_decay:g}. {converged}
 - Test NLL {nll_nats:.2f} ± {nll_standard_error:.2f} nats per image (standard error over
   {num_images:,} test images, {num_samples} importance samples each, median effective sample size
@@ -65,8 +65,10 @@ def main() -> int:
         {"card": json.dumps(model.card)},
     )
     quick = "Not converged: trained only as long as stated."
+    source = config["start_from"]
     text = CARD.format(
         **{**config, **results},
+        source=f", starting from the weights of `{Path(source).name}`," if source else "",
         name=options.name,
         bound=-results["elbo_nats"],
         stored=HALF.format(change.abs().mean(), len(x), change.mean())

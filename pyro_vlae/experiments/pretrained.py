@@ -132,7 +132,8 @@ def load_pair(name: str) -> tuple[nn.Module, nn.Module]:
 def recipe_of(name: str) -> Recipe:
     """The recipe of trained weights: the folder of a run, or the name of shipped weights."""
     model, _ = load_pair(name)
-    return recipe_from_config(model.card["config"], name)
+    card: Any = model.card
+    return recipe_from_config(card["config"], name)
 
 
 def model_options(recipe: Recipe) -> dict[str, Any]:

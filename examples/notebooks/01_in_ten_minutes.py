@@ -62,7 +62,7 @@ plot_groups(versions, "Images, two decompressions, and one at temperature 0", gr
 # seen), we look for the nearest other one, once by pixels and once by codes, and count how often
 # both are the same digit. On these few clean scans the two should be equal to within the error. On
 # 1,000 test images of the noisier static MNIST (a download), `pyro-vlae figures static-mnist`
-# counts 84.0 ± 1.2 % by pixels and 92.4 ± 0.8 % by codes.
+# counts 84.0 ± 1.2 % by pixels and 92.6 ± 0.8 % by codes.
 
 # %%
 digits = load_dataset("digits").test

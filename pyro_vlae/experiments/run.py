@@ -239,9 +239,10 @@ def _plot(
 
 def run_title(recipe: Recipe, images_seen: int) -> str:
     """A run's data set, model, and training, for the titles of its figures."""
+    source = recipe.start_from and f", starting from {Path(recipe.start_from).name}"
     return (
         f"{recipe.dataset_name}, {recipe.describe_parts()}\n{images_seen:,} training "
-        f"{recipe.values.item}s seen, seed {recipe.seed}"
+        f"{recipe.values.item}s seen{source or ''}, seed {recipe.seed}"
     )
 
 

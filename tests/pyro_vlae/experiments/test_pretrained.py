@@ -8,6 +8,8 @@ from safetensors.torch import load_file
 from pyro_vlae.commands.train import main as command_line
 from pyro_vlae.data import load_dataset
 from pyro_vlae.experiments import ConfigError
+from pyro_vlae.experiments.recipes import read_recipe
+from pyro_vlae.experiments.run import run_title
 from pyro_vlae.infer import marginal_log_likelihood
 from pyro_vlae.models import load_pretrained, load_run, pretrained_names
 from pyro_vlae.reproducible import read_json, write_json
@@ -106,6 +108,7 @@ def test_fine_tuning_starts_from_the_averaged_weights(tmp_path):
     config = read_json(tuned / "config.json")
     assert config["code_dim"] == 3  # an option of the model that was not given
     assert config["learning_rate"] == 1e-12 and config["train_on"] == "train+validation"
+    assert "seen, starting from source, seed 0" in run_title(read_recipe(tuned), 64)
 
     # Once it has a checkpoint, a run no longer needs the weights that it started from.
     source.rename(tmp_path / "moved")

@@ -102,6 +102,8 @@ class BinaryRecipe(ImageRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout must be at least 0 and below 1, got {self.dropout}")
         if self.window is not None:
             if self.likelihood == "bernoulli":
                 raise ConfigError("likelihood bernoulli has no window: leave out --window")
@@ -155,6 +157,11 @@ class BinaryRecipe(ImageRecipe):
         if until >= 1:
             return FreeBitsELBO(floor)
         return FreeBitsELBO(lambda progress: floor if progress < until else 0.0)
+
+    def describe(self) -> str:
+        factor = self.likelihood_learning_rate_factor
+        more = f"\nthe PixelCNN at {factor:g} times the learning rate" if factor != 1 else ""
+        return super().describe() + more
 
     def describe_parts(self) -> str:
         parts = "unconditional PixelCNN"

@@ -76,7 +76,8 @@ class ImageRecipe(Recipe):
                 f"{data.name} has images of shape {data.image_shape}, the recipe is for "
                 f"{self.image_shape}: make it with {type(self).__name__}.from_data(data)"
             )
-        _refuse_name_of_others(self.dataset, data)
+        if data.name != self.dataset:
+            _refuse_name_of_others(self.dataset, data)
 
     def load_data(self, root: Path | None, device: torch.device) -> ImageDataset:
         if self.dataset in dataset_names():

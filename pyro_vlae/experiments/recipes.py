@@ -23,7 +23,7 @@ from pyro_vlae.training.distributed import one_rank_first
 # Fields that may change when a run is resumed: they do not affect the training so far.
 CHANGEABLE = ("epochs", "max_minutes", "num_samples", "eval_images")
 MOST_SAMPLES = 1_000_000  # the codes of one image must fit into memory
-_OLD = "it is not of this version, use the one that made it"
+_OLD = "another version of pyro_vlae wrote it; use that version"
 
 RECIPES: dict[str, type["Recipe"]] = {}
 """The recipe class of each family, by its name."""
@@ -39,7 +39,7 @@ class Recipe(SampleHooks, ABC):
         dataset: name of the data set.
         preset: name of the preset that set the defaults of the fields.
         train_on: ``"train"`` (validated on the validation set) or ``"train+validation"``.
-        start_from: folder of a run or name of shipped weights to fine-tune, or None.
+        start_from: run folder or name of shipped weights to fine-tune; they must fit the model.
         epochs: training budget in passes over the training images, or None.
         max_minutes: training budget in minutes, or None.
         max_steps: training budget in optimizer steps, or None.

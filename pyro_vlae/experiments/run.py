@@ -95,7 +95,7 @@ def run(
 def _run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> dict[str, Any]:
     if resume and (out / "config.json").exists() and not has_checkpoint(out):
         print(f"{out} has no checkpoint yet: training starts from the beginning")
-    _prepare_folder(recipe, out, resume)
+    _refuse_folder(out, resume)
     before = read_checkpoint(out / "checkpoint") if has_checkpoint(out) else None
     if before is not None:
         _refuse_other_data(before, data, out)
@@ -106,6 +106,8 @@ def _run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> dict[st
     model, guide = (module.to(device) for module in recipe.build())
     if before is None and recipe.start_from is not None:
         start_from(recipe.start_from, model, guide)
+    if before is None:
+        _write_config(recipe, out)
     validated = recipe.train_on == "train"
     try:
         result = fit(
@@ -133,15 +135,15 @@ def _run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> dict[st
     if rank() == 0:
         write_json(out / "config.json", recipe.to_config())
     finished = from_rank_0(_finished(recipe, result, out))
-    if finished is not None:
-        print(f"already scored: {out / 'results.json'}")
-        return finished
     index = evaluation_index(data.test, recipe.eval_images)
     model.eval(), guide.eval()  # without dropout
     partial = out / "scores.partial.npz"
     with torch.no_grad(), pyro.validation_enabled(False):
         if rank() == 0:
             _plot(recipe, data, model, guide, recipe.pictured(data.test, index), result, out)
+        if finished is not None:
+            print(f"already scored: {out / 'results.json'}")
+            return finished
         score, more = recipe.score(model, guide, data.test, index, EVALUATION_SEED, partial)
     results = {
         **recipe.to_config(),
@@ -184,8 +186,8 @@ def evaluation_index(split: Sized, count: int | None) -> Tensor:
     return torch.randperm(len(split), generator=generator)[:count]
 
 
-def _prepare_folder(recipe: Recipe, out: Path, resume: bool) -> None:
-    """Write the ``config.json`` of a new run; refuse the folder of another one."""
+def _refuse_folder(out: Path, resume: bool) -> None:
+    """Refuse the folder of another run."""
     begun = has_checkpoint(out)
     if not begun and (out / "results.json").exists():
         raise ConfigError(
@@ -196,8 +198,12 @@ def _prepare_folder(recipe: Recipe, out: Path, resume: bool) -> None:
         raise ConfigError(
             f"{out} already holds a run: add --resume to continue it, or choose another folder"
         )
+
+
+def _write_config(recipe: Recipe, out: Path) -> None:
+    """Write the ``config.json`` of a new run."""
     try:
-        if not begun and rank() == 0:
+        if rank() == 0:
             write_json(out / "config.json", recipe.to_config())
     except OSError as error:
         reason = error.strerror or error

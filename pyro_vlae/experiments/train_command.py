@@ -24,7 +24,7 @@ from pyro_vlae.experiments.command_line import (
 )
 from pyro_vlae.experiments.image_recipe import ImageRecipe, is_path, recipe_for
 from pyro_vlae.experiments.options import ConfigError, given_options
-from pyro_vlae.experiments.pretrained import model_options, recipe_of
+from pyro_vlae.experiments.pretrained import is_shipped, model_options, recipe_of
 from pyro_vlae.experiments.recipes import Recipe, read_recipe
 from pyro_vlae.experiments.run import RunInterrupted, run
 from pyro_vlae.experiments.summary import print_scores, warn_of_few_samples
@@ -66,6 +66,7 @@ def train(
     )
     options = parser.parse_args(arguments)
     given = recipe_options(options, kinds[0])
+    given["start_from"] = _full_source(given["start_from"])
     device = pick_device(options.device)
     if options.resume and not options.out:
         raise ConfigError("--resume needs --out DIR, the folder of the run to continue")
@@ -80,7 +81,8 @@ def train(
     else:
         recipe, data = _load(kinds, given, options.data_dir, device)
     print(data.description)
-    if is_path(given["dataset"]) and len(kinds) > 1 and recipe.values == GRAY:
+    own_gray = is_path(given["dataset"]) and recipe.values == GRAY
+    if own_gray and len(kinds) > 1 and given["start_from"] is None:
         print("modeling 256 gray levels; --family binary would binarize the images instead")
     out = from_rank_0(options.out or announced_folder(recipe))
     results = carry_out(recipe, data, out, options.resume)
@@ -96,7 +98,7 @@ def _load(
     kinds: Sequence[type[Recipe]], given: dict[str, Any], root: Path | None, device: torch.device
 ) -> tuple[Recipe, ImageDataset]:
     """Load the data set that the options name, and make a recipe of the class that is for it."""
-    name = given["dataset"]
+    source = None
     if given["start_from"] is not None:
         source = recipe_of(given["start_from"])
         kinds = [kind for kind in kinds if kind is type(source)]
@@ -105,7 +107,22 @@ def _load(
                 f"{given['start_from']} is a model of the family {source.family!r}: train it with "
                 f"pyro-vlae train {source.family}"
             )
-        given = {**given, **model_options(source), **given_options(given)}
+        chosen = {"dataset": source.dataset, **given_options(given)}
+        given = {**given, **model_options(source), **chosen}
+    recipe, data = _for_data(kinds, given, root, device)
+    wanted, found = getattr(source, "image_shape", None), getattr(recipe, "image_shape", None)
+    if source is not None and wanted != found:
+        raise ConfigError(
+            f"{given['start_from']} is a model of images of shape {wanted}, those of {data.name} "
+            f"have the shape {found}: crop or pad them, or train without --start-from"
+        )
+    return recipe, data
+
+
+def _for_data(
+    kinds: Sequence[type[Recipe]], given: dict[str, Any], root: Path | None, device: torch.device
+) -> tuple[Recipe, ImageDataset]:
+    name = given["dataset"]
     if issubclass(kinds[0], ImageRecipe) and is_path(name):
         # With only one class to choose from, its models decide what they see of the images.
         data = load_images(name, kinds[0].values if len(kinds) == 1 else None).to(device)
@@ -121,6 +138,15 @@ def _load(
         recipe = kind.from_options(**{**given, "dataset": kind.fallback})
         data = recipe.load_data(root, device)
     return recipe.for_data(data), data
+
+
+def _full_source(name: str | None) -> str | None:
+    """The full path of a run to start from, so that this one may be continued from anywhere."""
+    if name is None or is_shipped(name):
+        return name
+    if not name:
+        raise ConfigError("--start-from is empty: give the folder of a run, or a name of weights")
+    return str(Path(name).expanduser().resolve())
 
 
 def carry_out(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> dict[str, Any]:

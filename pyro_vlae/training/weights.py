@@ -86,7 +86,7 @@ def check_fit(
     problems = [f"lacks {name!r}" for name in expected if name not in weights]
     unknown = [f"has {n!r}, which the modules lack" for n in weights if n not in expected]
     problems += unknown
-    for name in expected.keys() & weights.keys():
+    for name in sorted(expected.keys() & weights.keys()):
         found, own = weights[name], expected[name]
         floating = found.is_floating_point() and own.is_floating_point()
         if found.shape != own.shape:

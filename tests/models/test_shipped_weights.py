@@ -7,42 +7,43 @@ from pyro_vlae.data import load_dataset
 from pyro_vlae.models import load_pretrained
 
 # Nats of ten fixed images, their codes half a standard deviation above the guide's means; computed
-# in float64 by an independent version of the package, with other networks and another sampler.
+# in float64 when the weights were exported. With the weights before them, the same code gave the
+# numbers of an independent version of the package, with other networks and another sampler.
 PRIOR = [
-    -79.9024155,
-    -75.5510379,
-    -72.2150000,
-    -86.6889628,
-    -78.6881255,
-    -75.1252869,
-    -81.6349594,
-    -78.7932054,
-    -76.8107868,
-    -80.8334722,
+    -79.5415066,
+    -75.3256789,
+    -71.6190347,
+    -86.3112215,
+    -77.0974950,
+    -74.0027524,
+    -82.8470969,
+    -78.4389941,
+    -77.0362880,
+    -81.8182239,
 ]
 GUIDE = [
-    -52.7202691,
-    -54.0072453,
-    -52.9261767,
-    -55.9366778,
-    -52.7046482,
-    -53.1285072,
-    -55.2950098,
-    -53.7564201,
-    -53.6251403,
-    -54.9443117,
+    -52.4242774,
+    -53.7248060,
+    -52.6964678,
+    -55.9532676,
+    -52.4106247,
+    -53.0078857,
+    -55.2299289,
+    -53.4938793,
+    -53.5168189,
+    -55.2939689,
 ]
 LIKELIHOOD = [
-    -345.6678435,
-    -347.6767110,
-    -171.1767226,
-    -259.5951215,
-    -231.3181726,
-    -183.0959110,
-    -290.4896878,
-    -294.8823483,
-    -249.4423237,
-    -380.3530663,
+    -316.1761213,
+    -325.0217657,
+    -159.3351737,
+    -244.7313121,
+    -214.9500357,
+    -175.5977429,
+    -270.0617025,
+    -268.5791094,
+    -228.4170117,
+    -343.1696201,
 ]
 
 

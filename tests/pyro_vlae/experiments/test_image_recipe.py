@@ -114,7 +114,11 @@ def test_own_images_named_like_another_data_set_are_refused(tmp_path, monkeypatc
     assert recipe_for(load_dataset("digits")).dataset == "digits"
     monkeypatch.setitem(datasets._READERS, "mine", (lambda store: registered, BINARY))
     registered = ImageDataset.from_arrays(BITS, name="mine")
-    assert recipe_for(registered).dataset == "mine"
+    recipe = recipe_for(registered)
+    assert recipe.dataset == "mine"
+    # Nor is a registered one whose files are found only with --data-dir.
+    monkeypatch.setitem(datasets._READERS, "mine", (lambda store: store.path("none"), BINARY))
+    recipe.check(registered)
 
 
 @pytest.mark.real_data

@@ -33,7 +33,7 @@ def test_the_paper_and_ours_stand_side_by_side(tmp_path):
     assert "1,234,567" in cells and "10,000 images, 4096 samples (± 0.004)" in cells
     assert cells[-2:] == ["quick, 0.008 (0.032), 32, 3", "train"]
 
-    # Runs that are no rows of the paper come last in the table of their data set.
+    # Runs that are not rows of the paper's tables come last in the table of their data set.
     for name, more in (("tuned", {"start_from": "/runs/mine"}), ("sketches", {"dataset": "own"})):
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(json.dumps(figures | more))
@@ -108,7 +108,7 @@ def test_rankings_are_paired_image_by_image(tmp_path):
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.better)
-def test_claims_compare_committed_runs_that_saw_about_as_many_images(claim):
+def test_claims_compare_committed_runs_of_similar_numbers_of_images(claim):
     names = claim.better, claim.worse
     runs = [read_results(ROOT / "results" / name / "results.json") for name in names]
     images = [run["train_images_seen"] for run in runs]

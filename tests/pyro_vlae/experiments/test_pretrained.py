@@ -1,6 +1,7 @@
 import json
 from importlib.resources import files
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -118,12 +119,36 @@ def test_fine_tuning_starts_from_the_averaged_weights(tmp_path):
         train(tuned, "--start-from", "static-mnist", "--resume")
 
 
+def test_fine_tuning_is_on_the_data_of_the_weights_unless_others_are_given(
+    tmp_path, monkeypatch, capsys
+):
+    np.savez(tmp_path / "mine.npz", images=np.random.default_rng(0).integers(0, 2, (20, 12, 12)))
+    few = ["--num-samples", "2", "--eval-images", "2", "--batch-size", "9", "--epochs", "1"]
+    start = [*few, "--start-from", "source"]
+    monkeypatch.chdir(tmp_path)
+    options = ["--dataset", "mine.npz", "--likelihood-learning-rate-factor", "2"]
+    assert command_line([*few, *options, "--out", "source"]) == 0
+    assert command_line([*start, "--out", "tuned"]) == 0
+    assert "the PixelCNN at 2 times the learning rate" in capsys.readouterr().out
+    config = read_json(tmp_path / "tuned" / "config.json")
+    assert config["dataset"] == str(tmp_path / "mine.npz")
+    assert config["start_from"] == str(tmp_path / "source")  # also valid from another folder
+    with pytest.raises(ConfigError, match=r"of shape \(1, 12, 12\), those of digits .*28, 28\)"):
+        command_line([*start, "--dataset", "digits", "--out", "larger"])
+    with pytest.raises(ConfigError, match="--start-from is empty"):
+        command_line([*few, "--start-from", "", "--out", "larger"])
+
+
 def test_weights_of_another_architecture_are_refused(tmp_path):
     assert train(tmp_path / "source", "--code-dim", "3") == 0
     start = ["--start-from", str(tmp_path / "source")]
     with pytest.raises(CheckpointError, match="belongs to another architecture"):
         train(tmp_path / "wider", *start, "--code-dim", "4")
+    # Nothing of the failed start is left to contradict the next one.
+    assert train(tmp_path / "wider", *start, "--resume") == 0
+    with pytest.raises(ConfigError, match=r"below 1, got 1\.5"):
+        train(tmp_path / "source", "--dropout", "1.5")
     with pytest.raises(ConfigError, match=r"cifar10 is a model of the family 'color'.*train color"):
         train(tmp_path / "color", "--start-from", "cifar10")
-    with pytest.raises(ConfigError, match="no run in runs/none, which does not exist"):
+    with pytest.raises(ConfigError, match=r"no run in .*runs/none, which does not exist"):
         train(tmp_path / "none", "--start-from", "runs/none")

@@ -150,7 +150,7 @@ def test_a_smaller_budget_trains_nothing_and_leaves_the_record(example, tmp_path
 def test_runs_of_another_family_or_an_older_version_are_refused(example, tmp_path):
     config = {"dataset": "cifar10", "encoder": "resnet"}
     for family, message in (
-        ({}, "has no family: it is not of this version, use the one that made it"),
+        ({}, "has no family: another version of pyro_vlae wrote it; use that version"),
         ({"family": "color"}, "is of the family 'color', not 'binary': resume it with pyro"),
         ({"family": "sounds"}, "is of the family 'sounds', but only these are registered: binary"),
     ):

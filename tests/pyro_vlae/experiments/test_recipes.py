@@ -128,11 +128,11 @@ def test_an_unreadable_configuration_is_refused(tmp_path, content):
 def test_a_configuration_of_another_version_is_refused(tmp_path):
     config = make().to_config()
     (tmp_path / "config.json").write_text(json.dumps({**config, "hidden": 3}))
-    with pytest.raises(ConfigError, match=r"does not fit .*'hidden'.*use the one that made it"):
+    with pytest.raises(ConfigError, match=r"does not fit .*'hidden'.*use that version"):
         read_recipe(tmp_path)
     del config["family"]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match="has no family: it is not of this version"):
+    with pytest.raises(ConfigError, match="has no family: another version of pyro_vlae wrote it"):
         read_recipe(tmp_path)
 
 

@@ -64,7 +64,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = image_layout(x)
-        return self.skip(x) + self.second(self.dropout(F.elu(self.first(F.elu(x)))))
+        # In place, an ELU keeps its output for the backward pass, which then needs no exponentials.
+        h = F.elu(self.first(F.elu(x)), inplace=True)
+        return self.skip(x) + self.second(self.dropout(h))
 
 
 class DenseBlock(nn.Module):

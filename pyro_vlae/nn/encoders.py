@@ -93,7 +93,7 @@ class ResNetDecoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         h = F.elu(self.first(_flat_codes(z, self.code_shape)))
         h = self.second(self.dropout(h)).view(-1, *self.smallest)
-        h = self.last(F.elu(self.blocks(h)))
+        h = self.last(F.elu(self.blocks(h), inplace=True))
         return h.view(*z.shape[:-1], *h.shape[1:])
 
 
@@ -158,7 +158,7 @@ class MapDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.first(image_layout(_flat_codes(z, self.code_shape)))
-        h = F.elu(self.stages(h))
+        h = F.elu(self.stages(h), inplace=True)
         return h.reshape(*z.shape[:-1], *h.shape[1:])
 
 

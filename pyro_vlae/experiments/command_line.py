@@ -73,7 +73,7 @@ def add_recipe_options(
         metadata = known.get(f.name, {})
         if not metadata.get("help") or (names is not None and f.name not in names):
             continue
-        rest: dict[str, Any] = {"action": "store_true", "default": None}
+        rest: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
         if f.type is not bool:
             number = next((k for k in (int, float) if k in (f.type, *get_args(f.type))), None)
             rest = {key: metadata[key] for key in ("choices", "metavar") if key in metadata}

@@ -78,10 +78,10 @@ def test_flips_mirror_training_images_only(example, monkeypatch, tmp_path):
     monkeypatch.setattr(
         train_command, "carry_out", lambda recipe, data, *_: seen.append(recipe.augmented(data))
     )
-    for options in ([], ["--flips"]):
+    for options in ([], ["--flips"], ["--flips", "--no-flips"]):
         out = tmp_path / f"run{len(options)}"
         assert example.main([*TINY, *SHORT, *options, "--out", str(out)]) == 0
-    assert [data.train.flip for data in seen] == [False, True]
+    assert [data.train.flip for data in seen] == [False, True, False]
     assert not seen[1].test.flip and not seen[1].validation.flip
 
 

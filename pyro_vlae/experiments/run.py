@@ -104,9 +104,9 @@ def _run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> dict[st
     device = data.train.images.device
     pyro.set_rng_seed(recipe.seed)
     model, guide = (module.to(device) for module in recipe.build())
-    if before is None and recipe.start_from is not None:
-        start_from(recipe.start_from, model, guide)
     if before is None:
+        if recipe.start_from is not None:
+            start_from(recipe.start_from, model, guide)
         _write_config(recipe, out)
     validated = recipe.train_on == "train"
     try:

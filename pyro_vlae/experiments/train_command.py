@@ -107,8 +107,8 @@ def _load(
                 f"{given['start_from']} is a model of the family {source.family!r}: train it with "
                 f"pyro-vlae train {source.family}"
             )
-        chosen = {"dataset": source.dataset, **given_options(given)}
-        given = {**given, **model_options(source), **chosen}
+        of_source = {"dataset": source.dataset, **model_options(source)}
+        given = {**given, **of_source, **given_options(given)}
     recipe, data = _for_data(kinds, given, root, device)
     wanted, found = getattr(source, "image_shape", None), getattr(recipe, "image_shape", None)
     if source is not None and wanted != found:

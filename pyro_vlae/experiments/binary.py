@@ -7,7 +7,7 @@ References:
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pyro.infer import ELBO, Trace_ELBO
+from pyro.infer import ELBO, RenyiELBO, Trace_ELBO
 from torch import Tensor, nn
 
 from pyro_vlae.data import BINARY, dataset_names
@@ -51,6 +51,8 @@ class BinaryRecipe(ImageRecipe):
         free_until: fraction of the budget after which there are no free bits.
         dropout: probability of dropping a hidden unit of encoder and decoder in training.
         likelihood_learning_rate_factor: factor on the learning rate of the likelihood.
+        train_samples: codes per image in training: 1 for the ELBO with free bits, more for the
+            importance-weighted bound (Burda et al., 2016, arXiv:1509.00519), which has none.
     """
 
     family = "binary"
@@ -99,11 +101,19 @@ class BinaryRecipe(ImageRecipe):
     likelihood_learning_rate_factor: float = option(
         1.0, "factor on the learning rate of the PixelCNN", metavar="F"
     )
+    train_samples: int = option(
+        1, "codes per image in training; above 1: the importance-weighted bound", metavar="K"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+        if self.train_samples < 1 or (self.train_samples > 1 and not self.has_code):
+            raise ConfigError(
+                f"train_samples must be at least 1, and 1 for a model without a code, got "
+                f"{self.train_samples}"
+            )
         if self.window is not None:
             if self.likelihood == "bernoulli":
                 raise ConfigError("likelihood bernoulli has no window: leave out --window")
@@ -151,6 +161,10 @@ class BinaryRecipe(ImageRecipe):
     def objective(self, dimensions: int) -> ELBO:
         if not self.has_code:
             return Trace_ELBO()
+        if self.train_samples > 1:
+            # Of order 0 and with all sites in the plate of images: each image has its own weights.
+            particles = {"num_particles": self.train_samples, "vectorize_particles": True}
+            return RenyiELBO(0, max_plate_nesting=1, **particles)
         floor, until = self.free_nats, self.free_until
         if floor is None:
             floor = FREE_NATS_PER_DIMENSION * dimensions
@@ -161,6 +175,8 @@ class BinaryRecipe(ImageRecipe):
     def describe(self) -> str:
         factor = self.likelihood_learning_rate_factor
         more = f"\nthe PixelCNN at {factor:g} times the learning rate" if factor != 1 else ""
+        if self.train_samples > 1:
+            more += f"\nimportance-weighted bound with {self.train_samples} codes per image"
         return super().describe() + more
 
     def describe_parts(self) -> str:

@@ -115,7 +115,8 @@ _INTRODUCTION = (
     "this page. NLL, bound, and rate are in nats per image on the test set (bits per dimension for "
     "CIFAR-10); lower is better. ± is the standard error over the scored images. Rows with the "
     "preset `paper` use the full recipe; `quick` rows were trained only as long as stated. A "
-    "learning rate in parentheses is that of the likelihood, where it differs."
+    "learning rate in parentheses is that of the likelihood, where it differs. With `5 codes`, "
+    "training maximized the importance-weighted bound of five codes per image, not the ELBO."
 )
 _HEAD = (
     "| row | paper: NLL | paper: rate | NLL | bound | rate | images seen | minutes | scored "
@@ -180,6 +181,8 @@ def _line(row: Row, results: Mapping[str, Any] | None) -> str:
     if RECIPES[results["family"]].values.unit == "bits/dim":
         per_nat, places = results["bits_per_dim"] / results["nll_nats"], 3
 
+    codes = results.get("train_samples", 1)
+
     def score(name: str, more: int = 0) -> str:
         value = results.get(name)  # None: cannot be estimated, e.g. from one image or one sample
         return "?" if value is None else f"{abs(value) * per_nat:.{places + more}f}"
@@ -196,7 +199,7 @@ def _line(row: Row, results: Mapping[str, Any] | None) -> str:
         f"(± {score('nll_monte_carlo_error', 1)})",
         results["device"],
         f"{results['preset']}, {_learning_rate(results)}, {results.get('batch_size', '?')}, "
-        f"{results['seed']}",
+        f"{results['seed']}{f'; {codes} codes' if codes > 1 else ''}",
         _trained_on(results),
     )
 

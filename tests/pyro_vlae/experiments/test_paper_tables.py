@@ -34,13 +34,14 @@ def test_the_paper_and_ours_stand_side_by_side(tmp_path):
     assert cells[-2:] == ["quick, 0.008 (0.032), 32, 3", "train"]
 
     # Runs that are not rows of the paper's tables come last in the table of their data set.
-    for name, more in (("tuned", {"start_from": "/runs/mine"}), ("sketches", {"dataset": "own"})):
+    own = {"start_from": "/runs/mine", "train_samples": 5}
+    for name, more in (("tuned", own), ("sketches", {"dataset": "own"})):
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(json.dumps(figures | more))
     lines = results_page(tmp_path).splitlines()
     (tuned,) = [number for number, line in enumerate(lines) if "(`tuned`)" in line]
     assert tuned < lines.index("## mnist") and "static-mnist-iaf-guide" in lines[tuned - 1]
-    assert lines[tuned].endswith("| train, starting from `mine` |")
+    assert lines[tuned].endswith("32, 3; 5 codes | train, starting from `mine` |")
     assert "(`sketches`)" in lines[lines.index("## Other data sets") + 4]
     assert sum("not run yet" in li for li in results_page(tmp_path).splitlines()) == (
         sum(map(len, TABLES.values())) + len(COLOR_ROWS) - 1

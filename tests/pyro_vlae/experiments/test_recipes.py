@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError, fields
 
 import pytest
 import torch
-from pyro.infer import Trace_ELBO
+from pyro.infer import SVI, Trace_ELBO
 
 from pyro_vlae.data import dataset_names, load_dataset
 from pyro_vlae.experiments import (
@@ -58,6 +58,44 @@ def test_free_bits_are_those_of_the_paper_or_follow_a_schedule():
     assert type(make(model="unconditional").objective(784)) is Trace_ELBO
     elbo = make(free_nats=3.0, free_until=0.5).objective(784)
     assert isinstance(elbo, FreeBitsELBO)
+
+
+def test_more_training_codes_give_the_importance_weighted_bound(linear_gaussian):
+    """Every image has weights of its own, so with the exact posterior the bound is log p(x)."""
+    problem = linear_gaussian()
+    x = problem.sample(4000)
+    log_p = problem.log_prob(x).sum().item()
+
+    def objective(codes):
+        return make(train_samples=codes).objective(x[0].numel())
+
+    loss = objective(3).loss(problem.model, problem.guide, x)
+    assert -loss == pytest.approx(log_p, rel=1e-12)
+
+    def wide_guide(x):
+        problem.guide(x, scale=1.3)
+
+    elbo = Trace_ELBO(num_particles=64, vectorize_particles=True)
+    objectives = [elbo, *map(objective, (2, 8, 64))]
+    gaps = [log_p + bound.loss(problem.model, wide_guide, x) for bound in objectives]
+    assert gaps[0] > gaps[1] > 1.5 * gaps[2] > 3 * abs(gaps[3])
+
+
+def test_two_steps_on_the_importance_weighted_bound_move_every_parameter():
+    recipe = make(train_samples=3, code_dim=2, filters=4, image_shape=(1, 8, 8))
+    modules = torch.nn.ModuleList(recipe.build())
+    svi = SVI(*modules, recipe.optimizer(), recipe.objective(64))
+    x = torch.rand(6, 1, 8, 8).round()
+    svi.step(x)
+    before = {name: p.detach().clone() for name, p in modules.named_parameters()}
+    svi.step(x)
+    assert not [n for n, p in modules.named_parameters() if torch.equal(p, before[n])]
+
+
+@pytest.mark.parametrize("wrong", [{"train_samples": 0}, {"model": "unconditional"}])
+def test_numbers_of_training_codes_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ConfigError, match=r"train_samples must be at least 1, and 1 for a model"):
+        make(**{"train_samples": 5, **wrong})
 
 
 @pytest.mark.parametrize(("factor", "rates"), [(1.0, {0.008}), (4.0, {0.008, 0.032})])

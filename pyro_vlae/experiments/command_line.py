@@ -3,12 +3,15 @@
 import argparse
 import math
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Collection
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any, get_args
 
 import torch
@@ -156,13 +159,21 @@ def exit_status(main: Callable[[], int], resume: str = "") -> int:
     """Run a script's main; report errors that the user can fix without a traceback.
 
     With ``--debug``, the traceback precedes the message. Under `torchrun`, the ranks work together.
-    Memory of freed tensors is kept for new ones (`keep_freed_memory`).
+    Memory of freed tensors is kept for new ones (`keep_freed_memory`). SIGTERM acts like Ctrl-C.
 
     Args:
         main: returns the exit status.
         resume: the options that continue an interrupted run, with ``{out}`` for its folder.
     """
     keep_freed_memory()
+    signals = [signal.SIGINT]
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        signals.append(signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGTERM, terminate) if main_thread else None
     try:
         with torchrun_ranks():
             return main()
@@ -175,12 +186,15 @@ def exit_status(main: Callable[[], int], resume: str = "") -> int:
         if rank() == 0:
             way_on = resume.format(out=interrupted.folder)
             print(f"\n{interrupted}; to continue, use {way_on}", file=sys.stderr)
-        return 130
+        return 128 + signals[-1]
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
-        return 130
+        return 128 + signals[-1]
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return 2
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)

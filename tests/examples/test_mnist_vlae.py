@@ -126,6 +126,22 @@ def test_sigterm_saves_and_the_run_goes_on(tmp_path):
     assert json.loads((out / "results.json").read_text())["train_images_seen"] == 18 * 64
 
 
+def test_sigterm_during_scoring_says_how_to_go_on(tmp_path):
+    out = tmp_path / "run"
+    options = [*DIGITS, "--epochs", "1", "--num-samples", "100000", "--out", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), *options], stderr=subprocess.PIPE, cwd=tmp_path, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "training.png").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert f"interrupted; to continue, use --resume --out {out}" in message
+    assert "Traceback" not in message and not (out / "results.json").exists()
+
+
 def folder_with_a_run(example, tmp_path):
     out = tmp_path / "run"
     options = [*DIGITS, "--max-minutes", "0.01", "--batch-size", "16", "--out", str(out)]

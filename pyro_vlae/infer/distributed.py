@@ -98,7 +98,7 @@ def _naming_lost_ranks() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise RankError(
-            f"rank {rank()} of {world_size()} lost contact to another rank, which was killed, "
+            f"rank {rank()} of {world_size()} lost contact with another rank, which was killed, "
             "failed (see its own message), or hangs; resume the run from its last checkpoint. "
             f"The error was: {error}"
         ) from error

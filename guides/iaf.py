@@ -22,7 +22,8 @@ class IAFGuide(nn.Module):
     """A diagonal Gaussian followed by affine autoregressive layers conditioned on the image.
 
     Sampling codes and scoring those samples takes one parallel pass, which is all that the ELBO
-    needs; scoring any other codes takes one pass per dimension. The other arguments are those of `GaussianGuide`.
+    needs; scoring any other codes takes one pass per dimension. The other arguments are those of
+    `GaussianGuide`.
 
     Args:
         layers: number of flow layers; the order of dimensions is reversed between them.

@@ -51,7 +51,7 @@ def binary_vlae(
             also the height of its window.
         kernel_size: odd kernel size of the masked convolutions, 3 if None.
         window: ``"AxB"`` (see `pyro_vlae.nn.two_stack.window_layers`) for a `TwoStackNet` with
-            exactly this window; give neither masked_layers nor kernel_size then. It ignores tied.
+            exactly this window; leave out masked_layers and kernel_size; tied is ignored.
         pixelcnn_channels: channels of the PixelCNN's hidden layers.
 
     Raises:

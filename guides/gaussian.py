@@ -72,7 +72,7 @@ class GaussianGuide(nn.Module):
         """Sample codes ``(batch, code_dim)`` for images ``(batch, *image_shape)``.
 
         Raises:
-            ValueError: the images have no batch dimension, or no image.
+            ValueError: the images have no batch dimension, or the batch is empty.
         """
         register_parameters(self)
         check_batch(len(x))

@@ -21,8 +21,9 @@ from pyro_vlae.registration import check_batch, register_parameters
 class IAFGuide(nn.Module):
     """A diagonal Gaussian followed by affine autoregressive layers conditioned on the image.
 
-    Sampling codes and scoring the same codes are parallel; scoring any other codes takes one pass
-    per dimension. The other arguments are those of `GaussianGuide`.
+    Sampling codes and scoring those samples takes one parallel pass, which is all that the ELBO
+    needs; scoring any other codes takes one pass per dimension. The other arguments are those of
+    `GaussianGuide`.
 
     Args:
         layers: number of flow layers; the order of dimensions is reversed between them.

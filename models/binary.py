@@ -51,12 +51,12 @@ def binary_vlae(
             also the height of its window.
         kernel_size: odd kernel size of the masked convolutions, 3 if None.
         window: ``"AxB"`` (see `pyro_vlae.nn.two_stack.window_layers`) for a `TwoStackNet` with
-            exactly this window; it excludes masked_layers and kernel_size, and tied has no effect.
+            exactly this window; leave out masked_layers and kernel_size; tied is ignored.
         pixelcnn_channels: channels of the PixelCNN's hidden layers.
 
     Raises:
         ValueError: prior or likelihood is an unknown name, no network has the window, a window is
-            given for another likelihood than ``"pixelcnn"``, or a size is not positive or
+            given for a likelihood other than ``"pixelcnn"``, or a size is not positive or
             contradicts the architecture.
 
     Example:
@@ -101,8 +101,9 @@ def unconditional_pixelcnn(
 ) -> UnconditionalModel:
     """The decoder's PixelCNN alone, without a code: the paper's "unconditional decoder".
 
-    The paper does not state what replaces the decoder's features. Here it is a learned context,
-    the same for all images, like the output of a decoder that ignores its code.
+    Train it as a baseline: it shows how well the pixels can be modeled without a code. The paper
+    does not state what replaces the decoder's features; here it is a learned context, the same for
+    all images.
 
     Args:
         image_shape: ``(C, H, W)`` of the images.

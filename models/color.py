@@ -27,7 +27,7 @@ def color_vlae(
     flow_channels: Sequence[int] = (128, 128),
     pixelcnn_channels: int = 64,
 ) -> VLAE:
-    """A VLAE for color images of any architecture; ``color_guide(architecture)`` is its guide.
+    """A VLAE for color images with any architecture; its guide is ``color_guide(architecture)``.
 
     Args:
         architecture: sizes of image, code, and decoder.

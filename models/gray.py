@@ -38,7 +38,7 @@ def gray_vlae(
         prior: as in `binary_vlae`.
         flow_layers: as in `binary_vlae`.
         flow_hidden_dims: as in `binary_vlae`.
-        mixtures: discretized logistics of a pixel.
+        mixtures: number of discretized logistics in each pixel's mixture.
         tied: as in `binary_vlae`.
         masked_layers: as in `binary_vlae`.
         kernel_size: as in `binary_vlae`.

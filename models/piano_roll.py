@@ -35,7 +35,7 @@ FRAMES = 64
 
 
 class TemporalPrior(nn.Module):
-    """A prior of sequences of C values per block: an autoregressive flow, or a standard normal.
+    """A prior over sequences of C values per block: an autoregressive flow or a standard normal.
 
     Called with the lengths of the pieces and the frames of the batch, it returns a distribution
     with batch shape ``(N,)`` and event shape ``(C * blocks,)``. Blocks after the end of a piece
@@ -83,7 +83,7 @@ def code_mask(lengths: Tensor, frames: int, code_channels: int) -> Tensor:
 
 
 class PianoRollLikelihood(nn.Module):
-    """Features ``(*batch, K, T, 88)`` and lengths to a distribution of rolls.
+    """Maps features ``(*batch, K, T, 88)`` and lengths to a distribution over rolls.
 
     Args:
         network: a `PianoRollNet` or a `FrameNet`.
@@ -105,10 +105,10 @@ class PianoRollVLAE(nn.Module):
     """``p(z) p(x | z)`` of piano rolls, with sites ``"z"`` and ``"x"`` in a plate of pieces.
 
     Args:
-        prior: called with lengths and frames, returns a distribution of codes, or is None for a
-            model without a code, which has only the site ``"x"``.
+        prior: called with lengths and frames, returns a distribution over codes; None for a model
+            without a code, which has only the site ``"x"``.
         decoder: maps codes, lengths, and frames to features ``(*batch, K, T, 88)``.
-        likelihood: maps features and lengths to a distribution of rolls ``(1, T, 88)``.
+        likelihood: maps features and lengths to a distribution over rolls ``(1, T, 88)``.
     """
 
     networks = ("decoder",)  # may be compiled and run in half precision
@@ -130,7 +130,7 @@ class PianoRollVLAE(nn.Module):
             x: rolls ``(batch, 1, T, 88)``, -1 after the end of each, to condition on; or None to
                 generate.
             batch_size: number of rolls to generate when x is None.
-            frames: their length, 64 if None.
+            frames: length of the generated rolls, 64 if None.
 
         Returns:
             The rolls.
@@ -160,7 +160,7 @@ class PianoRollVLAE(nn.Module):
 
 
 class LearnedContext(nn.Module):
-    """In place of a decoder's features, a learned context: the same for all blocks and pieces.
+    """A learned context in place of a decoder's features: the same for all blocks and pieces.
 
     Args:
         feature_channels: channels of the context.

@@ -62,10 +62,10 @@ class FlowPrior(nn.Module):
         transforms: Pyro transforms to use instead, in the order z -> eps, each cheap in its forward
             direction (`pyro.distributions.transforms.affine_autoregressive(code_dim)`,
             `spline_autoregressive(code_dim)`, ...). A stock `AffineAutoregressive` gets our faster
-            inverse for the same network. With a transform that has no inverse, the prior can be
-            trained and scored but not sampled, and a warning is issued; so is one for a transform
-            whose range is bounded, with which p(z) does not integrate to one. Tensors of transforms
-            that are no modules, such as the permutation of `permute`, become buffers.
+            inverse for the same network. A warning is issued for a transform without an inverse
+            (the prior can then be trained and scored, but not sampled) and for one with a bounded
+            range (p(z) then does not integrate to one). Tensors of transforms that are not modules,
+            such as the permutation of `permute`, become buffers.
 
     Raises:
         ValueError: layers is less than 1.

@@ -19,7 +19,7 @@ class VLAE(nn.Module):
     """``p(z) p(x | z)`` with a sample site ``"z"`` and a sample site ``"x"`` in an image plate.
 
     Args:
-        prior: called without arguments, returns a distribution of codes with event shape
+        prior: called without arguments, returns a distribution over codes with event shape
             ``(code_dim,)``.
         decoder: maps codes ``(*batch, code_dim)`` to features ``(*batch, *feature_shape)``.
         likelihood: maps features to a distribution of images with batch shape ``batch``; its event

@@ -27,7 +27,8 @@ pyro.set_rng_seed(0)
 # ## A trained model
 #
 # The package ships weights at the paper's size, trained on static MNIST. `model` is $p(x, z)$,
-# `guide` is $q(z \mid x)$, and `model.card` records how they were trained.
+# `guide` is $q(z \mid x)$, and `model.card` records how they were trained. The NLL is
+# $-\log p(x)$; the rate, $\mathrm{KL}(q(z \mid x) \,\|\, p(z))$, is the information in the code.
 
 # %%
 model, guide = load_pretrained("static-mnist")
@@ -45,8 +46,8 @@ plot_samples(x, "Samples of the model trained on static MNIST")
 #
 # `reconstruct` encodes images and decodes the codes. (To avoid a download, these are the samples
 # from above.) Two decompressions of an image share its shape and differ in the noise along its
-# edges. At temperature 0 each pixel takes its most probable value given the pixels before it: the
-# noise is gone, and what remains is what the code means.
+# edges. At temperature 0 each pixel takes its most probable value given the code and the pixels
+# before it: the noise is gone, and what remains is what the code determines.
 
 # %%
 versions = {"image": x[:8]}
@@ -58,11 +59,11 @@ plot_groups(versions, "Images, two decompressions, and one at temperature 0", gr
 # ## Nearest neighbors
 #
 # The code ignores noise, so images with similar codes look alike even where their pixels differ.
-# For each of 300 digits from another source (scikit-learn's scans, which the model has never
-# seen), we look for the nearest other one, once by pixels and once by codes, and count how often
-# both are the same digit. On these few clean scans the two should be equal to within the error. On
-# 1,000 test images of the noisier static MNIST (a download), `pyro-vlae figures static-mnist`
-# counts 84.0 ± 1.2 % by pixels and 92.6 ± 0.8 % by codes.
+# For each of 300 digits from another source (scikit-learn's scans, which the model has never seen),
+# we find its nearest neighbor among the others, once by pixels and once by codes, and count how
+# often image and neighbor are the same digit. On these few clean scans the two should be equal to
+# within the error. On 1,000 test images of the noisier static MNIST (a download),
+# `pyro-vlae figures static-mnist` counts 84.0 ± 1.2 % by pixels and 92.6 ± 0.8 % by codes.
 
 # %%
 digits = load_dataset("digits").test
@@ -105,7 +106,7 @@ guide = GaussianGuide(architecture=architecture)
 # %% [markdown]
 # ## Training
 #
-# This is plain Pyro, as in its tutorials.
+# This is plain Pyro, as in its tutorials: `SVI` with `Trace_ELBO`.
 
 # %%
 svi = SVI(model, guide, pyro.optim.Adamax({"lr": 0.01}), Trace_ELBO())
@@ -128,8 +129,9 @@ print(trace.format_shapes())
 # ## Score
 #
 # The ELBO is a lower bound. Importance sampling with the guide as the proposal estimates
-# $\log p(x)$ itself, image by image, and reports how well it worked: if the effective sample size
-# is near one, or Pareto k is above 0.7 for many images, you need more samples or a better guide.
+# $\log p(x)$ itself, image by image, and reports how well it worked. The effective sample size says
+# how many of the samples matter, Pareto k how heavy the tail of their weights is: if the first is
+# near one, or the second above 0.7 for many images, you need more samples or a better guide.
 
 # %%
 score = marginal_log_likelihood(model, guide, test.batch(slice(None)), num_samples=64)

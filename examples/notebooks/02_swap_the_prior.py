@@ -3,8 +3,9 @@
 #
 # A prior is a module that returns a distribution over codes, with event shape `(code_dim,)`, when
 # it is called. `FlowPrior` and `StandardNormalPrior` are part of the package, `FlowPrior` takes any
-# invertible Pyro transforms, and a prior of your own is a class of a few lines. Here are six priors
-# in the same model, compared on the same test images.
+# invertible Pyro transforms, and a prior of your own is a class of a few lines. Why swap it? The
+# rate measures how far the codes are from the prior, so a prior that fits the codes better lowers
+# the bound. Here are six priors in the same model, compared on the same test images.
 
 # %%
 # %matplotlib inline
@@ -88,10 +89,9 @@ PRIORS = {
 }
 
 # %% [markdown]
-# All six start from the same trained model, whose standard normal prior is replaced, and are
-# trained for the same number of further steps. The decoder here is the factorized one of an
-# ordinary VAE: its code holds more information, so the prior matters more.
-# (`likelihood="pixelcnn"` makes it a VLAE.)
+# We train one model with a standard normal prior, replace the prior by each of the six, and train
+# for the same number of further steps. The decoder is the factorized one of an ordinary VAE: its
+# code holds more information, so the prior matters more. (`likelihood="pixelcnn"` makes it a VLAE.)
 
 
 # %%

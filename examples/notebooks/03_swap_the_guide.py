@@ -31,8 +31,8 @@ architecture = small_architecture(code_dim)
 # %% [markdown]
 # ## The model, trained once
 #
-# We train it with its Gaussian guide, as usual. The factorized decoder makes the posterior hard to
-# approximate.
+# We train it with its Gaussian guide, as usual. We choose a factorized decoder, because it makes
+# the posterior hard to approximate.
 
 # %%
 model = binary_vlae(architecture=architecture, likelihood="bernoulli", **SMALL_FLOW)
@@ -85,9 +85,9 @@ train_quickly(fixed_model, linear_guide, train, steps=300)
 # %% [markdown]
 # ## Guides for a handful of images
 #
-# The parameters of a guide can also be fitted to a few images alone, which removes the encoder's
-# generalization error from the gap. `AutoNormal` needs nothing but the model and a
-# starting point:
+# So far an encoder computes the posterior of any image (amortized inference). A guide can instead
+# have its own parameters for each of a few images, which removes the encoder's generalization error
+# from the gap. Pyro's `AutoNormal` needs nothing but the model and a starting point:
 
 # %%
 few = test.batch(slice(0, 16))

@@ -37,8 +37,8 @@ x_train, x_test = train.batch(slice(None)), test.batch(slice(None))
 # %% [markdown]
 # ## Three windows
 #
-# A factorized decoder sees no other pixel. `MaskedResNet`, the PixelCNN's network, sees one more
-# row above for each masked layer.
+# A factorized decoder sees no other pixel. `MaskedResNet`, the PixelCNN's network, sees one row
+# above the pixel for each masked layer.
 
 # %%
 WINDOWS = {
@@ -82,7 +82,7 @@ plot_pixel_influence(pixel_influence(likelihood, x_test[:100]), title="Window of
 # ## A linear probe
 #
 # We fit a logistic regression from the posterior means to the digit on the training images; its
-# accuracy on the test images shows how well the class can be decoded linearly. The baseline sees
+# accuracy on the test images shows how easily the class can be read off the code. The baseline sees
 # all pixels instead of the sixteen dimensions of a code, most of which carry little information.
 
 # %%
@@ -121,10 +121,10 @@ plot_rows(rows, "Image, five decompressions, and one at temperature 0")
 # %% [markdown]
 # ## Interpolation
 #
-# A straight line between two codes leaves the region where the prior has its mass. The noise of the
-# flow is standard normal, so `interpolate_images` rotates the noise of one code into that of the
-# other. All images of a path are sampled with the same random numbers, so that they differ only
-# because their codes do.
+# A straight line between two codes leaves the region where the prior has its mass.
+# `interpolate_images` therefore maps both codes to the flow's noise, which is standard normal, and
+# rotates one into the other (spherical interpolation). All images of a path are sampled with the
+# same random numbers, so that they differ only because their codes do.
 
 # %%
 ends = x_test[[0, 3, 5, 7, 11, 2]]  # three starts, three ends

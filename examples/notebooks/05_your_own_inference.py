@@ -2,7 +2,7 @@
 # # Your own inference
 #
 # Model and guide are Pyro programs, so all of Pyro's inference works on them: other bounds,
-# conditioning, importance resampling, Hamiltonian Monte Carlo. This notebook asks five questions of
+# conditioning, importance resampling, Hamiltonian Monte Carlo. This notebook tries five methods on
 # one small model.
 
 # %%
@@ -36,8 +36,9 @@ architecture = small_architecture(code_dim)
 # ## Training on another bound
 #
 # `RenyiELBO` with `alpha=0` is the importance-weighted bound (Burda et al., "Importance Weighted
-# Autoencoders", 2016, arXiv:1509.00519). It can replace `Trace_ELBO` in `SVI` and in `fit`. The
-# particles are vectorized: all networks accept leading dimensions.
+# Autoencoders", 2016, arXiv:1509.00519), which is tighter than the ELBO because it averages several
+# codes (particles) per image. It can replace `Trace_ELBO` in `SVI` and in `fit`. The particles are
+# vectorized: all networks accept leading dimensions.
 
 # %%
 model = binary_vlae(architecture=architecture, masked_layers=1, **SMALL_FLOW)
@@ -73,7 +74,7 @@ plot_samples(siblings, "Each row: images sampled from one code")
 # %% [markdown]
 # ## In-painting: what was in the lower half?
 #
-# `pyro_vlae.infer.inpaint` fills in any unknown pixels. Here is how to do it by hand.
+# `pyro_vlae.infer.inpaint` fills in any unknown pixels. Here is a simple case by hand.
 #
 # Suppose that only the upper rows of an image are known. Pixels are modeled in raster order, so
 # $p(x_{upper} \mid z)$ is the product over the upper rows, without an integral over the lower ones.
@@ -95,8 +96,8 @@ def upper_half_model(x: Tensor) -> Tensor:
 # %% [markdown]
 # Importance resampling: sample codes from a proposal, weight them by the ratio of model to
 # proposal, and resample them by their weights. The guide has never seen half an image, so we use
-# the prior as the proposal. Each image has its own weights, and its effective sample size shows
-# whether there are enough samples.
+# the prior as the proposal. Each image has its own weights, and its effective sample size (how
+# many samples matter) shows whether there are enough of them.
 
 # %%
 halves = x[:4]

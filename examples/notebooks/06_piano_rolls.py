@@ -2,10 +2,10 @@
 # # Another kind of data: piano rolls
 #
 # A piano roll is a binary image whose rows are frames of time and whose columns are the 88 keys of
-# a piano. The same idea applies: the decoder is autoregressive over a window, here the past $B$
-# frames and the lower keys of the same frame, and the code holds what the window cannot show. New
-# here are pieces of different lengths, and a code that is as long as the piece: one vector for
-# every 8 frames.
+# a piano. The idea is that of images: the decoder is autoregressive over a window, here the past
+# $B$ frames and the lower keys of the same frame, and the code holds what the window cannot show.
+# What is new: pieces have different lengths, and the code is as long as the piece, with one vector
+# for every 8 frames.
 
 # %%
 # %matplotlib inline
@@ -57,8 +57,8 @@ except DatasetNotFoundError:
 print(data.description)
 
 # %% [markdown]
-# A batch is padded to the longest piece; keys are 0 and 1, and -1 after the end of a piece. Train
-# pieces are cropped and transposed at random; validation and test pieces never are.
+# A batch is padded to its longest piece; keys are 0 and 1, and -1 after the end of a piece.
+# Training pieces are cropped and transposed at random; validation and test pieces never are.
 
 # %%
 train = data.augmented(transpose=True, crop=32).train
@@ -69,10 +69,10 @@ plot_samples(PIANO_ROLLS.to_unit_range(x), "Excerpts: time to the right, pitch u
 # %% [markdown]
 # ## Model and guide
 #
-# The likelihood is a PixelCNN that all keys share: what it learns are intervals. The guide's
-# strided convolutions map a roll to means and scales of the code, the prior is an autoregressive
-# flow over its vectors. Everything after the end of a piece is masked, in the prior, the guide, and
-# the likelihood: a piece has the same score in a batch of longer pieces as alone.
+# The likelihood is a PixelCNN whose weights all keys share, so it learns intervals, not keys. The
+# guide's strided convolutions map a roll to means and scales of the code, and the prior is an
+# autoregressive flow over the vectors of the code. Everything after the end of a piece is masked in
+# prior, guide, and likelihood, so a piece scores the same in a batch of longer pieces as alone.
 
 # %%
 model = piano_roll_vlae(window=2, hidden_channels=12, code_channels=2, flow_layers=2)
@@ -90,7 +90,8 @@ for step in range(81):
 # ## Score
 #
 # Scores of music are sums over all frames of all pieces, divided by the number of frames: long
-# pieces count more. A code of many dimensions makes importance sampling hard, and Pareto k says so.
+# pieces count more. A code of many dimensions makes importance sampling hard: above 0.7, Pareto k
+# says that the NLL is unreliable (the bound holds in any case).
 
 # %%
 model.eval(), guide.eval()

@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Compression: what a file of codes holds
 #
-# A VLAE is a compressor. With loss, only the code is kept; without loss, the pixels given the code
-# follow. Both need the package `constriction` (`pip install -e ".[codec]"`).
+# A VLAE can compress images to files: with loss, a file holds the codes alone; without loss, it
+# also holds the pixels given the codes. The sizes show in bytes what rate and ELBO mean. Both need
+# the package `constriction` (`pip install -e ".[codec]"`).
 
 # %%
 # %matplotlib inline
@@ -36,7 +37,7 @@ bound = -elbo.sum().item() / torch.tensor(2.0).log().item()
 print(f"{len(images)} images: {8 * len(data)} bits; -ELBO is {bound:.0f} bits")
 
 # %% [markdown]
-# A file that was damaged is refused.
+# A damaged file is refused.
 
 # %%
 damaged = data[:100] + bytes([data[100] ^ 1]) + data[101:]
@@ -48,9 +49,9 @@ except ValueError as error:
 # %% [markdown]
 # ## With loss
 #
-# Only the code is kept, as an index among samples of the prior. Here there are 2^16 of them, so
-# that the notebook is fast; the default is 2^20. Images whose rate is too high for so few are
-# named.
+# Only the code is kept, as an index among samples from the prior. Here there are 2^16 of them, so
+# that the notebook is fast; the default is 2^20. A warning counts the images whose rate is too high
+# for so few.
 
 # %%
 lossy = LossyCodec(model, guide, log2_candidates=16)
@@ -61,7 +62,7 @@ print(f"{len(images)} images: {len(few)} bytes, {8 * len(few) / len(images):.1f}
 print(caught[0].message)
 
 # %% [markdown]
-# Each decompression samples the details anew. What the three have in common is what the file says.
+# Each decompression samples new details. What the three have in common is what the file holds.
 
 # %%
 versions = {name: lossy.decompress(few)[:12] for name in ("first", "second", "third")}
@@ -69,7 +70,8 @@ title = "Samples of the model of static MNIST, and three decompressions of one f
 plot_groups({"original": images[:12], **versions}, title, groups_per_row=3)
 
 # %% [markdown]
-# The rate of each image tells how surprising its code is: typical digits need few bits.
+# The rate of an image says how surprising its code is under the prior: typical digits need few
+# bits.
 
 # %%
 rates = lossy.rates(images)

@@ -46,8 +46,8 @@ class DiscretizedLogisticMixture(TorchDistribution):
 
     The probability of a level is the logistic's mass within half a level of its value; levels 0 and
     255 include the tails. The means of a channel depend linearly on the values of the channels
-    before it, as in PixelCNN++. Unlike in PixelCNN++, each channel has its own mixture component,
-    so the parameters of a channel can come from a network that has seen the channels before it.
+    before it, as in PixelCNN++. Unlike in PixelCNN++, each channel chooses its own component of
+    the mixture, so its parameters can come from a network that has seen the channels before it.
 
     Args:
         logits: weights of the K components, ``(*batch, C, K)``.
@@ -171,8 +171,8 @@ class DiscretizedLogisticMixture(TorchDistribution):
     def level_probabilities(self, channel: int, value: Tensor) -> Tensor:
         """Probability of each level of a channel given those before it.
 
-        They are differences of the distribution function at the ends of the levels. This takes a
-        few times less than `channel_log_prob` of each level, and the rounding errors are of the
+        They are differences of the distribution function at the ends of the levels. This is several
+        times faster than `channel_log_prob` of each level, and the rounding errors are of the
         order of 1e-7, whatever the probability.
 
         Args:

@@ -37,7 +37,7 @@ class Emission(Protocol):
 
 @runtime_checkable
 class DiscreteEmission(Emission, Protocol):
-    """An emission that lossless coding can use: a channel of a pixel takes finitely many values.
+    """An emission for lossless coding: each channel of a pixel takes one of finitely many values.
 
     Attributes:
         levels: these values, ascending, ``(L,)``, float32 on the CPU.

@@ -47,7 +47,8 @@ class ParticleFilter:
     def select(self, front: Front) -> Tensor | None:
         """Resample at the end of a row: the particle that replaces each, or None to keep all.
 
-        Those of an image are resampled if their effective sample size is below half their number.
+        The particles of an image are resampled if their effective sample size is below half their
+        number.
         """
         if not (front.columns == self.value.shape[-1] - 1).any():
             return None

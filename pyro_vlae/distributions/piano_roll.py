@@ -22,12 +22,12 @@ class _Keys(constraints.Constraint):
 class PianoRoll(TorchDistribution):
     """A `PixelCNN` over frames, in which frames after the end of a piece are not scored.
 
-    Values are rolls ``(*batch, 1, T, keys)`` of keys 0 and 1; samples are -1 after the end, where
-    values do not count.
+    Values are rolls ``(*batch, 1, T, keys)`` of keys 0 and 1. After the end of a piece, samples are
+    -1, and values are ignored.
 
     Args:
-        frames: a `PixelCNN` with event shape ``(1, T, keys)``, or ``(keys, T, 1)`` if the keys are
-            its channels.
+        frames: a `PixelCNN` with event shape ``(1, T, keys)``, or ``(keys, T, 1)`` if its channels
+            are the keys.
         lengths: frames of each piece, ``(*batch)``, broadcast against the batch shape.
         validate_args: as in every Pyro distribution.
     """

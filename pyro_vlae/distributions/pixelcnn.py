@@ -193,7 +193,7 @@ class PixelCNN(TorchDistribution):
     def sample(self, sample_shape: Any = torch.Size(), temperature: float = 1.0) -> Tensor:  # noqa: B008
         """Sample images: ``(*sample_shape, *batch_shape, C, H, W)``.
 
-        A network not yet initialized is sampled with its plain weights and stays uninitialized.
+        A network not yet initialized is sampled with the weights it has, and stays uninitialized.
 
         Args:
             sample_shape: as in every Pyro distribution.
@@ -228,8 +228,8 @@ class PixelCNN(TorchDistribution):
             known: bool, broadcastable to ``(*shape', H, W)``: the pixels to keep.
             temperature: as in `sample`, for the unknown pixels.
             exact: refuse known pixels that depend on unknown ones. If False, any pixels may be
-                known, but an unknown pixel is sampled given the pixels before it only: known pixels
-                after it have no influence (see `pyro_vlae.infer.inpaint`).
+                known, but an unknown pixel is sampled given only the pixels before it: known pixels
+                after it have no influence (`pyro_vlae.infer.inpaint` takes them into account).
 
         Returns:
             Images ``(*shape', C, H, W)``, with ``shape'`` the broadcast batch shape.

@@ -24,7 +24,7 @@ def sample_at(distribution: Any, temperature: float) -> Tensor:
 
     Probabilities of a discrete distribution are raised to the power 1 / T and normalized again. The
     standard deviation of a normal distribution is multiplied by T. A distribution whose ``sample``
-    takes ``temperature``, such as `PixelCNN`, determines the meaning itself. At T = 1, this is
+    takes ``temperature``, such as `PixelCNN`, defines what it means. At T = 1, this is
     ``distribution.sample()``; T = 0 gives the mode.
 
     Raises:

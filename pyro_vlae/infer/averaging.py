@@ -11,15 +11,15 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 class ParameterAverage:
     """An exponential moving average of parameters.
 
-    The average of a parameter starts as a copy. After step t its decay is
-    ``min(decay, (1 + t) / (10 + t))``, which soon discards the early steps.
+    The average of a parameter starts as a copy of it. After step t the decay is
+    ``min(decay, (1 + t) / (10 + t))``, so that the early steps are soon forgotten.
 
     Args:
         decay: in [0, 1), or None for no average.
 
     Attributes:
         values: the averages by parameter.
-        in_place: whether the averages are in the parameters now.
+        in_place: whether the parameters hold their averages now.
 
     Raises:
         ValueError: the decay is out of range.
@@ -33,7 +33,7 @@ class ParameterAverage:
         self.in_place = False
 
     def update(self, parameters: Iterable[Tensor], step: int) -> None:
-        """Include the parameters after a step, which is counted from 0."""
+        """Add the parameters after a step (counted from 0) to the averages."""
         if self._decay is None:
             return
         new = [p for p in parameters if p not in self.values]

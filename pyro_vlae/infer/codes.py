@@ -1,8 +1,8 @@
 """Lossy compression of images to codes and back.
 
 All functions work on any Pyro model and guide with an image plate at ``dim=-1``, a latent site
-``"z"``, and an image site ``"x"``. Modules are run in evaluation mode, without gradients, and left
-as they were; samples use the global random state (`pyro.set_rng_seed`).
+``"z"``, and an image site ``"x"``. Modules are run in evaluation mode, without gradients, and keep
+their state; samples use the global random state (`pyro.set_rng_seed`).
 
 References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, figures 1 and 2.
@@ -45,7 +45,7 @@ def encode(
 
     Raises:
         ValueError: the guide has no site ``"z"`` or is a model, both num_samples and mean are
-            given, or the mean has no closed form (flows, guides that sample other sites, too).
+            given, or the mean has no closed form (as for a flow, or a guide with further sites).
 
     Example:
         >>> decode(model, encode(guide, x, mean=True), temperature=0)
@@ -58,8 +58,8 @@ def encode(
 def decode(model: Callable[..., Any], codes: Tensor, *, temperature: float = 1.0) -> Tensor:
     """Sample images ``x' ~ p(x | z)`` from codes.
 
-    The size of the images must follow from the codes and N. For new images at a low temperature,
-    sample the codes from the prior::
+    The size of the images must follow from the codes and N. To generate new images at a low
+    temperature, sample the codes from the prior::
 
         decode(model, model.prior(temperature=0.8).sample((64,)), temperature=0)
 
@@ -93,8 +93,8 @@ def decode(model: Callable[..., Any], codes: Tensor, *, temperature: float = 1.0
                 raise
             raise ValueError(
                 f"{type(model).__name__} cannot decode codes of shape {tuple(codes.shape)} "
-                f"({error}): the size of its images must follow from the codes and their number, "
-                "which is not so for piano rolls"
+                f"({error}): the size of its images must follow from the codes and their number "
+                "(that of piano rolls does not)"
             ) from error
         images = sample_at(sites["x"]["fn"], temperature)
     return images.reshape(*batch, *images.shape[1:])
@@ -113,7 +113,7 @@ def reconstruct(
     """Lossy decompressions of images: ``z ~ q(z | x)``, ``x' ~ p(x | z)``.
 
     Args:
-        model: called as ``model(images)``; its latent sites are those of the guide.
+        model: called as ``model(images)``, with the same latent sites as the guide.
         guide: called as ``guide(images)``.
         images: ``(N, *image_shape)``.
         num_samples: decompressions of each image; one, without a leading dimension, if None.
@@ -197,7 +197,7 @@ def _sample_codes(
         return {name: site["fn"].mean for name, site in sites.items()}
     except NotImplementedError:
         raise ValueError(
-            "the mean of q(z | x) has no closed form (a flow, or a guide that samples other sites "
-            "too, for example): average samples, "
+            "the mean of q(z | x) has no closed form (for example, the guide is a flow or samples "
+            "other sites): average samples instead, "
             "encode(guide, images, num_samples=100).mean(0)"
         ) from None

@@ -33,7 +33,7 @@ def sum_over_ranks(tensors: Sequence[Tensor]) -> None:
     """Replace tensors by their sums over all ranks, in one all-reduce on the first one's device.
 
     Raises:
-        RankError: another rank is gone. So do the functions below.
+        RankError: another rank is gone. The functions below raise it, too.
     """
     if world_size() == 1 or not tensors:
         return
@@ -74,7 +74,7 @@ def wait_for_all_ranks() -> None:
 
 
 def check_agreement(facts: Mapping[str, Any]) -> None:
-    """Raise the same `RankError` on all ranks, which names a difference, unless all pass equals."""
+    """Raise the same `RankError`, which names a difference, on all ranks if their facts differ."""
     if world_size() == 1:
         return
     gathered: list[Any] = [None] * world_size()
@@ -93,12 +93,12 @@ def check_agreement(facts: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _naming_lost_ranks() -> Iterator[None]:
-    """Explain the error of a collective operation that another rank has left."""
+    """Explain the error of a collective operation in which another rank is missing."""
     try:
         yield
     except RuntimeError as error:
         raise RankError(
-            f"rank {rank()} of {world_size()} lost contact to another rank, which was killed, "
+            f"rank {rank()} of {world_size()} lost contact with another rank, which was killed, "
             "failed (see its own message), or hangs; resume the run from its last checkpoint. "
             f"The error was: {error}"
         ) from error

@@ -23,7 +23,7 @@ class FreeBitsELBO(RateELBO):
 
     Below the floor the KL term has no gradient, so early in training nothing drives information out
     of the code. The KL is the Monte Carlo estimate of the same pass, averaged over images and
-    vectorized particles; sequential particles are compared with the floor one by one. With
+    vectorized particles; each sequential particle is compared with the floor on its own. With
     ``free_nats=0`` loss and gradients are exactly those of ``Trace_ELBO``, even where the estimate
     of the KL is negative.
 

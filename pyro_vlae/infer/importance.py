@@ -34,9 +34,9 @@ def marginal_log_likelihood(
     The codes of an image are sampled in one call of the guide, with a seed derived from ``seed``
     and the image's index. They depend neither on the chunk size nor on the other images, so these
     affect the log-probabilities only by rounding. A guide with parameters for each image, such as
-    `AutoNormal`, is called once with all images, from which it cannot be separated. Masks are
+    `AutoNormal`, is called once with all images, because it cannot be called with fewer. Masks are
     applied; scales (``poutine.scale``) are ignored, since they are not part of the density. Factors
-    (``pyro.factor``) count like the likelihood in the model, like log q in the guide.
+    (``pyro.factor``) count as part of the likelihood in the model, and of log q in the guide.
 
     In a process group of `torch.distributed`, all ranks must call this: each scores a part of the
     images, and all return the scores of all images.
@@ -59,17 +59,17 @@ def marginal_log_likelihood(
         progress: show a progress bar.
         resume_file: file in which the estimates of finished images are kept, every few seconds and
             on errors and Ctrl-C. A later call, also in another process, with the same modules,
-            images, and arguments goes on from there, and returns the same bits as one that was not
-            interrupted. Modules are compared by their classes, parameters, buffers, and public
-            attributes; programs and attributes that are functions are refused, since their code
-            cannot be compared. The file is not removed. Of several ranks, each has one of its own,
-            with its number in the name.
+            images, and arguments goes on from there, and returns bitwise the same result as one
+            that was not interrupted. Modules are compared by their classes, parameters, buffers,
+            and public attributes; programs and attributes that are functions are refused, since
+            their code cannot be compared. The file is not removed. Each of several ranks has its
+            own file, with its number in the name.
 
     Raises:
         OSError: ``resume_file`` cannot be written.
         ValueError: an argument is out of range, ``x`` is empty or not finite, a site lacks the
             image plate or its counterpart in model or guide, the guide's code is a point estimate,
-            a log-weight is not finite, or ``resume_file`` is given and a program is no module or
+            a log-weight is not finite, or ``resume_file`` is given and a program is not a module or
             holds a function.
 
     References:
@@ -101,7 +101,7 @@ def gather_estimates(
     progress: bool,
     unit: str = "image",
 ) -> tuple[dict[str, Tensor], int]:
-    """Turn importance samples into estimates, keep them, and exchange them among the ranks.
+    """Turn importance samples into estimates, save them, and exchange them among the ranks.
 
     Rank r of W scores the images r, r + W, r + 2 W, ...
 

@@ -21,10 +21,12 @@ from pyro_vlae.reproducible import wrapped_modules
 def initialize(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) -> None:
     """Initialize the weight-normalized layers of a model and its guide on a batch.
 
-    It runs the guide, then the model on the guide's codes, and scores both. Layers that were
-    already initialized, loaded, or trained stay as they are, so a second call does nothing. Random
-    generators, buffers (running statistics of other layers) and Pyro's parameter store are left
-    unchanged: training continues exactly as if its first step had initialized the layers.
+    On this batch, each layer is scaled and shifted so that all its output channels have mean 0 and
+    the same variance: the guide is run, then the model on the guide's codes, and both are scored.
+    Layers that were already initialized, loaded, or trained stay as they are, so a second call does
+    nothing. Random generators, buffers (running statistics of other layers), and Pyro's
+    parameter store are left unchanged: training continues exactly as if its first step had
+    initialized the layers.
 
     Call it before the modules are copied to other devices or processes, or compiled. Otherwise it
     is optional: under plain `SVI` the first step initializes the layers.

@@ -47,21 +47,21 @@ def inpaint(
     2. ``num_sweeps`` times, Metropolis steps replace each sample's code, proposed by the guide, and
        then its unknown pixels, proposed by the likelihood.
 
-    The first approaches the target with more particles, the second leaves it unchanged and
-    approaches it with more sweeps; with few of both, the samples depend on the proposals. Even then
-    the unknown pixels of a sample are exact given its code if no known pixel has an unknown one in
-    its window (rows from the top), or if the likelihood is factorized.
+    More particles bring the first step closer to the target; the second leaves the target invariant
+    and converges to it with more sweeps. With few of both, the samples depend on the proposals. But
+    even then the unknown pixels of a sample are exact given its code if no known pixel has an
+    unknown one in its window (as when the top rows are known) or the likelihood is factorized.
 
     Args:
         model: called as ``model(images)``; samples ``"x"`` from a `PixelCNN` or from independent
             pixels (``.to_event(3)``).
-        guide: called as ``guide(images)``, for images of any number; its sites have densities. It
+        guide: called as ``guide(images)``, for any number of images; its sites have densities. It
             is not called if there are no sweeps.
         images: ``(N, C, H, W)``; unknown pixels are ignored.
         known: bool, ``(H, W)`` or ``(N, H, W)``: the pixels to keep.
         num_samples: samples for each image; one, without a leading dimension, if None.
         num_particles: codes from the prior for each image.
-        num_sweeps: replacements of each code and its unknown pixels.
+        num_sweeps: Metropolis steps for each code and its unknown pixels.
         temperature: of the unknown pixels, at the end, as in `decode`.
 
     Returns:

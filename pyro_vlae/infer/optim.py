@@ -30,9 +30,9 @@ class JointOptim(PyroOptim):
             takes it, unless ``fused`` is given.
         clip_norm: upper limit of the joint norm of all gradients, or None.
         ema_decay: decay of a Polyak average of the parameters, or None; after step t it is at
-            most ``(1 + t) / (10 + t)``, which soon discards the early steps.
-        learning_rate_factors: factors on the learning rate of parameters by the prefix of their
-            names, e.g. ``{"model.likelihood.": 4.0}``. The longest matching prefix counts.
+            most ``(1 + t) / (10 + t)``, so that the early steps are soon forgotten.
+        learning_rate_factors: factors by which to multiply the learning rate of parameters whose
+            names have a prefix, e.g. ``{"model.likelihood.": 4.0}``; the longest prefix counts.
 
     Attributes:
         learning_rate: learning rate of the next step, before the factors; may be set.
@@ -86,7 +86,7 @@ class JointOptim(PyroOptim):
         self._steps = 0
 
     def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
-        """Update ``params``, the set that SVI passes, along their gradients."""
+        """Update ``params``, the set that SVI passes, by their gradients."""
         if self._average.in_place:
             raise RuntimeError("leave `with optimizer.averaged()` before the next training step")
         params = set(params)
@@ -167,7 +167,7 @@ class JointOptim(PyroOptim):
         """Restore a copy of a state returned by :meth:`get_state`.
 
         Raises:
-            ValueError: the state is not that of the registered parameters; nothing is changed.
+            ValueError: the state does not belong to the registered parameters; nothing is changed.
         """
         theirs, ours = state_dict["shapes"], self.get_state()["shapes"]
         if differing := [n for n in ours | theirs if ours.get(n) != theirs.get(n)]:

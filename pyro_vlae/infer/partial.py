@@ -29,10 +29,10 @@ _log = logging.getLogger(__name__)
 
 
 class PartialScores:
-    """The columns of finished images, of a call that is determined by a fingerprint.
+    """The estimates of finished images, in a file that belongs to one call by its fingerprint.
 
     Args:
-        path: the file; None to keep nothing. One that is damaged, or of another call, is replaced.
+        path: the file; None for no file. One that is damaged, or of another call, is replaced.
         fingerprint: digest of everything that the estimates depend on.
         rows: number of estimates per image.
 
@@ -89,11 +89,11 @@ class PartialScores:
         if found == self._fingerprint:
             self.columns, self.num_samples = [columns], count
         else:
-            _log.warning("%s is of other weights, images or settings: scoring starts again", path)
+            _log.warning("%s has other weights, images, or settings: scoring starts again", path)
 
 
 def file_of_rank(path: Path) -> Path:
-    """The file of this rank; that of a process without others is `path` itself."""
+    """The file of this rank; `path` itself if there is only one."""
     return path if world_size() == 1 else path.with_suffix(f".{rank()}{path.suffix}")
 
 
@@ -104,7 +104,7 @@ def fingerprint(programs: Iterable[Any], tensors: Iterable[Tensor], *settings: A
     Pyro's parameter store count if no module holds them.
 
     Raises:
-        ValueError: a program is no module, or holds a function that is not torch's or Pyro's.
+        ValueError: a program is not a module, or holds a function that is not torch's or Pyro's.
     """
     digest = _Digest()
     digest.add("settings", repr(settings))
@@ -112,7 +112,7 @@ def fingerprint(programs: Iterable[Any], tensors: Iterable[Tensor], *settings: A
         if not isinstance(program, nn.Module):
             raise ValueError(
                 f"resume_file requires a model and a guide that are nn.Modules, got {program!r}: "
-                "whether a function is the one that the file was written with cannot be checked. "
+                "no check can tell whether a function is the one that the file was written with. "
                 "Make it the forward method of an nn.Module, or leave resume_file out"
             )
         digest.add("program", program)

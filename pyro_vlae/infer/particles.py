@@ -144,7 +144,7 @@ def sample_codes(
         # Codes that are functions of it are allowed (Delta sites, as in Pyro's autoguides).
         raise ValueError(
             f"the guide's site {auxiliary[0]!r} is auxiliary and {random[0]!r} is sampled given "
-            f"it: log q(z | x) would require integrating it out. Sample {auxiliary[0]!r} in the "
+            f"it, so log q(z | x) would require integrating it out. Sample {auxiliary[0]!r} in the "
             "model, too (from any density given x and the codes), and leave is_auxiliary out"
         )
     return codes, log_q, [] if auxiliary else points

@@ -33,8 +33,8 @@ class SoftFreeBitsELBO(RateELBO):
     masks and other latent sites are treated as in `FreeBitsELBO`.
 
     Args:
-        target_nats: the target in nats per image. The paper uses one for CIFAR-10 without stating
-            it. The default, 100 nats, is 1.6 nats for each position of an 8x8 code. It costs at
+        target_nats: the target in nats per image. The paper does not state its own for CIFAR-10.
+            The default, 100 nats, is 1.6 nats for each position of an 8x8 code. It costs at
             most 0.047 bits per dimension of a 32x32 color image, which is less than the differences
             between the paper's models (3.04 with a 7x4 window, 3.12 with 4x2). The 0.01 nats per
             dimension of the binary models (31 nats) would be less than a bit for a 4x4 patch.

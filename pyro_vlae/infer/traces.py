@@ -10,7 +10,7 @@ def run(program: Callable[..., Any], *args: Any, **kwargs: Any) -> poutine.Trace
     """Trace a program; an error keeps its own message.
 
     Pyro appends a table of all shapes to the message of a ValueError or RuntimeError, in which a
-    message of one line is overlooked.
+    one-line message is easily overlooked.
     """
     try:
         return poutine.trace(program).get_trace(*args, **kwargs)

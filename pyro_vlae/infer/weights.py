@@ -21,11 +21,11 @@ class MarginalLikelihood:
     With log-weights :math:`\log w_k = \log p(x, z_k) - \log q(z_k | x)`:
 
     Attributes:
-        log_prob: :math:`\log \frac{1}{K} \sum_k w_k` in nats. For finite K its expectation is a
-            lower bound of log p(x), which increases with K (Jensen).
+        log_prob: :math:`\log \frac{1}{K} \sum_k w_k` in nats. Its expectation is a lower bound on
+            log p(x), which increases with K (Jensen's inequality).
         elbo: :math:`\frac{1}{K} \sum_k \log w_k` in nats.
         kl: mean of log q(z | x) - log p(z) over the codes, for all latent sites, in nats.
-        effective_sample_size: :math:`(\sum_k w_k)^2 / \sum_k w_k^2`, 1 to K.
+        effective_sample_size: :math:`(\sum_k w_k)^2 / \sum_k w_k^2`, 1 to K: how many codes matter.
         pareto_k: shape of the weights' tail by Pareto-smoothed importance sampling. Above 0.7 the
             estimate is unreliable. Infinite if too few weights matter to fit a tail; NaN for fewer
             than 25 samples or equal weights.

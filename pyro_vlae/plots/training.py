@@ -52,8 +52,8 @@ def plot_training(
         "kl_nats": "Rate: KL(q(z|x) || p(z))",
         "distortion_nats": "Distortion: −log p(x|z)",
     }
-    if not any("kl_nats" in record for record in records):  # a model without a code
-        heads = {"elbo": "log p(x) (higher is better)"}
+    if not any("kl_nats" in record for record in records):  # no code, or another bound
+        heads = {"elbo": "log p(x) or a bound (higher is better)"}
     layout = ConstrainedLayoutEngine(wspace=0.06)
     figure = Figure(figsize=(12 if len(heads) > 1 else 5, 4.2), layout=layout)
     panels = figure.subplots(1, len(heads), squeeze=False)[0]

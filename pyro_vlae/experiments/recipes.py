@@ -45,7 +45,7 @@ class Recipe(SampleHooks, ABC):
         max_steps: training budget in optimizer steps, or None.
         batch_size: images per optimizer step.
         learning_rate: peak learning rate of Adamax.
-        decay_start: fraction of the budget after which the learning rate decays.
+        decay_start: fraction of the budget after which the learning rate decays, in [0, 1].
         ema_decay: decay of the Polyak average.
         clip_norm: limit of the gradient norm, per image in the batch (the loss is a sum).
         seed: seed of training and samples.
@@ -83,8 +83,10 @@ class Recipe(SampleHooks, ABC):
     max_steps: int | None = None
     batch_size: int = option(64, "images per optimizer step", metavar="N")
     learning_rate: float = option(0.008, "peak learning rate of Adamax", metavar="LR")
-    decay_start: float = 0.5
-    ema_decay: float = 0.998
+    decay_start: float = option(
+        0.5, "part of the budget before the learning rate decays", metavar="F", or_zero=True
+    )
+    ema_decay: float = option(0.998, "decay of the Polyak average of the weights", metavar="D")
     clip_norm: float = 1000.0
     seed: int = option(0, "seed of training and samples", metavar="N")
     num_samples: int = option(64, "importance samples per test image", metavar="K")
@@ -102,6 +104,8 @@ class Recipe(SampleHooks, ABC):
                 raise ConfigError(
                     f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
                 )
+        if not 0 <= self.decay_start <= 1:
+            raise ConfigError(f"decay_start must lie in [0, 1], got {self.decay_start}")
         if not 1 <= self.num_samples <= MOST_SAMPLES:
             raise ConfigError(f"num_samples must be 1 to {MOST_SAMPLES}, got {self.num_samples}")
 

@@ -189,6 +189,15 @@ def parsed(kind, *arguments):
     return recipe_options(parser.parse_args(arguments), kind)
 
 
+def test_schedule_and_average_can_be_chosen():
+    given = parsed(BinaryRecipe, "--decay-start", "0", "--ema-decay", "0.9995")
+    recipe = make(**given)
+    assert recipe.training_settings().schedule(0.5) == pytest.approx(0.505)  # half-way down
+    assert recipe.optimizer().ema_decay == 0.9995
+    with pytest.raises(ConfigError, match=r"decay_start must lie in \[0, 1\], got 1.5"):
+        make(decay_start=1.5)
+
+
 def test_zero_is_given_only_where_it_turns_something_off(capsys):
     music = parsed(PianoRollRecipe, "--dropout", "0", "--free-nats", "0")
     assert (music["dropout"], music["free_nats"]) == (0, 0)

@@ -38,6 +38,7 @@ html_math_renderer = "mathml"
 html_static_path = ["static"]
 html_css_files = ["pages.css"]
 html_title = f"pyro_vlae {release}"
+myst_heading_anchors = 2  # as on GitHub
 myst_enable_extensions = ["dollarmath"]
 source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".py": "myst-nb"}
 

@@ -36,9 +36,9 @@ architecture = small_architecture(code_dim)
 # ## Training on another bound
 #
 # `RenyiELBO` with `alpha=0` is the importance-weighted bound (Burda et al., "Importance Weighted
-# Autoencoders", 2016, arXiv:1509.00519), which is tighter than the ELBO because it averages several
-# codes (particles) per image. It can replace `Trace_ELBO` in `SVI` and in `fit`. The particles are
-# vectorized: all networks accept leading dimensions.
+# Autoencoders", 2016, arXiv:1509.00519), which is tighter than the ELBO because it averages the
+# weights of several codes (particles) per image. It can replace `Trace_ELBO` in `SVI` and in `fit`.
+# The particles are vectorized: all networks accept leading dimensions.
 
 # %%
 model = binary_vlae(architecture=architecture, masked_layers=1, **SMALL_FLOW)

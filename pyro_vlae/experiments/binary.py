@@ -95,24 +95,31 @@ class BinaryRecipe(ImageRecipe):
         metavar="AxB",
     )
     filters: int = 12
-    free_nats: float | None = None
-    free_until: float = 1.0
+    free_nats: float | None = option(None, inherited=False)
+    free_until: float = option(1.0, inherited=False)
     dropout: float = option(0.0, "dropout in encoder and decoder", metavar="P", or_zero=True)
     likelihood_learning_rate_factor: float = option(
         1.0, "factor on the learning rate of the PixelCNN", metavar="F"
     )
     train_samples: int = option(
-        1, "codes per image in training; above 1: the importance-weighted bound", metavar="K"
+        1,
+        "codes per image in training; above 1: the importance-weighted bound",
+        metavar="K",
+        inherited=False,
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be at least 0 and below 1, got {self.dropout}")
-        if self.train_samples < 1 or (self.train_samples > 1 and not self.has_code):
+        if self.train_samples < 1:
+            raise ConfigError(f"train_samples must be at least 1, got {self.train_samples}")
+        ignored = None if self.has_code else "model unconditional has no code"
+        if self.free_nats:
+            ignored = f"the bound has no free bits, but free_nats is {self.free_nats:g}"
+        if self.train_samples > 1 and ignored:
             raise ConfigError(
-                f"train_samples must be at least 1, and 1 for a model without a code, got "
-                f"{self.train_samples}"
+                f"train_samples is {self.train_samples}, but {ignored}: leave one of them out"
             )
         if self.window is not None:
             if self.likelihood == "bernoulli":
@@ -162,9 +169,9 @@ class BinaryRecipe(ImageRecipe):
         if not self.has_code:
             return Trace_ELBO()
         if self.train_samples > 1:
-            # Of order 0 and with all sites in the plate of images: each image has its own weights.
+            # All sites are in the plate of images, so each image has weights of its own.
             particles = {"num_particles": self.train_samples, "vectorize_particles": True}
-            return RenyiELBO(0, max_plate_nesting=1, **particles)
+            return RenyiELBO(alpha=0, max_plate_nesting=1, **particles)
         floor, until = self.free_nats, self.free_until
         if floor is None:
             floor = FREE_NATS_PER_DIMENSION * dimensions

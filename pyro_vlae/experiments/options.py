@@ -19,7 +19,8 @@ def option(default: Any, text: str | None = None, **metadata: Any) -> Any:
         default: its value in the ``quick`` preset.
         text: help for the option; if None, the field is validated but is not an option.
         **metadata: ``choices`` and ``metavar``, as for `argparse`; ``or_zero=True`` if a number may
-            be 0, which turns something off.
+            be 0; ``inherited=False`` if fine-tuning does not take it from the run that it starts
+            from, although only this family has it.
     """
     return field(default=default, metadata={"help": text, **metadata})
 

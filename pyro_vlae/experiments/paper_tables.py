@@ -115,8 +115,8 @@ _INTRODUCTION = (
     "this page. NLL, bound, and rate are in nats per image on the test set (bits per dimension for "
     "CIFAR-10); lower is better. ± is the standard error over the scored images. Rows with the "
     "preset `paper` use the full recipe; `quick` rows were trained only as long as stated. A "
-    "learning rate in parentheses is that of the likelihood, where it differs. With `5 codes`, "
-    "training maximized the importance-weighted bound of five codes per image, not the ELBO."
+    "learning rate in parentheses is that of the likelihood, where it differs. With `K codes`, "
+    "training maximized the importance-weighted bound of K codes per image, not the ELBO."
 )
 _HEAD = (
     "| row | paper: NLL | paper: rate | NLL | bound | rate | images seen | minutes | scored "

@@ -137,8 +137,9 @@ def recipe_of(name: str) -> Recipe:
 
 
 def model_options(recipe: Recipe) -> dict[str, Any]:
-    """The fields that only this family has, except the shape of the images: those of its models."""
+    """The fields that only this family has, except the images' shape and those of the objective."""
     general = {f.name for f in fields(Recipe)} | {"image_shape"}
+    general |= {f.name for f in fields(recipe) if not f.metadata.get("inherited", True)}
     return {name: value for name, value in asdict(recipe).items() if name not in general}
 
 

@@ -43,7 +43,7 @@ EVALUATION_SEED = 0
 
 
 class RunInterrupted(KeyboardInterrupt):
-    """Ctrl-C outside of the training steps, such as during scoring.
+    """Ctrl-C or SIGTERM outside of the training steps, such as during scoring.
 
     Args:
         folder: the folder of the run, which can be resumed.
@@ -76,7 +76,7 @@ def run(
         ConfigError: the data set does not fit the recipe, or is not the one that the run was
             trained on, or the folder holds another run.
         TrainingInterrupted: Ctrl-C or SIGTERM during training, after a checkpoint was saved.
-        RunInterrupted: Ctrl-C before or after training.
+        RunInterrupted: Ctrl-C (in scripts, also SIGTERM) before or after training.
         ValueError: there is no budget, or a setting is out of range.
     """
     out = Path(out)

@@ -21,8 +21,9 @@ from pyro_vlae.reproducible import wrapped_modules
 def initialize(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) -> None:
     """Initialize the weight-normalized layers of a model and its guide on a batch.
 
-    On this batch, each layer is scaled and shifted so that all its output channels have mean 0 and
-    the same variance: the guide is run, then the model on the guide's codes, and both are scored.
+    On this batch, each of them is scaled and shifted so that all its output channels have mean 0
+    and the same variance (nearly constant channels keep their scale): the guide is run, then the
+    model on the guide's codes, and both are scored.
     Layers that were already initialized, loaded, or trained stay as they are, so a second call does
     nothing. Random generators, buffers (running statistics of other layers), and Pyro's
     parameter store are left unchanged: training continues exactly as if its first step had

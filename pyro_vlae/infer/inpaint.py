@@ -61,7 +61,7 @@ def inpaint(
         known: bool, ``(H, W)`` or ``(N, H, W)``: the pixels to keep.
         num_samples: samples for each image; one, without a leading dimension, if None.
         num_particles: codes from the prior for each image.
-        num_sweeps: Metropolis steps for each code and its unknown pixels.
+        num_sweeps: pairs of a Metropolis step for the code and one for its unknown pixels.
         temperature: of the unknown pixels, at the end, as in `decode`.
 
     Returns:

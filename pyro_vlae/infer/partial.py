@@ -89,7 +89,7 @@ class PartialScores:
         if found == self._fingerprint:
             self.columns, self.num_samples = [columns], count
         else:
-            _log.warning("%s has other weights, images, or settings: scoring starts again", path)
+            _log.warning("%s is of other weights, images, or settings: scoring starts again", path)
 
 
 def file_of_rank(path: Path) -> Path:

@@ -27,10 +27,11 @@ class SoftFreeBitsELBO(RateELBO):
 
     After each training step (``loss_and_grads``, ``differentiable_loss``; not ``loss``) gamma is
     multiplied by 1.1 if the batch mean of the KL was more than 5 % above the target, by 0.9 if it
-    was below the target, and left unchanged otherwise. While the rate stays above the target, the
-    objective is thus the ELBO itself. Unlike in `FreeBitsELBO`, the KL always has a gradient. With
-    ``target_nats=0`` loss and gradients are those of :class:`~pyro.infer.Trace_ELBO`. Scales,
-    masks and other latent sites are treated as in `FreeBitsELBO`.
+    was below the target, and left unchanged otherwise. Once the rate stays more than 5 % above the
+    target, the objective is thus the ELBO itself. Unlike in `FreeBitsELBO`, the KL always has a
+    gradient. With ``target_nats=0`` loss and gradients are those of
+    :class:`~pyro.infer.Trace_ELBO`. Scales, masks and other latent sites are treated as in
+    `FreeBitsELBO`.
 
     Args:
         target_nats: the target in nats per image. The paper does not state its own for CIFAR-10.

@@ -22,7 +22,7 @@ class MarginalLikelihood:
 
     Attributes:
         log_prob: :math:`\log \frac{1}{K} \sum_k w_k` in nats. Its expectation is a lower bound on
-            log p(x), which increases with K (Jensen's inequality).
+            log p(x) that increases with K (Jensen's inequality).
         elbo: :math:`\frac{1}{K} \sum_k \log w_k` in nats.
         kl: mean of log q(z | x) - log p(z) over the codes, for all latent sites, in nats.
         effective_sample_size: :math:`(\sum_k w_k)^2 / \sum_k w_k^2`, 1 to K: how many codes matter.

@@ -31,7 +31,8 @@ def plot_training(
 
     Args:
         records: lines of ``metrics.jsonl`` with ``images_seen``, ``elbo``, ``kl_nats`` and
-            ``distortion_nats``, some with ``validation_elbo`` and so on.
+            ``distortion_nats``, some with ``validation_elbo`` and so on. Without ``kl_nats``,
+            the training objective is shown that ``elbo`` holds.
         title: title of the figure.
         bits_per_dim: data dimensions of an image, to plot bits per dimension; if None, the unit is
             nats per image.
@@ -52,13 +53,17 @@ def plot_training(
         "kl_nats": "Rate: KL(q(z|x) || p(z))",
         "distortion_nats": "Distortion: −log p(x|z)",
     }
-    if not any("kl_nats" in record for record in records):  # no code, or another bound
-        heads = {"elbo": "log p(x) or a bound (higher is better)"}
+    label = "training"
+    if not any("kl_nats" in record for record in records):  # no code, or not trained on an ELBO
+        if any(record.get("validation_kl_nats") for record in records):
+            label = "training (another bound)"
+        else:
+            heads = {"elbo": "Objective (higher is better)"}
     layout = ConstrainedLayoutEngine(wspace=0.06)
     figure = Figure(figsize=(12 if len(heads) > 1 else 5, 4.2), layout=layout)
     panels = figure.subplots(1, len(heads), squeeze=False)[0]
     for axes, (key, head) in zip(panels, heads.items(), strict=True):
-        _plot_metric(axes, records, key, scale)
+        _plot_metric(axes, records, key, scale, label)
         axes.set_title(head, fontsize=11)
         axes.set(xlabel="training images seen", ylabel=unit)
         axes.set_xlim(left=0)
@@ -111,7 +116,9 @@ def plot_rates(
     return figure
 
 
-def _plot_metric(axes: Axes, records: Sequence[Mapping[str, Any]], key: str, scale: float) -> None:
+def _plot_metric(
+    axes: Axes, records: Sequence[Mapping[str, Any]], key: str, scale: float, label: str
+) -> None:
     x, y = _curve(records, key, scale)
     x_validation, y_validation = _curve(records, f"validation_{key}", scale)
     if len(x):
@@ -119,10 +126,10 @@ def _plot_metric(axes: Axes, records: Sequence[Mapping[str, Any]], key: str, sca
         axes.plot(x, y, color=BLUE, lw=0.8, alpha=0.35)
         marker = "o" if len(x) == 1 else ""
         smooth = _smooth(y, images)
-        axes.plot(x, smooth, color=BLUE, lw=1.6, marker=marker, ms=3.5, label="training")
+        axes.plot(x, smooth, color=BLUE, lw=1.6, marker=marker, ms=3.5, label=label)
     if len(x_validation):
-        label = "validation (averaged weights)"
-        axes.plot(x_validation, y_validation, "o-", color=RED, lw=1.6, ms=3.5, label=label)
+        averaged = "validation (averaged weights)"
+        axes.plot(x_validation, y_validation, "o-", color=RED, lw=1.6, ms=3.5, label=averaged)
     later = np.concatenate([curve[len(curve) // _IGNORED :] for curve in (y, y_validation)])
     if len(later):
         low, high = np.quantile(later, _QUANTILES)

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,25 @@ def test_ctrl_c_during_scoring_says_how_to_go_on(capsys):
 
     assert command_line.exit_status(main, "--resume --out {out}") == 130
     assert capsys.readouterr().err == "\ninterrupted; to continue, use --resume --out runs/mine\n"
+
+
+@pytest.mark.parametrize("scoring", [True, False])
+def test_sigterm_outside_training_is_like_ctrl_c(capsys, scoring):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def main():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt as error:
+            os.kill(os.getpid(), signal.SIGTERM)  # ignored, while scores are saved
+            if scoring:
+                raise RunInterrupted(Path("runs/mine")) from error
+            raise
+
+    assert command_line.exit_status(main, "--resume --out {out}") == 143
+    way_on = "; to continue, use --resume --out runs/mine" if scoring else ""
+    assert capsys.readouterr().err == f"\ninterrupted{way_on}\n"
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_missing_optional_package_is_one_line(capsys, monkeypatch):

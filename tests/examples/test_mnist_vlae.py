@@ -136,10 +136,16 @@ def test_sigterm_during_scoring_says_how_to_go_on(tmp_path):
     while not (out / "training.png").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    _, message = process.communicate(timeout=60)
+    try:
+        _, message = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 143
     assert f"interrupted; to continue, use --resume --out {out}" in message
     assert "Traceback" not in message and not (out / "results.json").exists()
+    result = run_script("--resume", "--out", str(out), "--num-samples", "4", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((out / "results.json").read_text())["num_samples"] == 4
 
 
 def folder_with_a_run(example, tmp_path):

@@ -127,12 +127,14 @@ def test_fine_tuning_is_on_the_data_of_the_weights_unless_others_are_given(
     start = [*few, "--start-from", "source"]
     monkeypatch.chdir(tmp_path)
     options = ["--dataset", "mine.npz", "--likelihood-learning-rate-factor", "2"]
+    options += ["--train-samples", "2"]
     assert command_line([*few, *options, "--out", "source"]) == 0
     assert command_line([*start, "--out", "tuned"]) == 0
     assert "the PixelCNN at 2 times the learning rate" in capsys.readouterr().out
     config = read_json(tmp_path / "tuned" / "config.json")
     assert config["dataset"] == str(tmp_path / "mine.npz")
     assert config["start_from"] == str(tmp_path / "source")  # also valid from another folder
+    assert config["train_samples"] == 1  # of the objective, not of the model
     with pytest.raises(ConfigError, match=r"of shape \(1, 12, 12\), those of digits .*28, 28\)"):
         command_line([*start, "--dataset", "digits", "--out", "larger"])
     with pytest.raises(ConfigError, match="--start-from is empty"):

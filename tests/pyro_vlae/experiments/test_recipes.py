@@ -2,8 +2,10 @@ import json
 import math
 from dataclasses import FrozenInstanceError, fields
 
+import pyro
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 
 from pyro_vlae.data import dataset_names, load_dataset
@@ -60,8 +62,7 @@ def test_free_bits_are_those_of_the_paper_or_follow_a_schedule():
     assert isinstance(elbo, FreeBitsELBO)
 
 
-def test_more_training_codes_give_the_importance_weighted_bound(linear_gaussian):
-    """Every image has weights of its own, so with the exact posterior the bound is log p(x)."""
+def test_more_training_codes_give_tighter_bounds(linear_gaussian):
     problem = linear_gaussian()
     x = problem.sample(4000)
     log_p = problem.log_prob(x).sum().item()
@@ -81,8 +82,26 @@ def test_more_training_codes_give_the_importance_weighted_bound(linear_gaussian)
     assert gaps[0] > gaps[1] > 1.5 * gaps[2] > 3 * abs(gaps[3])
 
 
-def test_two_steps_on_the_importance_weighted_bound_move_every_parameter():
-    recipe = make(train_samples=3, code_dim=2, filters=4, image_shape=(1, 8, 8))
+@pytest.mark.parametrize("guide", ["gaussian", "iaf"])
+def test_every_image_has_weights_of_its_own(guide):
+    recipe = make(train_samples=3, guide=guide, code_dim=2, filters=4, image_shape=(1, 8, 8))
+    model, guide = (module.double().eval() for module in recipe.build())
+    x = torch.rand(5, 1, 8, 8).round().double()
+    torch.manual_seed(0)
+    loss = recipe.objective(64).loss(model, guide, x)
+    torch.manual_seed(0)
+    program = pyro.plate("codes", 3, dim=-2)(guide)
+    site = poutine.trace(program).get_trace(x).nodes["z"]
+    z = site["value"]
+    log_weight = model.prior().log_prob(z) - site["fn"].log_prob(z)
+    log_weight += model.likelihood(model.decoder(z)).log_prob(x)
+    assert log_weight.shape == (3, 5)
+    assert -loss == pytest.approx((log_weight.logsumexp(0) - math.log(3)).sum().item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("guide", ["gaussian", "iaf"])
+def test_two_steps_on_the_importance_weighted_bound_move_every_parameter(guide):
+    recipe = make(train_samples=3, guide=guide, code_dim=2, filters=4, image_shape=(1, 8, 8))
     modules = torch.nn.ModuleList(recipe.build())
     svi = SVI(*modules, recipe.optimizer(), recipe.objective(64))
     x = torch.rand(6, 1, 8, 8).round()
@@ -92,9 +111,16 @@ def test_two_steps_on_the_importance_weighted_bound_move_every_parameter():
     assert not [n for n, p in modules.named_parameters() if torch.equal(p, before[n])]
 
 
-@pytest.mark.parametrize("wrong", [{"train_samples": 0}, {"model": "unconditional"}])
-def test_numbers_of_training_codes_that_make_no_sense_are_refused(wrong):
-    with pytest.raises(ConfigError, match=r"train_samples must be at least 1, and 1 for a model"):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"train_samples": 0}, "train_samples must be at least 1, got 0"),
+        ({"model": "unconditional"}, "is 5, but model unconditional has no code: leave one"),
+        ({"free_nats": 3.0}, "is 5, but the bound has no free bits, but free_nats is 3"),
+    ],
+)
+def test_numbers_of_training_codes_that_make_no_sense_are_refused(wrong, message):
+    with pytest.raises(ConfigError, match=message):
         make(**{"train_samples": 5, **wrong})
 
 
@@ -194,11 +220,13 @@ def test_schedule_and_average_can_be_chosen():
     recipe = make(**given)
     assert recipe.training_settings().schedule(0.5) == pytest.approx(0.505)  # half-way down
     assert recipe.optimizer().ema_decay == 0.9995
-    with pytest.raises(ConfigError, match=r"decay_start must lie in \[0, 1\], got 1.5"):
-        make(decay_start=1.5)
+    assert make(**parsed(BinaryRecipe, "--ema-decay", "0")).ema_decay == 0
+    for name, wrong in (("decay_start", 1.5), ("ema_decay", 1.0)):
+        with pytest.raises(ConfigError, match=rf"{name} must .*, got {wrong}"):
+            make(**{name: wrong})
 
 
-def test_zero_is_given_only_where_it_turns_something_off(capsys):
+def test_zero_is_given_only_where_it_makes_sense(capsys):
     music = parsed(PianoRollRecipe, "--dropout", "0", "--free-nats", "0")
     assert (music["dropout"], music["free_nats"]) == (0, 0)
     assert parsed(ColorRecipe, "--target-nats", "0")["target_nats"] == 0

@@ -42,6 +42,19 @@ def test_training_has_three_panels_with_bits_beside_nats():
     assert legend == ["training", "validation (averaged weights)"]
 
 
+def test_training_on_another_bound_is_not_called_an_elbo():
+    records = [{"images_seen": n, "elbo": -90.0 - n % 3} for n in range(1, 60)]
+    (panel,) = plot_training(records).axes
+    assert panel.get_title() == "Objective (higher is better)"
+    records[-1] |= {"validation_elbo": -91.0, "validation_kl_nats": 3.0}
+    figure = plot_training(records)
+    assert len(figure.axes) == 3
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "training (another bound)",
+        "validation (averaged weights)",
+    ]
+
+
 def test_an_early_outlier_does_not_flatten_the_curve():
     records = [record(1, elbo=-50_000, kl=400)]
     records += [record(64 * n, elbo=-90 - 10 / n) for n in range(1, 200)]

@@ -55,10 +55,11 @@ def plot_training(
     }
     label = "training"
     if not any("kl_nats" in record for record in records):  # no code, or not trained on an ELBO
-        if any(record.get("validation_kl_nats") for record in records):
+        rates = [r["validation_kl_nats"] for r in records if "validation_kl_nats" in r]
+        if any(rates):
             label = "training (another bound)"
-        else:
-            heads = {"elbo": "Objective (higher is better)"}
+        else:  # without validation it may be either
+            heads = {"elbo": f"{'log p(x)' if rates else 'Objective'} (higher is better)"}
     layout = ConstrainedLayoutEngine(wspace=0.06)
     figure = Figure(figsize=(12 if len(heads) > 1 else 5, 4.2), layout=layout)
     panels = figure.subplots(1, len(heads), squeeze=False)[0]

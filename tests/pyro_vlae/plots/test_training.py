@@ -46,6 +46,8 @@ def test_training_on_another_bound_is_not_called_an_elbo():
     records = [{"images_seen": n, "elbo": -90.0 - n % 3} for n in range(1, 60)]
     (panel,) = plot_training(records).axes
     assert panel.get_title() == "Objective (higher is better)"
+    records[-1] |= {"validation_elbo": -91.0, "validation_kl_nats": 0.0}  # a model without a code
+    assert plot_training(records).axes[0].get_title() == "log p(x) (higher is better)"
     records[-1] |= {"validation_elbo": -91.0, "validation_kl_nats": 3.0}
     figure = plot_training(records)
     assert len(figure.axes) == 3

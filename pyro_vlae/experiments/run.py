@@ -81,7 +81,7 @@ def run(
     """
     out = Path(out)
     recipe.check(data)
-    recipe.training_settings()  # raises before there is a folder, as the augmentation does
+    recipe.training_settings(), recipe.optimizer()  # raise before there is a folder, as this does:
     data = recipe.augmented(data)
     try:
         with own_folder(out):

@@ -59,7 +59,7 @@ class DecaySchedule:
     def __post_init__(self) -> None:
         for name in ("start", "floor"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+                raise ValueError(f"decay {name} must lie in [0, 1], got {getattr(self, name)}")
 
     def __call__(self, progress: float) -> float:
         """Return the factor on the learning rate at this training progress, in [0, 1]."""

@@ -221,9 +221,6 @@ def test_schedule_and_average_can_be_chosen():
     assert recipe.training_settings().schedule(0.5) == pytest.approx(0.505)  # half-way down
     assert recipe.optimizer().ema_decay == 0.9995
     assert make(**parsed(BinaryRecipe, "--ema-decay", "0")).ema_decay == 0
-    for name, wrong in (("decay_start", 1.5), ("ema_decay", 1.0)):
-        with pytest.raises(ConfigError, match=rf"{name} must .*, got {wrong}"):
-            make(**{name: wrong})
 
 
 def test_zero_is_given_only_where_it_makes_sense(capsys):

@@ -70,6 +70,14 @@ def test_resuming_says_if_there_is_no_checkpoint_yet(tmp_path, monkeypatch, caps
     assert "has no checkpoint yet: training starts from the beginning" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("wrong", [{"decay_start": 1.5}, {"ema_decay": 1.5}])
+def test_wrong_schedules_and_averages_leave_no_folder(tmp_path, wrong):
+    recipe = BinaryRecipe(**RECIPE, **wrong)
+    with pytest.raises(ValueError, match=r"decay.* must lie in \[0, 1.*, got 1\.5"):
+        run(recipe, load_dataset("digits"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_changed_data_are_noticed_when_a_run_is_resumed(tmp_path):
     images = np.random.default_rng(0).random((40, 8, 8)) < 0.5
     data = ImageDataset.from_arrays(images, name="cells")

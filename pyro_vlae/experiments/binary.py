@@ -116,7 +116,7 @@ class BinaryRecipe(ImageRecipe):
             raise ConfigError(f"train_samples must be at least 1, got {self.train_samples}")
         ignored = None if self.has_code else "model unconditional has no code"
         if self.free_nats:
-            ignored = f"the bound has no free bits, but free_nats is {self.free_nats:g}"
+            ignored = f"free_nats is {self.free_nats:g}, and its bound has no free bits"
         if self.train_samples > 1 and ignored:
             raise ConfigError(
                 f"train_samples is {self.train_samples}, but {ignored}: leave one of them out"

@@ -38,7 +38,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 # Statuses of a run that a signal ended, or that had just ended by itself.
 ENDED = {
     signal.SIGKILL: {-signal.SIGKILL, 0},
-    signal.SIGTERM: {143, 0},
+    signal.SIGTERM: {-signal.SIGTERM, 143, 0},  # negative: before the handler was installed
     signal.SIGINT: {130, 0},
 }
 VARYING = {"train_seconds", "command", "checksum", "seconds"}

@@ -116,7 +116,7 @@ def test_two_steps_on_the_importance_weighted_bound_move_every_parameter(guide):
     [
         ({"train_samples": 0}, "train_samples must be at least 1, got 0"),
         ({"model": "unconditional"}, "is 5, but model unconditional has no code: leave one"),
-        ({"free_nats": 3.0}, "is 5, but the bound has no free bits, but free_nats is 3"),
+        ({"free_nats": 3.0}, "is 5, but free_nats is 3, and its bound has no free bits: leave"),
     ],
 )
 def test_numbers_of_training_codes_that_make_no_sense_are_refused(wrong, message):

@@ -170,8 +170,12 @@ class BinaryRecipe(ImageRecipe):
             return Trace_ELBO()
         if self.train_samples > 1:
             # All sites are in the plate of images, so each image has weights of its own.
-            particles = {"num_particles": self.train_samples, "vectorize_particles": True}
-            return RenyiELBO(alpha=0, max_plate_nesting=1, **particles)
+            return RenyiELBO(
+                alpha=0,
+                num_particles=self.train_samples,
+                vectorize_particles=True,
+                max_plate_nesting=1,
+            )
         floor, until = self.free_nats, self.free_until
         if floor is None:
             floor = FREE_NATS_PER_DIMENSION * dimensions

@@ -81,7 +81,9 @@ def run(
     """
     out = Path(out)
     recipe.check(data)
-    recipe.training_settings(), recipe.optimizer()  # raise before there is a folder, as this does:
+    # All three raise errors, before there is a folder.
+    recipe.training_settings()
+    recipe.optimizer()
     data = recipe.augmented(data)
     try:
         with own_folder(out):

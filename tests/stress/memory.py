@@ -21,7 +21,7 @@ from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.infer import FreeBitsELBO, JointOptim
 from pyro_vlae.models import binary_vlae
 
-ALLOWED = 8.0, 20.0  # MB by which the second median may exceed the first; a model takes 50
+ALLOWED = 4.0, 10.0  # MB by which the second median may exceed the first; a model takes 50
 
 
 def resident():

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pyro_vlae.data import load_dataset
 from pyro_vlae.experiments import ConfigError, load_run
 from pyro_vlae.experiments.command_line import exit_status, make_parser
+from pyro_vlae.experiments.recipes import read_recipe
 from pyro_vlae.infer import marginal_log_likelihood
 from pyro_vlae.training import save_weights
 
@@ -28,7 +29,8 @@ CARD = """# {name}
 Weights of a VLAE for {dataset_description}; load them with `load_pretrained("{name}")`.
 
 - Trained on {train_on} for {train_seconds:.0f} s ({train_images_seen:,} images seen){source} on
-  {device}, seed {seed}; Polyak average {ema_decay:g}. {converged}
+  {device}, seed {seed}; Polyak average {ema_decay:g},
+  maximizing the {objective}. {converged}
 - Test NLL {nll_nats:.2f} ± {nll_standard_error:.2f} nats per image (standard error over
   {num_images:,} test images, {num_samples} importance samples each, median effective sample size
   {median_effective_sample_size:.1f}), {bits_per_dim:.4f} bits/dim; bound {bound:.2f}, rate
@@ -70,6 +72,7 @@ def main() -> int:
         **{**config, **results},
         source=f", starting from the weights of `{Path(source).name}`," if source else "",
         name=options.name,
+        objective=read_recipe(options.run).describe_objective(),
         bound=-results["elbo_nats"],
         stored=HALF.format(change.abs().mean(), len(x), change.mean())
         if small

@@ -186,9 +186,11 @@ class BinaryRecipe(ImageRecipe):
     def describe(self) -> str:
         factor = self.likelihood_learning_rate_factor
         more = f"\nthe PixelCNN at {factor:g} times the learning rate" if factor != 1 else ""
-        if self.train_samples > 1:
-            more += f"\nimportance-weighted bound with {self.train_samples} codes per image"
         return super().describe() + more
+
+    def describe_objective(self) -> str:
+        codes = self.train_samples
+        return f"importance-weighted bound of {codes} codes per image" if codes > 1 else "ELBO"
 
     def describe_parts(self) -> str:
         parts = "unconditional PixelCNN"

@@ -50,8 +50,7 @@ class Recipe(SampleHooks, ABC):
         clip_norm: limit of the gradient norm, per image in the batch (the loss is a sum).
         seed: seed of training and samples.
         num_samples: importance samples per test image.
-        eval_images: number of test images to score, from a fixed random permutation; None for
-            all.
+        eval_images: how many test images to score, in a fixed random order; None for all.
         precision: ``"bf16"``, ``"fp32"``, or ``"auto"`` to choose by device.
         compile: whether to compile the networks with `torch.compile`.
 
@@ -125,6 +124,10 @@ class Recipe(SampleHooks, ABC):
     def describe_parts(self) -> str:
         """The model and guide, in words."""
 
+    def describe_objective(self) -> str:
+        """What training maximizes, in words."""
+        return "ELBO"
+
     @property
     def dataset_name(self) -> str:
         """The name of the data set, also if ``dataset`` is a path."""
@@ -177,9 +180,9 @@ class Recipe(SampleHooks, ABC):
         return (
             f"preset {self.preset}: {self.describe_parts()}, seed {self.seed}\n"
             f"training{source} on {self.train_on} for {' or '.join(budget)}, batches of "
-            f"{self.batch_size}, Adamax {self.learning_rate:g}, Polyak average {self.ema_decay:g}\n"
-            f"scoring {count} test {self.values.item}s with {self.num_samples} importance "
-            "samples each"
+            f"{self.batch_size}, Adamax {self.learning_rate:g}, Polyak average {self.ema_decay:g}, "
+            f"{self.describe_objective()}\n"
+            f"scoring {count} test {self.values.item}s, {self.num_samples} importance samples each"
         )
 
     def optimizer(self, **options: Any) -> JointOptim:
@@ -212,10 +215,7 @@ class Recipe(SampleHooks, ABC):
 
     @classmethod
     def from_options(cls, **given: Any) -> Self:
-        """Make a recipe from a preset and the given options (None: not given).
-
-        A given budget replaces that of the preset.
-        """
+        """Make a recipe from a preset and the given options (None: not given)."""
         given = given_options(given)
         preset = cls.presets.get(given.get("preset", "quick"), {})
         defaults = cls.dataset_defaults.get(given.get("dataset", cls.dataset), {})
@@ -265,8 +265,7 @@ def recipe_from_config(config: Mapping[str, Any], source: str | Path) -> Recipe:
         ConfigError: the configuration is of an unregistered family or of another version.
         ValueError: a value is of the wrong type.
     """
-    values = dict(config)
-    values.pop(DATA, None)
+    values = {name: value for name, value in config.items() if name != DATA}
     family = values.pop("family", None)
     if family is None:
         raise ConfigError(f"the configuration in {source} has no family: {_OLD}")

@@ -247,11 +247,12 @@ def _plot(
 
 def run_title(recipe: Recipe, images_seen: int) -> str:
     """A run's data set, model, and training, for the titles of its figures."""
-    source = recipe.start_from and f", starting from {Path(recipe.start_from).name}"
-    return (
-        f"{recipe.dataset_name}, {recipe.describe_parts()}\n{images_seen:,} training "
-        f"{recipe.values.item}s seen{source or ''}, seed {recipe.seed}"
-    )
+    objective = recipe.describe_objective()
+    training = [f"{images_seen:,} training {recipe.values.item}s seen"]
+    training += [objective] if objective != "ELBO" else []
+    training += [f"starting from {Path(recipe.start_from).name}"] if recipe.start_from else []
+    parts = f"{recipe.dataset_name}, {recipe.describe_parts()}"
+    return f"{parts}\n{', '.join(training)}, seed {recipe.seed}"
 
 
 def _write_scores(path: Path, index: Tensor, score: MarginalLikelihood) -> None:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from importlib.resources import files
 
 import numpy as np
@@ -109,7 +110,9 @@ def test_fine_tuning_starts_from_the_averaged_weights(tmp_path):
     config = read_json(tuned / "config.json")
     assert config["code_dim"] == 3  # an option of the model that was not given
     assert config["learning_rate"] == 1e-12 and config["train_on"] == "train+validation"
-    assert "seen, starting from source, seed 0" in run_title(read_recipe(tuned), 64)
+    title = run_title(replace(read_recipe(tuned), train_samples=5), 64)
+    bound = "importance-weighted bound of 5 codes per image"
+    assert f"seen, {bound}, starting from source, seed 0" in title
 
     # Once it has a checkpoint, a run no longer needs the weights that it started from.
     source.rename(tmp_path / "moved")

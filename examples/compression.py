@@ -213,8 +213,13 @@ def table(rows: dict[str, Any]) -> str:
         if "lossy" in row:
             lines += lossy_table(name, row["lossy"])
         lines += dict.fromkeys(f"\n`{row[part]['command']}`" for part in PARTS if part in row)
-    versions = ", ".join(next(iter(next(iter(rows.values())).values()))["versions"])
-    return "\n".join([*lines, f"\nMeasured with {versions}."]).lstrip() + "\n"
+    machines: dict[str, list[str]] = {}
+    for name, row in rows.items():
+        for part in PARTS:
+            if part in row:
+                machines.setdefault(", ".join(row[part]["versions"]), []).append(f"{name} ({part})")
+    lines += [f"\nMeasured with {key}: {', '.join(parts)}." for key, parts in machines.items()]
+    return "\n".join(lines).lstrip() + "\n"
 
 
 def lossy_table(name: str, part: dict[str, Any]) -> list[str]:

@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     originals = data.values.to_unit_range(shown)
     if rank() == 0:
         rows = window_rows(results)
-        figure = plot_window_study(originals, pictures, rows, f"{title} (per frame)")
+        figure = plot_window_study(originals, pictures, rows, title, "nats per frame")
         save_figure(figure, options.out / "window_study.png")
         print(f"the figure is {options.out / 'window_study.png'}")
     return 0

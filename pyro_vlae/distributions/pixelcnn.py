@@ -2,7 +2,7 @@
 
 References:
     van den Oord et al., "Pixel Recurrent Neural Networks", 2016, arXiv:1601.06759.
-    Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 2.3.
+    Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 3.1.
 """
 
 from contextlib import nullcontext

@@ -1,7 +1,7 @@
 """How the number of past frames that the decoder sees determines what the code holds.
 
 References:
-    Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 2.3.
+    Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 3.1.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """How the decoder's window determines what the code holds: one run per window, equal budgets.
 
 References:
-    Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, sections 2.3 and 4.3.
+    Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, sections 3.1 and 4.3.
 """
 
 from collections.abc import Mapping

@@ -16,7 +16,10 @@ from pyro_vlae.plots.images import as_pictures, place
 
 
 def plot_rate_distortion(
-    runs: Mapping[str, Mapping[str, Any]], ax: Axes | None = None, title: str | None = None
+    runs: Mapping[str, Mapping[str, Any]],
+    ax: Axes | None = None,
+    title: str | None = None,
+    unit: str = "nats per image",
 ) -> Figure:
     """Plot each run in the rate-distortion plane, with lines of equal ELBO.
 
@@ -24,7 +27,8 @@ def plot_rate_distortion(
     code: little on the left, much on the right. A lower line is better.
 
     A run is a mapping with ``kl_nats`` (the rate, positive) and ``elbo_nats`` (negative), such as
-    ``MarginalLikelihood.summary()`` or the content of a run's ``results.json``.
+    ``MarginalLikelihood.summary()`` or the content of a run's ``results.json``; ``unit`` is what
+    the axes say of both.
 
     Raises:
         ValueError: there are no runs, or one lacks these values.
@@ -62,8 +66,8 @@ def plot_rate_distortion(
     for name, *point, (color, marker) in zip(runs, rates, distortions, styles, strict=False):
         ax.plot(*point, marker, color=color, ms=8, mec="white", label=name, clip_on=False)
     ax.set(xlim=(0, right), ylim=(bottom, top))
-    ax.set_xlabel("rate KL(q(z|x) || p(z)), nats per image")
-    ax.set_ylabel("distortion −log p(x|z), nats per image")
+    ax.set_xlabel(f"rate KL(q(z|x) || p(z)), {unit}")
+    ax.set_ylabel(f"distortion −log p(x|z), {unit}")
     legend_outside(ax)
     return figure
 
@@ -73,7 +77,7 @@ def plot_comparison(
 ) -> Figure:
     """Plot the result of `compare_models`: differences of log p(x) from the reference, best on top.
 
-    Thin bars are 95 % intervals (1.96 standard errors) over the images; the thick part of each is
+    Thin bars are 95% intervals (1.96 standard errors) over the images; the thick part of each is
     the Monte Carlo error, which more importance samples would remove.
     """
     count = len(comparison.models)
@@ -89,7 +93,7 @@ def plot_comparison(
     ax.set_ylim(0.6 - count, 0.6)
     ax.set_xlabel(
         f"log p(x) minus that of {comparison.reference}, nats per image\n"
-        f"({comparison.num_images:,} images; 95 % intervals, thick: Monte Carlo alone)"
+        f"({comparison.num_images:,} images; 95% intervals, thick: Monte Carlo alone)"
     )
     return figure
 
@@ -99,6 +103,7 @@ def plot_window_study(
     decompressions: Sequence[Tensor],
     results: Sequence[Mapping[str, Any]],
     title: str | None = None,
+    unit: str = "nats per image",
 ) -> Figure:
     """Plot decompressions for each window, with the rate, probe accuracy and NLL of its model.
 
@@ -106,11 +111,12 @@ def plot_window_study(
         originals: ``(N, C, H, W)`` in [0, 1].
         decompressions: for each window, one of each original.
         results: for each window, in the same order, ``window`` (its name), ``nll``, ``nll_error``
-            (None if unknown), ``rate`` and ``distortion`` (nats per image), ``probe`` and
+            (None if unknown), ``rate`` and ``distortion`` (all in ``unit``), ``probe`` and
             ``probe_error`` (accuracy of a linear probe). If all have ``difference_error``, the
             standard error of the NLL's paired difference from one window's (0 for that window),
             these are the error bars of the NLL.
         title: title of the figure.
+        unit: unit of NLL, rate, and distortion.
 
     Raises:
         ValueError: the decompressions differ in number from the results, or in shape from the
@@ -138,15 +144,15 @@ def plot_window_study(
         r["window"]: {"kl_nats": r["rate"], "elbo_nats": -r["rate"] - r["distortion"]}
         for r in results
     }
-    plot_rate_distortion(runs, plane)
+    plot_rate_distortion(runs, plane, unit=unit)
     accuracy = [100 * r["probe"] for r in results], [100 * r["probe_error"] for r in results]
     _error_bars(probe, names, *accuracy, "accuracy of a linear probe, %")
     if all("difference_error" in r for r in results):
         errors = [r["difference_error"] for r in results]
-        label = f"test NLL, nats\n(± of the difference from {names[int(np.argmin(errors))]})"
+        label = f"test NLL, {unit}\n(± of the difference from {names[int(np.argmin(errors))]})"
     else:
         errors = [r["nll_error"] or 0.0 for r in results]
-        label = "test NLL, nats"
+        label = f"test NLL, {unit}"
     _error_bars(nll, names, [r["nll"] for r in results], errors, label)
     if title:
         figure.suptitle(title)

@@ -226,7 +226,9 @@ def test_a_window_study_shows_paired_errors_if_given():
     np.testing.assert_allclose(bars(nll), 1)
     for result, error in zip(results, (0.2, 0.0), strict=True):
         result["difference_error"] = error
-    nll = plots.plot_window_study(x, [x, x], results).axes[3]
+    plane, _, nll = plots.plot_window_study(x, [x, x], results, unit="nats per frame").axes[1:]
+    labels = [plane.get_xlabel(), plane.get_ylabel(), nll.get_ylabel()]
+    assert all("nats per frame" in label for label in labels)
     np.testing.assert_allclose(bars(nll), [0.2, 0])
     assert "difference from 4x2" in nll.get_ylabel()
     unknown = plots.plot_window_study(x, [x], [window_result("all") | {"nll_error": None}]).axes[3]

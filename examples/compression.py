@@ -228,7 +228,7 @@ def lossy_table(name: str, part: dict[str, Any]) -> list[str]:
         "size of the file": f"{part['bytes']:,} bytes",
         "bits per image": f"{part['bits_per_image']:.2f}",
         "mean rate (KL)": f"{part['rate_bits']:.2f} bits",
-        f"images of too high a rate for 2^{part['log2_candidates']} candidates": (
+        f"images whose rate is too high for 2^{part['log2_candidates']} candidates": (
             f"{part['images_with_too_high_a_rate']:,}"
         ),
         "distortion, -log p(x given z)": f"{part['distortion_nats']:.2f} nats",

@@ -74,8 +74,8 @@ print(load_images(folder / "files").description)
 # ## A whole run
 #
 # A recipe holds all settings of a run. `recipe_for` chooses the one for these pixel values, here
-# `GrayRecipe`, and `run` trains, scores, and plots. The networks have their default size; this run
-# is much too short for good samples and only shows which files it writes.
+# `GrayRecipe`, and `run` trains, scores, and plots. This run has a small code and a small
+# PixelCNN, and is much too short for good samples: it only shows which files it writes.
 
 # %%
 recipe = recipe_for(data, max_steps=10, code_dim=8, filters=8, num_samples=8, eval_images=20)

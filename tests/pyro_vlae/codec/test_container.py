@@ -13,7 +13,7 @@ FILE = Container("lossless", b"weights_", b"images__", (1, 28, 300), ("torch 2",
 
 @given(
     st.lists(st.integers(0, 2**40)),
-    st.lists(st.text(st.characters(exclude_characters="\n")), min_size=1),
+    st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n")), min_size=1),
     st.lists(st.integers(0, 2**32 - 1)),
 )
 def test_what_is_packed_is_unpacked(numbers, texts, words):

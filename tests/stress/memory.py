@@ -21,7 +21,10 @@ from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.infer import FreeBitsELBO, JointOptim
 from pyro_vlae.models import binary_vlae
 
-ALLOWED = 4.0, 10.0  # MB by which the second median may exceed the first; a model takes 50
+# MB by which the second median may exceed the first. Freed memory stays fragmented: 17 MB after 300
+# models of 50 MB each. A leak of one of their parts adds megabytes per model.
+ALLOWED = 4.0, 10.0
+ALLOWED_PER_MODEL = 0.1
 
 
 def resident():
@@ -85,7 +88,8 @@ def main(arguments=None):
     print(
         f"median of the second half over that of the first: {grown[0]:+.1f} and {grown[1]:+.1f} MB"
     )
-    return int(any(mb > most for mb, most in zip(grown, ALLOWED, strict=True)))
+    limits = ALLOWED[0], ALLOWED[1] + ALLOWED_PER_MODEL * options.models
+    return int(any(mb > most for mb, most in zip(grown, limits, strict=True)))
 
 
 if __name__ == "__main__":

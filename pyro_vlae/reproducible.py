@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import inspect
 import io
 import json
 import math
@@ -54,14 +55,44 @@ def set_seed(seed: int, device: torch.device) -> None:
 
 
 def wrapped_modules(program: Any) -> Iterator[nn.Module]:
-    """The module that a program is, or those that it wraps."""
+    """The module that a program is or is a method of, or those that it wraps."""
     if isinstance(program, nn.Module):
         yield program
     elif isinstance(program, functools.partial):  # so are programs in Pyro's effect handlers
         for part in (program.func, *program.args, *program.keywords.values()):
             yield from wrapped_modules(part)
+    elif inspect.ismethod(program):  # such as vae.model of a module with both model and guide
+        yield from wrapped_modules(program.__self__)
     elif hasattr(program, "__wrapped__"):
         yield from wrapped_modules(program.__wrapped__)
+
+
+@contextlib.contextmanager
+def _full_float32_convolutions() -> Iterator[None]:
+    """Disable TF32 in convolutions on a GPU, in whichever way it was enabled."""
+    cudnn = torch.backends.cudnn
+    # Since torch 2.9, these settings take precedence over `allow_tf32`, and reading that raises an
+    # error if they differ from it.
+    settings = [
+        kind
+        for kind in (getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None))
+        if hasattr(kind, "fp32_precision")
+    ]
+    before = [kind.fp32_precision for kind in settings]
+    allow_tf32 = None
+    with contextlib.suppress(RuntimeError):
+        allow_tf32 = cudnn.allow_tf32
+    try:
+        if allow_tf32 is not None:
+            cudnn.allow_tf32 = False
+        for kind in settings:
+            kind.fp32_precision = "ieee"
+        yield
+    finally:
+        if allow_tf32 is not None:
+            cudnn.allow_tf32 = allow_tf32
+        for kind, value in zip(settings, before, strict=True):
+            kind.fp32_precision = value
 
 
 @contextlib.contextmanager
@@ -72,22 +103,20 @@ def evaluation_mode(*programs: Callable[..., Any]) -> Iterator[None]:
     a GPU run in full float32: TF32 rounds differently for each chunk size.
 
     Args:
-        programs: models and guides; those that are modules, or wrap modules with effect handlers
-            (``poutine.scale(model, 0.1)``) or `functools.partial`, are put into evaluation mode.
+        programs: models and guides; those that are modules or methods of modules, or wrap them with
+            effect handlers (``poutine.scale(model, 0.1)``) or `functools.partial`, are put into
+            evaluation mode.
     """
     modules = [m for p in programs for top in wrapped_modules(p) for m in top.modules()]
     training = [module.training for module in modules]
     store = pyro.get_param_store()
     known = set(store.keys())
-    tf32 = torch.backends.cudnn.allow_tf32
     try:
         for module in modules:
             module.training = False
-        torch.backends.cudnn.allow_tf32 = False
-        with pyro.validation_enabled(False):
+        with _full_float32_convolutions(), pyro.validation_enabled(False):
             yield
     finally:
-        torch.backends.cudnn.allow_tf32 = tf32
         for module, mode in zip(modules, training, strict=True):
             module.training = mode
         for name in set(store.keys()) - known:
@@ -113,7 +142,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: the file cannot be written; the old one is untouched.
     """
-    temporary = path.with_name(path.name + TEMPORARY)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         with open(temporary, "wb") as file:
             file.write(content)

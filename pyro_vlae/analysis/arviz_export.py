@@ -149,7 +149,8 @@ def _resample(log_weight: Tensor, num_codes: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     weights = torch.softmax(log_weight.cpu().view(CHAINS, -1), 1)
     chosen = torch.multinomial(weights, num_codes // CHAINS, replacement=True, generator=generator)
-    return (torch.arange(CHAINS)[:, None] * weights.shape[1] + chosen).flatten()
+    chains = torch.arange(CHAINS, device="cpu")[:, None]
+    return (chains * weights.shape[1] + chosen).flatten()
 
 
 def _decompress(
@@ -158,7 +159,7 @@ def _decompress(
     """Sample the observed sites given codes ``(n, 1, *event)``; also return observed values."""
     samples, observed = defaultdict(list), {}
     count = len(next(iter(codes.values())))
-    for at in torch.arange(count).split(_DECODED_CODES):
+    for at in torch.arange(count, device="cpu").split(_DECODED_CODES):
         program = pyro.plate("_decompressions", len(at), dim=-2)(poutine.uncondition(model))
         given = {name: value[at] for name, value in codes.items()}
         trace = poutine.trace(poutine.condition(program, data=given)).get_trace(image)

@@ -137,7 +137,8 @@ def code_dimension_rates(
 def _information(loc: Tensor, scale: Tensor, generator: torch.Generator) -> Tensor:
     """Estimate the mean KL of normal distributions ``(N,)`` from their mixture."""
     count = len(loc)
-    noise = torch.randn(math.ceil(_SAMPLES / count), count, generator=generator, dtype=loc.dtype)
+    shape = math.ceil(_SAMPLES / count), count
+    noise = torch.randn(shape, generator=generator, dtype=loc.dtype, device="cpu")
     z = (loc + scale * noise).flatten()
     mixture = [
         torch.logsumexp(dist.Normal(loc, scale).log_prob(part[:, None]), 1)

@@ -22,4 +22,5 @@ def nearest_neighbors(features: Tensor) -> Tensor:
         raise ValueError(f"expected two or more vectors, shape (N, D), got shape {shape}")
     if not features.is_floating_point():
         features = features.float()
+    features = features - features.mean(0)  # cdist is inaccurate far from the origin
     return torch.cdist(features, features).fill_diagonal_(torch.inf).argmin(1)

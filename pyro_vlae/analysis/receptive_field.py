@@ -66,7 +66,8 @@ def pixel_influence(
         rows, columns = (max(abs(offset[axis]) for offset in window) for axis in (0, 1))
         reach = (min(height, rows + 2) - 1, min(width, columns + 2) - 1)
     generator = torch.Generator().manual_seed(seed)
-    total = torch.zeros(reach[0] + 1, 2 * reach[1] + 1, dtype=torch.float64)
+    shape = reach[0] + 1, 2 * reach[1] + 1
+    total = torch.zeros(shape, dtype=torch.float64, device="cpu")
     pairs = torch.zeros_like(total)
     with evaluation_context(images.device, network):
         for n, image in enumerate(images):
@@ -77,7 +78,7 @@ def pixel_influence(
             chosen = torch.multinomial(variance, flips, generator=generator)
             for part in chosen.split(_IMAGES_PER_PASS):
                 flipped = image.flatten().repeat(len(part), 1)
-                at = (torch.arange(len(part)), part)
+                at = (torch.arange(len(part), device=part.device), part)
                 flipped[at] = 1 - flipped[at]
                 contexts = None if context is None else context.expand(len(part), -1, -1, -1)
                 after = network(flipped.view(-1, *image.shape), contexts)

@@ -83,7 +83,7 @@ class LosslessCodec:
         self.model, self.guide = model, guide
         self.delta = 2.0**-GRID_BITS
         with self._exactly():
-            emission_of(self._likelihood(torch.zeros(1, self._prior().code_dim)))
+            emission_of(self._likelihood(_zeros(1, self._prior().code_dim)))
 
     def compress(self, images: Tensor, verify: bool = True) -> bytes:
         """Compress images.
@@ -139,7 +139,7 @@ class LosslessCodec:
                 for _ in range(repeats):
                     if not len(stack):  # a wrong number of batches
                         raise CodecError("the header of the compressed file is invalid")
-                    like = torch.zeros(_padded(count), *shape)
+                    like = _zeros(_padded(count), *shape)
                     parts.append(self._pop_batch(stack, like, count, 2**radius))
         x = torch.cat(parts[::-1])
         rest = stack.words()
@@ -198,7 +198,7 @@ class LosslessCodec:
 
     def _on_grid(self, symbols: Array, rows: int) -> Tensor:
         """Grid points as codes ``(rows, code_dim)``, padded with zeros."""
-        z = torch.zeros(rows, self._prior().code_dim)
+        z = _zeros(rows, self._prior().code_dim)
         flat = torch.from_numpy(symbols.astype(np.float32)) * self.delta
         z.view(-1)[: len(flat)] = flat
         return z
@@ -229,12 +229,13 @@ class LosslessCodec:
 
     def _check_images(self, x: Tensor) -> None:
         """Raise a CodecError unless these are images that the likelihood can generate."""
-        likelihood = self._likelihood(torch.zeros(1, self._prior().code_dim))
+        likelihood = self._likelihood(_zeros(1, self._prior().code_dim))
         shape = tuple(likelihood.event_shape)
-        if x.dim() != 4 or len(x) == 0 or x.shape[1:] != shape or x.dtype != torch.float32:
+        right_type = x.dtype == torch.float32 and x.device.type == "cpu"
+        if x.dim() != 4 or len(x) == 0 or x.shape[1:] != shape or not right_type:
             raise CodecError(
-                f"expected float32 images of shape (N, {', '.join(map(str, shape))}), N at least "
-                f"1, got {x.dtype} of shape {tuple(x.shape)}"
+                f"expected float32 images of shape (N, {', '.join(map(str, shape))}) on the CPU, N "
+                f"at least 1, got {x.dtype} of shape {tuple(x.shape)} on {x.device}"
             )
         check_values(x, emission_of(likelihood).levels)
 
@@ -268,12 +269,17 @@ class LosslessCodec:
             yield
 
 
+def _zeros(*shape: int) -> Tensor:
+    """Zeros in float32 on the CPU, whatever the defaults are."""
+    return torch.zeros(shape, dtype=torch.float32, device="cpu")
+
+
 def _padded(count: int) -> int:
     """The size of the batch that ``count`` images are padded to."""
     return next(size for size in PADDED if count <= size)
 
 
 def _pad(x: Tensor) -> Tensor:
-    padded = torch.zeros(_padded(len(x)), *x.shape[1:])
+    padded = _zeros(_padded(len(x)), *x.shape[1:])
     padded[: len(x)] = x
     return padded

@@ -158,7 +158,8 @@ class LossyCodec:
             set_seed(0, self.device)
             prior, rates = self.model.prior(), []
             for x in images.split(CHUNK):
-                q, total = self._posterior(x), torch.zeros(len(x), dtype=torch.float64)
+                q = self._posterior(x)
+                total = torch.zeros(len(x), dtype=torch.float64, device="cpu")
                 for _ in range(RATE_SAMPLES):
                     z = q.sample()
                     total += (q.log_prob(z) - prior.log_prob(z)).double().cpu()

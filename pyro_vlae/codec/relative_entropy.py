@@ -45,7 +45,7 @@ def choose_candidates(
     first = 0
     for z, log_prior in codebook.blocks(size):
         squares = z.square()
-        left = torch.arange(size - first, size - first - len(z), -1).unsqueeze(1)
+        left = torch.arange(size - first, size - first - len(z), -1, device="cpu").unsqueeze(1)
         for group in groups:
             noise = generator.standard_exponential((len(z), len(group.time)), np.float32)
             times = group.time + (torch.from_numpy(noise) / left).cumsum(0)
@@ -61,8 +61,10 @@ class _Group:
 
     def __init__(self, q: Any) -> None:
         count = q.batch_shape[0]
-        self.q, self.time = q, torch.zeros(count)
-        self.score, self.index = torch.full((count,), -torch.inf), torch.zeros(count).long()
+        options = {"dtype": torch.float32, "device": "cpu"}
+        self.q, self.time = q, torch.zeros(count, **options)
+        self.score = torch.full((count,), -torch.inf, **options)
+        self.index = self.score.new_zeros(count, dtype=torch.int64)
         normal = q.base_dist if isinstance(q, Independent) else None
         self.weights: tuple[Tensor, Tensor] | None = None
         if isinstance(normal, Normal):

@@ -206,9 +206,9 @@ class PixelCNN(TorchDistribution):
             ValueError: the temperature is out of range, or the emission cannot be tempered.
         """
         shape = self._extended_shape(sample_shape)
-        like = self.context
-        if like is None:
-            like = next(self.network.parameters(), torch.empty(0))
+        # The context, under torch.autocast, may be of lower precision than the network.
+        like = torch.empty(0) if self.context is None else self.context
+        like = next(self.network.parameters(), like)
         return self._sample(like.new_zeros(shape), None, temperature)
 
     @torch.no_grad()

@@ -54,6 +54,8 @@ def go_through(
 ) -> Tensor:
     """Choose the values of images in place, each front given the fronts before it.
 
+    Everything is computed in the precision of the images, also under `torch.autocast`.
+
     Args:
         network: see `pyro_vlae.nn.PixelNetwork`.
         emission: the distribution of pixels given their parameters.
@@ -62,24 +64,27 @@ def go_through(
         choose: returns the values of a front; `sample_front` samples them.
         select: returns indices ``(N,)`` of images with equal contexts that replace these images.
     """
-    evaluator = make_evaluator(network, context, len(image), *image.shape[-2:])
     turns = [slice(None)]
     if getattr(network, "channel_autoregressive", False):
         turns = [slice(channel, channel + 1) for channel in range(image.shape[1])]
-    small = evaluator.channels is not None and len(image) * evaluator.channels <= SMALL
-    with single_threaded(small and not image.is_cuda):
-        for rows, columns in evaluator:
-            pixels = image.new_zeros(*image.shape[:2], 1, len(rows))
-            for channels in turns:
-                distribution = emission(evaluator.parameters())
-                values = choose(distribution, pixels, Front(rows, columns, channels))
-                pixels[:, channels] = values
-                evaluator.write(values)
-            image[:, :, rows, columns] = pixels.squeeze(2)
-            index = None if select is None else select(Front(rows, columns, slice(None)))
-            if index is not None:
-                image[:] = image[index]
-                evaluator.select(index)
+    if context is not None:
+        context = context.to(image.dtype)
+    with torch.autocast(image.device.type, enabled=False):
+        evaluator = make_evaluator(network, context, len(image), *image.shape[-2:])
+        small = evaluator.channels is not None and len(image) * evaluator.channels <= SMALL
+        with single_threaded(small and not image.is_cuda):
+            for rows, columns in evaluator:
+                pixels = image.new_zeros(*image.shape[:2], 1, len(rows))
+                for channels in turns:
+                    distribution = emission(evaluator.parameters())
+                    values = choose(distribution, pixels, Front(rows, columns, channels))
+                    pixels[:, channels] = values
+                    evaluator.write(values)
+                image[:, :, rows, columns] = pixels.squeeze(2)
+                index = None if select is None else select(Front(rows, columns, slice(None)))
+                if index is not None:
+                    image[:] = image[index]
+                    evaluator.select(index)
     return image
 
 

@@ -66,7 +66,8 @@ def marginal_log_likelihood(
             own file, with its number in the name.
 
     Raises:
-        OSError: ``resume_file`` cannot be written.
+        OSError: ``resume_file`` cannot be written when the first images are finished; if it fails
+            later, there is only a warning.
         ValueError: an argument is out of range, ``x`` is empty or not finite, a site lacks the
             image plate or its counterpart in model or guide, the guide's code is a point estimate,
             a log-weight is not finite, or ``resume_file`` is given and a program is not a module or
@@ -132,10 +133,10 @@ def gather_estimates(
                 bar.update(len(numbers))
     finally:
         done.save()
-    scores = torch.zeros(len(PER_IMAGE), total, dtype=torch.float64)
+    scores = torch.zeros(len(PER_IMAGE), total, dtype=torch.float64, device="cpu")
     if done.columns:
         scores[:, part] = torch.cat(done.columns, 1)
-    counts = torch.tensor(done.num_samples)
+    counts = torch.tensor(done.num_samples, device="cpu")
     sum_over_ranks([scores := scores.to(device), counts])
     estimates = dict(zip(PER_IMAGE, scores.cpu(), strict=True))
     # A rank without images has counted no samples.

@@ -64,15 +64,26 @@ class PartialScores:
             self.save()
 
     def save(self) -> None:
-        """Write what is not in the file yet, atomically."""
+        """Write what is not in the file yet, atomically.
+
+        Raises:
+            OSError: the file cannot be written the first time. Later, as estimates would be lost,
+                there is only a warning, and the next call tries again.
+        """
         if self._path is None or not self._unsaved:
             return
         buffer = io.BytesIO()
         columns = torch.cat(self.columns, 1).numpy()
         found, count = self._fingerprint, self.num_samples
         np.savez(buffer, columns=columns, fingerprint=found, num_samples=count)
-        write_atomically(self._path, buffer.getvalue())
-        self._unsaved, self._saved_at = False, monotonic()
+        try:
+            write_atomically(self._path, buffer.getvalue())
+            self._unsaved = False
+        except OSError as error:
+            if self._saved_at == -math.inf:
+                raise
+            _log.warning("cannot save the scores of %d images: %s", self.count, error)
+        self._saved_at = monotonic()
 
     def _read(self, path: Path) -> None:
         content = path.read_bytes()

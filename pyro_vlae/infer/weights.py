@@ -131,7 +131,7 @@ def weight_statistics(log_weight: Tensor, log_ratio: Tensor, index: list[int]) -
 
 def _pareto_k(log_w: Tensor) -> Tensor:
     """Pareto shape of the upper tail of the weights ``(K, b)`` of each image, ``(b,)``."""
-    k = torch.full(log_w.shape[1:], math.nan, dtype=torch.float64)
+    k = log_w.new_full(log_w.shape[1:], math.nan, dtype=torch.float64)
     spread = log_w.amax(0) - log_w.amin(0) > _WEIGHT_TOLERANCE
     if len(log_w) < _MIN_PARETO_SAMPLES or not spread.any():
         return k

@@ -109,18 +109,26 @@ def is_1x1(module: nn.Module | None) -> bool:
     )
 
 
-def _plain(value: Any) -> Any:
-    """A hashable stand-in for an attribute's value, which it does not keep alive."""
+def _plain(value: Any, outer: tuple[Any, ...] = ()) -> Any:
+    """A hashable stand-in for an attribute's value, which it does not keep alive.
+
+    Args:
+        value: the value.
+        outer: the objects that hold it.
+    """
     if value is None or isinstance(value, int | float | str):
         return value
     if isinstance(value, tuple | list | set | frozenset):
-        return (type(value), *map(_plain, value))
+        return (type(value), *(_plain(part, outer) for part in value))
     if isinstance(value, dict):
-        return tuple((_plain(key), _plain(part)) for key, part in value.items())
+        return tuple((_plain(key), _plain(part, outer)) for key, part in value.items())
     if isinstance(value, slice | torch.dtype | torch.device):
         return repr(value)
-    # Tensors that are no buffers are refused where they are used.
-    return None if isinstance(value, Tensor) else id(value)
+    if isinstance(value, Tensor):  # those that are no buffers are refused where they are used
+        return None
+    if isinstance(value, nn.Module) or callable(value) or any(value is one for one in outer):
+        return id(value)
+    return id(value), _plain(getattr(value, "__dict__", None), (*outer, value))
 
 
 def _hooked(module: nn.Module) -> bool:

@@ -18,6 +18,7 @@ References:
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -120,6 +121,10 @@ class WeightNormLayer(nn.Module):
         scale = self.init_scale / trusted.clamp(min=VARIANCE_FLOOR).sqrt()
         self.scale.copy_(torch.where(variance < VARIANCE_FLOOR, self.scale, scale))
         self.bias.copy_(-mean * self.scale)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._checked = False  # the loaded parameters may be as constructed
 
     def _norm(self, direction: Tensor) -> Tensor:
         dims = [d for d in range(direction.dim()) if d != self.channel_dim]

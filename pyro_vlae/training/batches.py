@@ -62,7 +62,7 @@ class Batches:
         epoch, batch = divmod(step, self.per_epoch)
         if self._epoch != epoch:
             generator = torch.Generator().manual_seed(derive_seed(self._seed, _ORDER, epoch))
-            order = torch.randperm(len(self._data), generator=generator)
+            order = torch.randperm(len(self._data), generator=generator, device="cpu")
             self._epoch, self._order = epoch, order.to(self.generator.device)
         index = self._order[batch * self.size :][: self.size]
         return self._data.batch(index[part], self.generator).to(self._dtype)

@@ -125,7 +125,10 @@ def fit(
         stack.callback(lambda: trainer.log.close())
         trainer.resume(checkpoint) if checkpoint else trainer.start()
         if compile:
-            options = {"mode": "reduce-overhead"} if train.images.is_cuda else {}
+            # CUDA graphs keep gradients in memory that a second pass of the same step overwrites.
+            one_pass = elbo.num_particles == 1 or elbo.vectorize_particles
+            graphs = train.images.is_cuda and one_pass
+            options = {"mode": "reduce-overhead"} if graphs else {}
             stack.enter_context(compiled(trainer.modules.values(), **options))
         if not trainer.finished:
             trainer.train(progress)

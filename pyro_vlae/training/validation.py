@@ -65,7 +65,8 @@ def validate(
     if num_images < 1:
         raise ValueError(f"num_images is {num_images}, expected at least 1 image to validate on")
     device = images.images.device
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(images), generator=generator, device="cpu")
     order = order[:num_images].to(device)
     generator = torch.Generator(device=device).manual_seed(derive_seed(seed, 1))
     sums = torch.zeros(2, dtype=torch.float64, device=device)

@@ -99,7 +99,10 @@ def invert_autoregressive(
         x ``(*batch, D)`` and the network's parameters at x, ``(*batch, P, D)``; differentiable.
     """
     flat = y.reshape(-1, network.input_dim)
-    with single_threaded(len(flat) <= SMALL_BATCH and not y.is_cuda):
+    with (
+        single_threaded(len(flat) <= SMALL_BATCH and not y.is_cuda),
+        torch.autocast(y.device.type, enabled=False),  # sums are added to in place
+    ):
         x, parameters = _Inversion(network, solve, flat).run()
     return x.view(y.shape), parameters.view(*y.shape[:-1], *parameters.shape[1:])
 

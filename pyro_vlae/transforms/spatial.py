@@ -107,6 +107,13 @@ def invert_mean_only(
     Returns:
         x and ``network(x)``, in the shape of y; differentiable.
     """
+    with torch.autocast(y.device.type, enabled=False):  # sums are added to in place
+        return _invert(network, y, solve)
+
+
+def _invert(
+    network: MaskedConvNet, y: Tensor, solve: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
     size, channels, height, width = y.shape
     # In place is cheaper, but would overwrite tensors that autograd has saved.
     grad = torch.is_grad_enabled() and (

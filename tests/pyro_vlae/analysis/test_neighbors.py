@@ -30,3 +30,9 @@ def test_wrong_shapes_are_named(shape):
 def test_bytes_are_converted():
     x = torch.tensor([[0, 0], [250, 0], [3, 0]], dtype=torch.uint8)
     assert nearest_neighbors(x).tolist() == [2, 2, 0]
+
+
+def test_far_from_the_origin_neighbors_are_the_same():
+    torch.manual_seed(0)
+    features = (torch.randn(200, 16) * 64).round() / 64  # exact, also with the offset
+    assert torch.equal(nearest_neighbors(features + 4096), nearest_neighbors(features))

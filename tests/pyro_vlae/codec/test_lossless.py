@@ -233,9 +233,22 @@ def test_wrong_images_are_refused():
         (images(2)[:0], "N at least 1"),
         (images(2).double(), "float64"),
         (images(2) * 0.5, "binarize"),
+        (images(2).to("meta"), "on the CPU.*on meta"),
     ):
         with pytest.raises(CodecError, match=message):
             codec.compress(x)
+
+
+def test_defaults_of_torch_do_not_matter():
+    x, (model, guide) = images(3), programs()
+    data = LosslessCodec(model, guide).compress(x)
+    torch.set_default_dtype(torch.float64)
+    try:
+        codec = LosslessCodec(model, guide)
+        assert codec.compress(x) == data
+        assert torch.equal(codec.decompress(data), x)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 class RealEmission:

@@ -11,7 +11,8 @@ from torch.distributions import constraints
 
 from pyro_vlae.distributions import BernoulliEmission, PixelCNN
 from pyro_vlae.distributions.sampling import go_through
-from pyro_vlae.nn import MaskedResNet, TwoStackNet
+from pyro_vlae.models import binary_vlae, gray_vlae
+from pyro_vlae.nn import MaskedResNet, ResNetArchitecture, TwoStackNet
 from pyro_vlae.nn.weight_norm import WeightNormLayer
 
 
@@ -377,3 +378,18 @@ def test_a_network_without_parameters_is_sampled():
 
     sample = PixelCNN(Even(), None, (1, 6, 6)).sample((50,))
     assert sample.shape == (50, 1, 6, 6) and abs(sample.mean() - 0.5) < 0.1
+
+
+@pytest.mark.parametrize("make", [binary_vlae, gray_vlae])
+def test_samples_under_autocast_have_the_precision_of_the_network(make):
+    torch.manual_seed(0)
+    sizes = ResNetArchitecture(image_shape=(1, 6, 5), code_dim=16, channels=(4,), features=16)
+    model = make(architecture=sizes, flow_hidden_dims=(16,))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        likelihood = model.likelihood(model.decoder(model.prior().sample((20,))))
+        assert likelihood.context.dtype == torch.bfloat16
+        x = likelihood.sample()
+        completed = likelihood.complete(x, torch.arange(6)[:, None].expand(6, 5) < 3)
+        for images in (x, completed):
+            assert images.dtype == torch.float32
+            assert likelihood.log_prob(images).isfinite().all()  # also checks the support

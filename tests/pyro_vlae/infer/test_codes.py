@@ -106,7 +106,9 @@ class Noisy(nn.Module):
     "wrap",
     [
         lambda guide: guide,
+        lambda guide: guide.forward,
         lambda guide: poutine.scale(guide, scale=0.1),
+        lambda guide: poutine.scale(guide.forward, scale=0.1),
         lambda guide: poutine.mask(poutine.scale(guide, scale=0.1), mask=True),
         partial,
         lambda guide: partial(lambda program, x: program(x), guide),

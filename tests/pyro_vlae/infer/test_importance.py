@@ -701,3 +701,13 @@ def test_summary_does_not_pass_off_what_was_not_estimated(linear_gaussian, tmp_p
     metrics = score.summary()
     assert metrics["fraction_of_pareto_k_above_0.7"] == (score.pareto_k > 0.7).double().mean()
     assert "4 images, 200 samples each" in repr(score)
+
+
+def test_scores_on_the_cpu_while_the_default_device_is_another(linear_gaussian):
+    toy = linear_gaussian()
+    x = toy.sample(3)
+    expected = marginal_log_likelihood(toy.model, toy.guide, x, 50)
+    with torch.device("meta"):
+        got = marginal_log_likelihood(toy.model, toy.guide, x, 50)
+    for name in PER_IMAGE:
+        assert torch.equal(getattr(got, name), getattr(expected, name))

@@ -1,5 +1,6 @@
 """Scoring that is interrupted goes on with the same bits."""
 
+import errno
 import functools
 
 import pyro
@@ -23,6 +24,7 @@ from pyro_vlae.models import (
 )
 from pyro_vlae.models.piano_roll import piano_roll_vlae
 from pyro_vlae.registration import register_parameters
+from pyro_vlae.reproducible import write_atomically
 
 
 class Program(torch.nn.Module):
@@ -187,3 +189,29 @@ def test_a_fingerprint_ignores_registration_but_not_parameters_of_no_module():
     assert first == partial.fingerprint((module,), ())
     pyro.param("scale", torch.ones(()))
     assert first != partial.fingerprint((module,), ())
+
+
+def test_a_disk_that_fills_up_costs_no_scores(linear_gaussian, tmp_path, monkeypatch, caplog):
+    toy, kept = linear_gaussian(), tmp_path / "scores.partial.npz"
+    x, programs = toy.sample(7), (Program(toy.model), Program(toy.guide))
+    options = {"max_codes_per_chunk": 200, "resume_file": kept}
+    whole = marginal_log_likelihood(*programs, x, 100).log_prob
+    written = []
+
+    def full(path, content):
+        if len(written) == room:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        written.append(path)
+        write_atomically(path, content)
+
+    monkeypatch.setattr(partial, "_SECONDS", 0)
+    monkeypatch.setattr(partial, "write_atomically", full)
+    room = 0
+    with pytest.raises(OSError, match="No space left"):
+        marginal_log_likelihood(*programs, x, 100, **options)
+    room = 2
+    assert torch.equal(marginal_log_likelihood(*programs, x, 100, **options).log_prob, whole)
+    assert "cannot save the scores of 7 images" in caplog.text
+    passes, room = len(toy.codes_scored), -1
+    assert torch.equal(marginal_log_likelihood(*programs, x, 100, **options).log_prob, whole)
+    assert len(toy.codes_scored) == passes + 2  # images 0 to 3 were saved

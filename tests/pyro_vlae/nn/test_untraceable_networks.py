@@ -1,5 +1,7 @@
 """Networks whose forward pass cannot be followed are sampled by full passes."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -284,3 +286,18 @@ def test_a_mistake_in_forward_is_not_hidden():
     network = Plain(lambda n, h: h.shape + "x")
     with pytest.raises(TypeError):
         PixelCNN(network, None, (1, 4, 3)).sample()
+
+
+def test_changes_of_an_object_that_steers_forward_are_noticed():
+    def repeated(network, h):
+        for _ in range(network.extra.repeats):
+            h = network.second(F.elu(h))
+        return h
+
+    network = Plain(repeated, extra=SimpleNamespace(repeats=2))
+    network.extra.itself = network.extra
+    wide = plan(network, None).trace.window()
+    network.extra.repeats = 1
+    narrow = plan(network, None).trace.window()
+    assert narrow < wide
+    assert narrow == plan(Plain(repeated, extra=SimpleNamespace(repeats=1)), None).trace.window()

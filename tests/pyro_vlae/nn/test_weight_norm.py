@@ -179,6 +179,16 @@ def test_a_fresh_layer_takes_the_saved_initialization():
         assert torch.equal(fresh(x), expected)
 
 
+def test_a_layer_that_is_reset_to_fresh_weights_is_initialized_again(layer_and_input):
+    layer, x = layer_and_input
+    fresh = copied(layer)
+    first, other = layer(x), layer(2 * x)
+    layer.load_state_dict(fresh)
+    assert not layer.initialized
+    torch.testing.assert_close(layer(2 * x), first)
+    assert not torch.allclose(other, first)
+
+
 def test_parameters_keep_their_identity(layer_and_input):
     layer, x = layer_and_input
     before = list(layer.parameters())

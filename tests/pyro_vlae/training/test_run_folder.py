@@ -1,11 +1,14 @@
 """A run folder belongs to one process, whose lock dies with it."""
 
+import multiprocessing
+import os
 import subprocess
 import sys
 import threading
 
 import pytest
 
+from pyro_vlae.reproducible import write_atomically
 from pyro_vlae.training import CheckpointError, own_folder
 
 HOLD = """
@@ -65,3 +68,16 @@ def test_leftovers_of_a_killed_process_are_removed_and_other_files_kept(tmp_path
         "notes.tmp",
         "samples.png",
     }
+
+
+def test_leftovers_name_the_process_that_wrote_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.replace", lambda old, new: os._exit(1))
+    process = multiprocessing.get_context("fork").Process(
+        target=write_atomically, args=(tmp_path / "results.json", b"half")
+    )
+    process.start()
+    process.join()
+    assert [path.name for path in tmp_path.iterdir()] == [f"results.json.{process.pid}.tmp"]
+    with own_folder(tmp_path):
+        pass
+    assert not list(tmp_path.glob("*.tmp"))

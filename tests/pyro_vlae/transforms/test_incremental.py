@@ -99,3 +99,14 @@ def test_float32_agrees_with_stock_to_1e_5():
         ours = IncrementalAffineAutoregressive(network).inv(y)
         stock = AffineAutoregressive(network).inv(y)
     torch.testing.assert_close(ours, stock, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_the_inverse_is_as_exact_under_autocast(grad):
+    torch.manual_seed(0)
+    step = MeanOnlyAutoregressive(AutoRegressiveNN(20, [30], param_dims=[1]))
+    y = torch.randn(3, 20)
+    with torch.set_grad_enabled(grad):
+        expected = step.inv(y)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(step.inv(y.clone()), expected)

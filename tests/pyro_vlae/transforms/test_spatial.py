@@ -153,3 +153,14 @@ def test_the_prior_is_a_density_over_flat_codes_in_alternating_order(device):
         eps = step._call(eps)
     expected = torch.distributions.Normal(0.0, 1.0).log_prob(eps).sum(-1)
     torch.testing.assert_close(prior().log_prob(drawn.clone()), expected)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_the_inverse_is_as_exact_under_autocast(grad):
+    torch.manual_seed(0)
+    step = made((4, 3, 5)).float()
+    y = torch.randn(2, 60)
+    with torch.set_grad_enabled(grad):
+        expected = step.inv(y)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(step.inv(y.clone()), expected)

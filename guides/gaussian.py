@@ -86,6 +86,6 @@ def check_batch_shape(posterior: dist.TorchDistribution, x: Tensor) -> dist.Torc
         raise ValueError(
             f"expected images of shape (batch, *image_shape), got {tuple(x.shape)}, which the "
             f"encoder reads as a batch of shape {tuple(posterior.batch_shape)}: give one image as "
-            "x.unsqueeze(0)"
+            "x.unsqueeze(0), images without channels as x.unsqueeze(1)"
         )
     return posterior

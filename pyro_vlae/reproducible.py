@@ -73,7 +73,7 @@ def _full_float32_convolutions() -> Iterator[None]:
     cudnn = torch.backends.cudnn
     # Since torch 2.9, these settings take precedence over `allow_tf32`, and reading that raises an
     # error if they differ from it.
-    settings = [
+    settings: list[Any] = [
         kind
         for kind in (getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None))
         if hasattr(kind, "fp32_precision")

@@ -103,6 +103,11 @@ def compare_models(scores: Mapping[str, Scores], reference: str | None = None) -
         >>> print(compare_models({"1 hour": "results/static-mnist-vlae",
         ...                       "10 minutes": "results/static-mnist-quick"}))
     """
+    if not isinstance(scores, Mapping):
+        raise ValueError(
+            f"expected scores by model name, such as {{'mine': 'runs/mine', ...}}, got a "
+            f"{type(scores).__name__}"
+        )
     if len(scores) < 2:
         raise ValueError(f"a comparison takes at least two models; got {list(scores)}")
     if reference is not None and reference not in scores:
@@ -166,7 +171,13 @@ def _read_run(path: Path) -> _PerImage:
     """Read ``scores.npz`` and, if it exists, ``results.json`` beside it."""
     path = path / "scores.npz" if path.is_dir() else path
     results = path.with_name("results.json")
-    names, content = ("test_index", "log_prob", "monte_carlo_error"), path.read_bytes()
+    names = "test_index", "log_prob", "monte_carlo_error"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist: name the folder of a run that has been scored, or its "
+            "scores.npz (weights that come with the package have none)"
+        )
+    content = path.read_bytes()
     try:
         with open_npz(io.BytesIO(content)) as file:
             index, log_prob, noise = (file[name] for name in names)

@@ -104,7 +104,12 @@ def _check(likelihood: PixelCNN, images: Tensor, flips: int) -> None:
             "pixels do not depend on each other"
         )
     shape = (*(likelihood.batch_shape or images.shape[:1]), *likelihood.event_shape)
-    if images.shape != shape or images.shape[1] != 1 or not len(images):
+    if likelihood.event_shape[0] != 1:
+        raise ValueError(
+            f"expected a likelihood of binary images with one channel, got one with "
+            f"{likelihood.event_shape[0]}: the influence of pixels is not defined for color"
+        )
+    if images.shape != shape or not len(images):
         raise ValueError(
             f"images have shape {tuple(images.shape)}, expected (N, 1, H, W), one for each of the "
             f"likelihood's contexts (batch_shape {tuple(likelihood.batch_shape)})"

@@ -25,7 +25,7 @@ from pyro_vlae.codec.container import (
 )
 from pyro_vlae.codec.lattice import LatticePrior
 from pyro_vlae.codec.pixels import check_values, emission_of, pop_pixels, push_pixels
-from pyro_vlae.codec.programs import check_model, posterior
+from pyro_vlae.codec.programs import check_model, check_tensor, posterior
 from pyro_vlae.codec.stack import (
     LARGEST,
     OTHER_ROUNDING,
@@ -99,6 +99,7 @@ class LosslessCodec:
         Raises:
             CodecError: the images have the wrong shape or values, or ``verify`` finds a difference.
         """
+        check_tensor(images)
         x = images.detach()
         with self._exactly():
             self._check_images(x)

@@ -20,7 +20,7 @@ from torch import Tensor
 from pyro_vlae.codec.codebook import Codebook
 from pyro_vlae.codec.container import CodecError, Container, environment, fingerprint
 from pyro_vlae.codec.pixels import check_values, emission_of
-from pyro_vlae.codec.programs import check_model, posterior
+from pyro_vlae.codec.programs import check_model, check_tensor, posterior
 from pyro_vlae.codec.relative_entropy import ZipfCoder, choose_candidates, fit_exponent
 from pyro_vlae.codec.stack import BitStack
 from pyro_vlae.nn.weight_norm import initialization
@@ -85,6 +85,7 @@ class LossyCodec:
             CodecError: there are no images, their pixels are not finite or no values that the
                 likelihood can generate, or the guide has no density.
         """
+        check_tensor(images)
         if len(images) == 0:
             raise CodecError("there are no images to compress")
         self._check_pixels(images.detach().float().cpu())

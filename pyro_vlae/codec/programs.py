@@ -3,11 +3,11 @@
 import inspect
 from typing import Any
 
-from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_vlae.codec.container import CodecError
 from pyro_vlae.infer.particles import sample_sites
+from pyro_vlae.infer.traces import run
 
 
 def check_model(model: Any) -> None:
@@ -37,13 +37,22 @@ def check_model(model: Any) -> None:
         )
 
 
+def check_tensor(images: Any) -> None:
+    """Raise a CodecError unless the images are a tensor."""
+    if not isinstance(images, Tensor):
+        raise CodecError(
+            f"expected a tensor of images (N, C, H, W), got {type(images).__name__}: pass "
+            "torch.from_numpy(x)"
+        )
+
+
 def posterior(guide: Any, x: Tensor) -> Any:
     """The guide's distribution q(z | x) of the codes of images ``(N, C, H, W)``.
 
     Raises:
         CodecError: the guide samples other sites than ``"z"``.
     """
-    sites = {name: site["fn"] for name, site in sample_sites(poutine.trace(guide).get_trace(x))}
+    sites = {name: site["fn"] for name, site in sample_sites(run(guide, x))}
     if sites.keys() != {"z"}:
         raise CodecError(
             "a codec needs a guide whose only site is z, got a guide that samples "

@@ -61,10 +61,9 @@ class _Group:
 
     def __init__(self, q: Any) -> None:
         count = q.batch_shape[0]
-        options = {"dtype": torch.float32, "device": "cpu"}
-        self.q, self.time = q, torch.zeros(count, **options)
-        self.score = torch.full((count,), -torch.inf, **options)
-        self.index = self.score.new_zeros(count, dtype=torch.int64)
+        self.q, self.time = q, torch.zeros(count, dtype=torch.float32, device="cpu")
+        self.score = torch.full_like(self.time, -torch.inf)
+        self.index = torch.zeros_like(self.time, dtype=torch.int64)
         normal = q.base_dist if isinstance(q, Independent) else None
         self.weights: tuple[Tensor, Tensor] | None = None
         if isinstance(normal, Normal):

@@ -3,8 +3,8 @@
     %(prog)s RUN RUN ...
 
 Each RUN is the folder of a finished run of cifar10_vlae.py, usually one per
-window. Writes windows.png, and windows.json with the mean color error of the
-decompressions.
+window, or the name of weights that come with the package. Writes windows.png,
+and windows.json with the mean color error of the decompressions.
 """
 
 from pathlib import Path
@@ -12,15 +12,17 @@ from typing import Any
 
 import pyro
 
-from pyro_vlae.experiments import ConfigError, load_run
+from pyro_vlae.experiments import ConfigError
 from pyro_vlae.experiments.color import ColorRecipe, color_error
 from pyro_vlae.experiments.command_line import (
     add_place_options,
     folder,
+    make_folder,
     make_parser,
     pick_device,
     positive,
 )
+from pyro_vlae.experiments.pretrained import is_shipped, load_pair, recipe_of
 from pyro_vlae.experiments.recipes import read_recipe
 from pyro_vlae.experiments.run import EVALUATION_SEED, evaluation_index
 from pyro_vlae.infer import reconstruct
@@ -34,11 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Plot decompressions, measure their color error, and return the exit status."""
     parser = make_parser(__doc__)
     add = parser.add_argument
-    add("runs", nargs="+", type=Path, metavar="RUN", help="folders of finished runs")
+    add("runs", nargs="+", type=folder, metavar="RUN", help="folders of finished runs")
     add_place_options(parser)
     add("--images", type=positive(int), default=256, help="images for the error; default: 256")
     add("--out", type=folder, default=Path("."), metavar="DIR", help="default: this folder")
     options = parser.parse_args(arguments)
+    make_folder(options.out)
     device = pick_device(options.device)
     recipes = {run: read_color_recipe(run) for run in options.runs}
     data = recipes[options.runs[0]].load_data(options.data_dir, device)
@@ -53,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     errors = {}
     for run, recipe in recipes.items():
         model: Any
-        model, guide = (module.to(device) for module in load_run(run))
+        model, guide = (module.to(device) for module in load_pair(str(run)))
         pyro.set_rng_seed(EVALUATION_SEED)
         decompressed = reconstruct(model, guide, x)
         head = recipe.window
@@ -68,7 +71,6 @@ def main(arguments: list[str] | None = None) -> int:
             "num_images": len(x),
         }
         print(f"{head}: mean color error {error.mean():.2f} of 255 levels")
-    options.out.mkdir(parents=True, exist_ok=True)
     title = f"{data.name}: test images and one decompression for each window of the decoder"
     save_figure(plot_groups(pictures, title, groups_per_row=2), options.out / "windows.png")
     write_json(options.out / "windows.json", errors)
@@ -77,12 +79,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def read_color_recipe(run: Path) -> ColorRecipe:
-    """The recipe of a run on color images.
+    """The recipe of a run, or of weights that come with the package, on color images.
 
     Raises:
         ConfigError: there is no run in the folder, or it is of another family.
     """
-    recipe = read_recipe(run)
+    recipe = recipe_of(str(run)) if is_shipped(str(run)) else read_recipe(run)
     if not isinstance(recipe, ColorRecipe):
         raise ConfigError(
             f"the run in {run} is of the family {recipe.family!r}, expected a run on color images, "

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vlae.commands.trained import check_images, model_help
 from pyro_vlae.data import Values
-from pyro_vlae.experiments.command_line import folder, make_parser, seed
+from pyro_vlae.experiments.command_line import folder, make_folder, make_parser, seed
 from pyro_vlae.experiments.options import ConfigError
 from pyro_vlae.experiments.pretrained import load_pair
 from pyro_vlae.experiments.recipes import recipe_from_config
@@ -61,7 +61,7 @@ def compress(arguments: list[str] | None = None) -> int:
         raise ConfigError(
             f"{options.images} has images of shape {tuple(x.shape[1:])}, the model takes {shape}"
         )
-    options.file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(options.file.parent)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         data = codec.compress(x)
@@ -92,6 +92,7 @@ def decompress(arguments: list[str] | None = None) -> int:
     lossless = Container.unpack(data).method == "lossless"
     codec, values, shape = _codec(options.model, lossless)
     check_target(options.images, values, shape[0])
+    make_folder(options.images.parent)
     torch.manual_seed(options.seed)
     x = codec.decompress(data)
     write_images(options.images, x, values)

@@ -34,7 +34,7 @@ from pyro_vlae.commands.trained import (
     run_folder,
 )
 from pyro_vlae.experiments import ConfigError
-from pyro_vlae.experiments.command_line import folder, make_parser, seed
+from pyro_vlae.experiments.command_line import folder, make_folder, make_parser, seed
 from pyro_vlae.plots import (
     plot_code_dimensions,
     plot_code_map,
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not recipe.has_code:
         raise ConfigError(f"{options.model} is a model without a code")
     out = options.out or run_folder(options.model)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     data = load_data(options, recipe, device)
     generator = torch.Generator().manual_seed(options.seed)
     chosen = data.test.take(torch.randperm(len(data.test), generator=generator)[:MANY])

@@ -15,7 +15,7 @@ import torch
 
 from pyro_vlae.commands.trained import add_model_options, load_model, run_folder
 from pyro_vlae.experiments import ConfigError
-from pyro_vlae.experiments.command_line import make_parser, positive, seed
+from pyro_vlae.experiments.command_line import make_folder, make_parser, positive, seed
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
             f"model is of the family {recipe.family!r}, {recipe.describe_parts()})"
         )
     out = options.out or run_folder(options.model) / "new_samples.png"
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     pyro.set_rng_seed(options.seed)
     with torch.no_grad():
         samples = recipe.samples(model, options.count, **given)

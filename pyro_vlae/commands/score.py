@@ -20,7 +20,7 @@ from pyro_vlae.commands.trained import (
     load_model,
 )
 from pyro_vlae.experiments import ConfigError
-from pyro_vlae.experiments.command_line import make_parser, positive
+from pyro_vlae.experiments.command_line import make_folder, make_parser, positive
 from pyro_vlae.experiments.run import EVALUATION_SEED, evaluation_index
 from pyro_vlae.experiments.summary import print_scores, warn_of_few_samples
 from pyro_vlae.infer.distributed import rank
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     warn_of_few_samples(recipe)
     index = evaluation_index(data.test, options.eval_images)
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(options.out.parent)
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         partial = Path(folder) / "scores.partial.npz"
         score, more = recipe.score(model, guide, data.test, index, EVALUATION_SEED, partial)

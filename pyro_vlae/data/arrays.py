@@ -86,7 +86,8 @@ def _channels_first(images: Array, channels_last: bool | None) -> Array:
     if len(shape) not in (3, 4) or 0 in shape:
         hint = f"; for flat rows, use images.reshape({shape[0]}, H, W)" if len(shape) == 2 else ""
         raise ValueError(
-            f"expected images (N, H, W), (N, C, H, W), or (N, H, W, C), got shape {shape}{hint}"
+            f"expected images (N, H, W), (N, C, H, W), or (N, H, W, C), none of them 0, got shape "
+            f"{shape}{hint}"
         )
     if len(shape) == 3:
         if shape[-1] in (1, 3):
@@ -125,7 +126,15 @@ def _meaning(images: Mapping[str, Array]) -> tuple[Callable[[Array], Array], boo
     floats = "f" in kinds
     found = f"{'floats' if floats else 'integers'} {low:.3g} to {high:.3g}"
     if not np.isfinite([low, high]).all():
-        raise ValueError("the images hold NaN or infinite values")
+        name, bad = next(
+            (name, bad)
+            for name, part in images.items()
+            if len(bad := np.flatnonzero(~np.isfinite(part).reshape(len(part), -1).all(1)))
+        )
+        raise ValueError(
+            f"the images hold NaN or infinite values, in {name} {len(bad)} of {len(images[name])} "
+            f"(first: image {bad[0]}): leave these out"
+        )
     if not floats or all(bool((part == np.rint(part)).all()) for part in parts):
         if low >= 0 and high <= 1:
             return _unchanged, True, found

@@ -99,7 +99,7 @@ class ImageDataset:
 
         Raises:
             ValueError: shapes, values, labels, or fractions are not as above.
-            TypeError: images of an unknown kind.
+            TypeError: images or values of an unknown kind.
 
         Example:
             >>> data = ImageDataset.from_arrays(torch.rand(100, 20, 20), values=BINARY)
@@ -111,6 +111,10 @@ class ImageDataset:
         found = convert({p: v for p, v in given.items() if p not in fractions}, channels_last)
         channels, height, width = found.images["train"].shape[1:]
         allowed = (BYTES,) if channels == 3 else (BINARY, GRAY)
+        if values is not None and not isinstance(values, Values):
+            raise TypeError(
+                f"values must be BINARY, GRAY, or BYTES of pyro_vlae.data, got {values!r}"
+            )
         if values is not None and values not in allowed:
             raise ValueError(
                 "images with 1 channel can have binary or gray values, those with 3 channels "

@@ -123,6 +123,10 @@ def expand_mask(known: Tensor, shape: tuple[int, ...]) -> Tensor:
     Raises:
         ValueError: the mask is not boolean or does not broadcast to this shape.
     """
+    if not isinstance(known, Tensor):
+        raise ValueError(
+            f"known must be a bool tensor, got {type(known).__name__}: pass torch.as_tensor(known)"
+        )
     if known.dtype != torch.bool:
         raise ValueError(f"known must be a bool tensor, got {known.dtype}: compare it, known > 0")
     try:

@@ -5,6 +5,7 @@ References:
 """
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar
 
 from pyro.infer import ELBO, RenyiELBO, Trace_ELBO
@@ -176,16 +177,22 @@ class BinaryRecipe(ImageRecipe):
                 vectorize_particles=True,
                 max_plate_nesting=1,
             )
-        floor, until = self.free_nats, self.free_until
-        if floor is None:
-            floor = FREE_NATS_PER_DIMENSION * dimensions
+        floor, until = self._floor(dimensions), self.free_until
         if until >= 1:
             return FreeBitsELBO(floor)
         return FreeBitsELBO(lambda progress: floor if progress < until else 0.0)
 
+    def _floor(self, dimensions: int) -> float:
+        """The free bits, in nats per image."""
+        return FREE_NATS_PER_DIMENSION * dimensions if self.free_nats is None else self.free_nats
+
     def describe(self) -> str:
-        factor = self.likelihood_learning_rate_factor
-        more = f"\nthe PixelCNN at {factor:g} times the learning rate" if factor != 1 else ""
+        more, floor = "", self._floor(prod(self.image_shape))
+        if self.has_code and self.train_samples == 1 and floor:
+            until = f" for {self.free_until:.0%} of the budget" if self.free_until < 1 else ""
+            more += f"\nfree bits: {floor:.4g} nats per image{until}"
+        if (factor := self.likelihood_learning_rate_factor) != 1:
+            more += f"\nthe PixelCNN at {factor:g} times the learning rate"
         return super().describe() + more
 
     def describe_objective(self) -> str:
@@ -196,6 +203,8 @@ class BinaryRecipe(ImageRecipe):
         parts = "unconditional PixelCNN"
         if self.has_code:
             parts = f"{self.prior} prior, {self.guide} guide, {self.likelihood} likelihood"
+        if self.has_code and self.likelihood == "bernoulli":
+            return parts
         if self.window:
             return f"{parts} (window {self.window})"
         return f"{parts} (tied)" if self.tied else parts

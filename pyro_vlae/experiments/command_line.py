@@ -126,6 +126,22 @@ def folder(text: str) -> Path:
     return Path(text)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder to write to, before anything is computed.
+
+    Raises:
+        ConfigError: it cannot be made, or not be written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot make the folder {path} ({error.strerror or error}): choose another one"
+        ) from error
+    if not os.access(path, os.W_OK):
+        raise ConfigError(f"cannot write to {path} (permission denied): choose another folder")
+
+
 def seed(text: str) -> int:
     """An argparse type: seeds that all random generators accept."""
     value = int(text)

@@ -13,7 +13,13 @@ from torch import nn
 from pyro_vlae.experiments.options import ConfigError
 from pyro_vlae.experiments.recipes import Recipe, read_recipe, recipe_from_config
 from pyro_vlae.experiments.stored import read_results
-from pyro_vlae.training import has_checkpoint, load_averaged_weights, load_weights, read_checkpoint
+from pyro_vlae.training import (
+    CheckpointError,
+    has_checkpoint,
+    load_averaged_weights,
+    load_weights,
+    read_checkpoint,
+)
 from pyro_vlae.training.weights import check_fit, copy_weights, finite_weights
 
 
@@ -143,18 +149,33 @@ def model_options(recipe: Recipe) -> dict[str, Any]:
     return {name: value for name, value in asdict(recipe).items() if name not in general}
 
 
-def start_from(name: str, model: nn.Module, guide: nn.Module) -> None:
-    """Copy trained weights into a model and a guide.
+def start_from(recipe: Recipe, model: nn.Module, guide: nn.Module) -> None:
+    """Copy the trained weights that a recipe starts from into its model and guide.
 
     Args:
-        name: the folder of a run or the name of shipped weights.
-        model: a model of the same architecture.
-        guide: a guide of the same architecture.
+        recipe: with ``start_from``, the folder of a run or the name of shipped weights.
+        model: the recipe's model.
+        guide: the recipe's guide.
 
     Raises:
         CheckpointError: the architecture is another one; nothing is copied.
     """
-    trained = dict(zip(("model", "guide"), load_pair(name), strict=True))
+    name = str(recipe.start_from)
+    trained: Any = dict(zip(("model", "guide"), load_pair(name), strict=True))
     weights = finite_weights(trained)
-    check_fit(name, weights, {"model": model, "guide": guide})
+    try:
+        check_fit(name, weights, {"model": model, "guide": guide})
+    except CheckpointError as error:
+        made_with = recipe_from_config(trained["model"].card["config"], name)
+        names = {"image_shape": None, **model_options(made_with)}
+        differences = [
+            f"{option} {getattr(made_with, option)}, now {getattr(recipe, option)}"
+            for option in names
+            if getattr(recipe, option, None) != getattr(made_with, option, None)
+        ]
+        raise CheckpointError(
+            f"the weights {name} do not fit; they were made with {'; '.join(differences)}: {error}"
+            if differences
+            else str(error)
+        ) from None
     copy_weights(weights, {"model": model, "guide": guide})

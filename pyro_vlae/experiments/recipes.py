@@ -93,6 +93,9 @@ class Recipe(SampleHooks, ABC):
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
+            count = name in ("num_samples", "eval_images") and value is not None
+            if count and not (type(value) is int and 1 <= value <= MOST_SAMPLES):
+                raise ConfigError(f"{name} must be 1 to {MOST_SAMPLES}, got {value!r}")
             if isinstance(value, float) and not isfinite(value):
                 raise ConfigError(f"{name} must be a finite number, got {value}")
         for name, metadata in self.options().items():
@@ -101,8 +104,6 @@ class Recipe(SampleHooks, ABC):
                 raise ConfigError(
                     f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
                 )
-        if not 1 <= self.num_samples <= MOST_SAMPLES:
-            raise ConfigError(f"num_samples must be 1 to {MOST_SAMPLES}, got {self.num_samples}")
 
     @classmethod
     def options(cls) -> dict[str, dict[str, Any]]:
@@ -226,7 +227,7 @@ class Recipe(SampleHooks, ABC):
         """The recipe of the run in a folder, with a new budget or evaluation if given.
 
         Raises:
-            ConfigError: the folder has no run of this family, or an option contradicts the run.
+            ConfigError: the folder has no run of this family, or an option contradicts it.
         """
         stored = read_recipe(folder)
         if type(stored) is not cls:

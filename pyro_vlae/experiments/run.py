@@ -108,7 +108,7 @@ def _run(recipe: Recipe, data: ImageDataset, out: Path, resume: bool) -> dict[st
     model, guide = (module.to(device) for module in recipe.build())
     if before is None:
         if recipe.start_from is not None:
-            start_from(recipe.start_from, model, guide)
+            start_from(recipe, model, guide)
         _write_config(recipe, out)
     validated = recipe.train_on == "train"
     try:
@@ -198,7 +198,8 @@ def _refuse_folder(out: Path, resume: bool) -> None:
         )
     if begun and not resume:
         raise ConfigError(
-            f"{out} already holds a run: add --resume to continue it, or choose another folder"
+            f"{out} already holds a run: continue it (--resume, in Python resume=True), or choose "
+            "another folder"
         )
 
 

@@ -1,6 +1,7 @@
 """The scores of a model in words, as scripts and commands print them."""
 
 from collections.abc import Mapping
+from math import isnan
 from typing import Any
 
 from pyro_vlae.data import ImageDataset
@@ -25,21 +26,20 @@ def print_scores(results: Mapping[str, Any], data: ImageDataset) -> None:
         results: content of ``results.json``, in which NaN is None, or the scores alone.
         data: the data set that was scored.
     """
-    scores = (
-        results["nll_nats"],
-        results["nll_standard_error"] or float("nan"),  # None for a single image
-        -results["elbo_nats"],
-        results["kl_nats"],
-    )
+    scores = results["nll_nats"], -results["elbo_nats"], results["kl_nats"]
+    error = results["nll_standard_error"]
+    unknown = error is None or isnan(error)  # for a single image
     if data.values.unit != "nats":
         dimensions = data.test.images[0].numel()
-        nll, error, bound, rate = (data.values.score(nats, dimensions) for nats in scores)
+        nll, bound, rate = (data.values.score(nats, dimensions) for nats in scores)
+        spread = "" if unknown else f" +- {data.values.score(error, dimensions):.3f}"
         unit = data.values.unit
-        print(f"test NLL {nll:.3f} +- {error:.3f} {unit}, bound {bound:.3f}, rate {rate:.4f}")
-    nll, error, bound, rate = scores
+        print(f"test NLL {nll:.3f}{spread} {unit}, bound {bound:.3f}, rate {rate:.4f}")
+    nll, bound, rate = scores
+    spread = "" if unknown else f" +- {error:.2f}"
     count, items, item = results["num_samples"], results["num_images"], data.values.item
     print(
-        f"test NLL {nll:.2f} +- {error:.2f} nats ({count} importance sample{'s' * (count > 1)}, "
+        f"test NLL {nll:.2f}{spread} nats ({count} importance sample{'s' * (count > 1)}, "
         f"{items} {item}{'s' * (items > 1)}), "
         f"bound {bound:.2f}, rate {rate:.2f} nats = {results['kl_bits']:.1f} bits"
     )

@@ -21,6 +21,7 @@ from pyro.poutine.runtime import Message
 from torch import Tensor
 
 from pyro_vlae.distributions.temperature import check_temperature, sample_at
+from pyro_vlae.infer.images import check_images, check_pixels
 from pyro_vlae.infer.particles import is_factor, random_sites, sample_sites
 from pyro_vlae.infer.traces import run
 from pyro_vlae.reproducible import evaluation_mode
@@ -44,8 +45,9 @@ def encode(
         Codes ``(N, code_dim)``, or ``(num_samples, N, code_dim)``.
 
     Raises:
-        ValueError: the guide has no site ``"z"`` or is a model, both num_samples and mean are
-            given, or the mean has no closed form (as for a flow, or a guide with further sites).
+        ValueError: the images are no tensor or not finite, the guide has no site ``"z"`` or is a
+            model, both num_samples and mean are given, or the mean has no closed form (as for a
+            flow, or a guide with further sites).
 
     Example:
         >>> decode(model, encode(guide, x, mean=True), temperature=0)
@@ -77,6 +79,10 @@ def decode(model: Callable[..., Any], codes: Tensor, *, temperature: float = 1.0
             the model cannot run on codes of this shape.
     """
     check_temperature(temperature)
+    if not isinstance(codes, Tensor):
+        raise ValueError(
+            f"codes must be a tensor, got {type(codes).__name__}: pass torch.from_numpy(codes)"
+        )
     if codes.dim() < 2:
         raise ValueError(
             f"codes must have shape (*batch, N, code_dim), got {tuple(codes.shape)}: add a "
@@ -124,14 +130,18 @@ def reconstruct(
         Images ``(N, *image_shape)``, or ``(num_samples, N, *image_shape)``.
 
     Raises:
-        ValueError: as for `encode` and `decode`.
+        ValueError: as for `encode` and `decode`, or a pixel is outside the support of the
+            likelihood.
     """
     check_temperature(temperature)
     with evaluation_mode(model, guide):
         codes = _sample_codes(guide, images, num_samples, mean)
         if num_samples is None:
             codes = {name: values.unsqueeze(0) for name, values in codes.items()}
-        samples = sample_at(sites_given_codes(model, codes, images)["x"]["fn"], temperature)
+        site = sites_given_codes(model, codes, images)["x"]
+        if site["is_observed"] and site["mask"] is None:
+            check_pixels(site["fn"], site["value"])
+        samples = sample_at(site["fn"], temperature)
     return samples[0] if num_samples is None else samples
 
 
@@ -178,6 +188,7 @@ def _sample_codes(
         raise ValueError(f"give either num_samples or mean=True, got num_samples={num_samples}")
     if num_samples is not None and num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    check_images(images)
     program = guide
     if num_samples is not None:
         program = pyro.plate(SAMPLES, num_samples, dim=-2)(guide)

@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vlae.infer.distributed import rank, sum_over_ranks, world_size
+from pyro_vlae.infer.images import check_images
 from pyro_vlae.infer.partial import PartialScores, file_of_rank, fingerprint
 from pyro_vlae.infer.particles import ImportanceSamples, default_chunk, importance_samples
 from pyro_vlae.infer.weights import PER_IMAGE, MarginalLikelihood, weight_statistics
@@ -150,21 +151,10 @@ def check_arguments(
     max_codes_per_chunk: int | None,
 ) -> list[int]:
     """Return the image indices as a list; raise a ValueError if an argument is invalid."""
-    if not isinstance(x, Tensor):
-        raise ValueError(
-            f"x must be a tensor of images (N, *event), got {type(x).__name__}: pass "
-            "split.batch(slice(None)) for an ImageSplit, torch.from_numpy(x) for an array"
-        )
+    check_images(x, "x")
     if x.ndim == 0 or x.numel() == 0:
         raise ValueError(
             f"x has shape {tuple(x.shape)}, expected (N, *event) with at least one image"
-        )
-    finite = torch.isfinite(x).flatten(1).all(1) if x.ndim > 1 else torch.isfinite(x)
-    if not finite.all():
-        bad = (~finite).nonzero().flatten().tolist()
-        raise ValueError(
-            f"x holds NaN or infinity in {len(bad)} of {len(x)} images (first: x[{bad[0]}]); "
-            "leave these images out"
         )
     if not isinstance(num_samples, int | np.integer) or num_samples < 1:
         raise ValueError(

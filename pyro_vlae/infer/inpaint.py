@@ -18,6 +18,7 @@ from pyro_vlae.distributions import PixelCNN
 from pyro_vlae.distributions.sampling import check_completable, expand_mask
 from pyro_vlae.distributions.temperature import check_temperature, sample_at
 from pyro_vlae.infer.codes import SAMPLES, SkipImages, sites_given_codes
+from pyro_vlae.infer.images import check_images, check_pixels
 from pyro_vlae.infer.particles import is_factor, sample_sites
 from pyro_vlae.infer.traces import run
 from pyro_vlae.reproducible import evaluation_mode
@@ -68,8 +69,8 @@ def inpaint(
         Images ``(N, C, H, W)``, or ``(num_samples, N, C, H, W)``.
 
     Raises:
-        ValueError: an argument is out of range, the mask does not fit the images, or model or guide
-            are not of this form.
+        ValueError: an argument is out of range, the mask does not fit the images, a known pixel is
+            outside the support of the likelihood, or model or guide are not of this form.
 
     Example:
         >>> known = torch.rand(28, 28) < 0.3
@@ -82,12 +83,12 @@ def inpaint(
             "num_samples and num_particles must be at least 1 and num_sweeps at least 0, got "
             f"{num_samples}, {num_particles} and {num_sweeps}"
         )
-    if images.dim() != 4 or not len(images):
-        raise ValueError(
-            f"images must have shape (N, C, H, W), N at least 1, got {tuple(images.shape)}"
-        )
+    if not isinstance(images, Tensor) or images.dim() != 4 or not len(images):
+        found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"images must have shape (N, C, H, W), N at least 1, got {found}")
     known = expand_mask(known, (len(images), *images.shape[-2:]))
     blank = torch.where(known.unsqueeze(1), images, 0)  # the rest may be anything, even NaN
+    check_images(blank)
     with evaluation_mode(model, guide):
         starts = [
             _resample(model, image, mask, num_particles, count)
@@ -124,6 +125,7 @@ def _resample(
             "leave it out, or write it as a density of the code or the image"
         )
     likelihood = sites.pop("x")["fn"]
+    check_pixels(likelihood, image, known.unsqueeze(1))
     batch = (num_particles, 1)
     values = {n: s["value"].expand(*batch, *s["fn"].event_shape) for n, s in sites.items()}
     particles = image.expand(num_particles, *image.shape)

@@ -5,6 +5,10 @@ from torch import Tensor, nn
 
 def check_precision(images: Tensor, network: nn.Module) -> None:
     """Raise a ValueError unless images have the floating-point type of the network's weights."""
+    if not isinstance(images, Tensor):
+        raise ValueError(
+            f"the images are a {type(images).__name__}, expected a tensor: pass torch.from_numpy(x)"
+        )
     weight = next(network.parameters(), images)
     if images.dtype != weight.dtype or not images.is_floating_point():
         wanted = weight.dtype if weight.is_floating_point() else "a floating-point type"

@@ -69,7 +69,8 @@ def fit(
             checkpoint is written after the first step. The folder is locked: no other process can
             train in it at the same time.
         resume: continue from the checkpoint in ``out``, or from this one, read from there by
-            `read_checkpoint`; a finished run returns at once.
+            `read_checkpoint`; a finished run returns at once. Batch size, seed, and precision must
+            be as before; ELBO, schedule, and the optimizer's learning rate are taken as given now.
         config: JSON values stored in the checkpoint, e.g. the options needed to rebuild the model.
         progress: show a progress bar.
         precision: of the networks that model and guide declare (see
@@ -88,8 +89,16 @@ def fit(
             deleted or moved during training.
         ValueError: there are no images, the precision is unknown, or ``resume`` lacks ``out``.
         RuntimeError: Pyro does not train one of the trainable parameters.
-        TypeError: with ``out``, the config holds something that JSON cannot.
+        TypeError: the images are no split of a data set; with ``out``, the config holds something
+            that JSON cannot.
     """
+    for name, source in {"train": train, "validation": validation}.items():
+        if source is not None and not (hasattr(source, "batch") and hasattr(source, "images")):
+            raise TypeError(
+                f"{name} must be a split of a data set, such as data.{name}, got "
+                f"{type(source).__name__}: for arrays and tensors of images, make the data with "
+                "ImageDataset.from_arrays(images)"
+            )
     if len(train) == 0 or (validation is not None and len(validation) == 0):
         raise ValueError("the training or validation set has no images")
     if resume and out is None:
@@ -110,8 +119,8 @@ def fit(
             stack.enter_context(own_folder(out))
             if not resume and has_checkpoint(out):
                 raise CheckpointError(
-                    f"{out} already holds a checkpoint: resume it (--resume) or choose another "
-                    "folder"
+                    f"{out} already holds a checkpoint: continue it (resume=True, in a script "
+                    "--resume), or choose another folder"
                 )
             if resume:
                 given = resume if isinstance(resume, Checkpoint) else None

@@ -47,7 +47,13 @@ def load_weights(path: str | Path, modules: Mapping[str, nn.Module]) -> dict[str
     Raises:
         CheckpointError: the file is missing, truncated, altered, or of another architecture; the
             modules are not changed.
+        TypeError: the modules are not given by name.
     """
+    if not isinstance(modules, Mapping):
+        raise TypeError(
+            f"expected modules by name, such as {{'model': model, 'guide': guide}}, got a "
+            f"{type(modules).__name__}"
+        )
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}

@@ -108,6 +108,8 @@ def test_runs_of_several_windows_make_one_page(example, load_example, tmp_path):
     assert list(figures) == ["7x4", *(f"7x4 ({copy})" for copy in copies)]
     with pytest.raises(ConfigError, match="no run in"):
         page.main([str(tmp_path / "nowhere"), "--device", "cpu"])
+    assert page.main(["cifar10", "--images", "2", "--device", "cpu", "--out", str(out)]) == 0
+    assert list(read_json(out / "windows.json")) == ["7x4"]  # weights that come with the package
     config = read_json(copies[0] / "config.json")
     write_json(copies[0] / "config.json", {**config, "image_shape": [3, 16, 16]})
     with pytest.raises(ConfigError, match=r"the recipe is for \(3, 16, 16\)"):

@@ -194,7 +194,7 @@ def test_results_without_a_checkpoint_are_not_overwritten(example, tmp_path):
 def test_wrong_uses_of_a_folder_are_refused_and_lose_nothing(example, tmp_path):
     out = folder_with_a_run(example, tmp_path)
     before = contents(out)
-    with pytest.raises(ConfigError, match="already holds a run: add --resume"):
+    with pytest.raises(ConfigError, match="already holds a run: continue it"):
         example.main([*DIGITS, "--epochs", "1", "--out", str(out)])
     with pytest.raises(ConfigError, match="--prior flow, got normal"):
         example.main(["--resume", "--out", str(out), "--prior", "normal"])

@@ -127,6 +127,13 @@ def test_what_cannot_be_compared_is_named(scores, match):
         compare_models({name: np.array(value) for name, value in scores.items()})
 
 
+def test_runs_without_names_or_scores_are_refused():
+    with pytest.raises(ValueError, match=r"expected scores by model name, .* got a list"):
+        compare_models(["runs/a", "runs/b"])
+    with pytest.raises(FileNotFoundError, match=r"static-mnist does not exist: name the folder"):
+        compare_models({"a": "static-mnist", "b": "mnist"})
+
+
 def test_runs_that_cannot_be_compared_are_named(tmp_path):
     a = write_run(tmp_path / "a", [0, 1, 2], [-1, -2, -3], dataset="mnist", num_samples=8)
     about = {"dataset": "omniglot", "num_samples": 8}

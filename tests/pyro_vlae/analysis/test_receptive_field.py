@@ -6,7 +6,7 @@ from torch import nn
 
 from pyro_vlae.analysis import pixel_influence
 from pyro_vlae.distributions import PixelCNN
-from pyro_vlae.nn import MaskedResNet, PixelNetwork, TwoStackNet
+from pyro_vlae.nn import MaskedResNet, PixelCNNPlusPlusNet, PixelNetwork, TwoStackNet
 
 WEIGHTS = {(0, -1): 2.0, (-1, 1): -0.5, (-2, 0): 0.25}
 
@@ -103,6 +103,9 @@ def test_what_it_is_not_for_is_named():
         pixel_influence(torch.distributions.Bernoulli(0.5), bits(2, 1, 4, 5))
     with pytest.raises(ValueError, match=r"shape \(2, 1, 4, 4\), expected \(N, 1, H, W\)"):
         pixel_influence(likelihood, bits(2, 1, 4, 4))
+    color = PixelCNN(PixelCNNPlusPlusNet(0, 4), None, (3, 4, 5))
+    with pytest.raises(ValueError, match="one channel, got one with 3"):
+        pixel_influence(color, bits(2, 3, 4, 5))
     with pytest.raises(ValueError, match="zeros and ones"):
         pixel_influence(likelihood, bits(2, 1, 4, 5) / 2)
     context = PixelCNN(MaskedResNet(context_channels=2), torch.zeros(3, 2, 4, 5))

@@ -163,6 +163,11 @@ def test_pixels_that_the_model_cannot_generate_are_refused():
         codec.compress(255 * images(2))
     with pytest.raises(CodecError, match="not finite"):
         codec.compress(images(2) * torch.nan)
+    for kind in (codec, LosslessCodec(*programs())):
+        with pytest.raises(
+            CodecError, match=r"expected a tensor .*, got ndarray: pass .*from_numpy"
+        ):
+            kind.compress(images(2).numpy())
 
 
 def test_versions_matter_only_where_torch_samples_the_prior(monkeypatch):

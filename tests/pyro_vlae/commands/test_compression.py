@@ -126,7 +126,7 @@ def test_targets_are_checked_before_coding(tmp_path, array, monkeypatch):
         decompress(["--model", "static-mnist", str(source), str(same)])
     with pytest.raises(ConfigError, match=r"y\.npy is a folder: name"):
         check_target(tmp_path / "y.npy", BINARY, 1)
-    with pytest.raises(FileExistsError):
+    with pytest.raises(ConfigError, match=r"cannot make the folder .*x\.npy.*choose another"):
         compress(["--model", "static-mnist", "--lossless", str(source), str(source / "file")])
 
 

@@ -222,7 +222,7 @@ def test_pictures_in_color_binary_and_with_palettes():
         (np.zeros((28, 28, 3)), r"looks like one image \(H, W, C\)"),
         (np.zeros((0, 5, 5)), "got shape"),
         (np.zeros(5), "got shape"),
-        (np.full((9, 5, 5), np.nan), "NaN or infinite"),
+        (np.full((9, 5, 5), np.nan), r"NaN or infinite.*, in train 9 of 9 \(first: image 0\)"),
         (np.full((9, 5, 5), 2.5), "floats 2.5 to 2.5: divide them by the value of white"),
         (np.linspace(-1, 1, 225).reshape(9, 5, 5), r"-1 to 1: map them .*images \+ 1"),
         (np.full((9, 5, 5), 300), "integers 300 to 300: divide"),
@@ -238,6 +238,8 @@ def test_other_images_are_refused(images, message):
 
 
 def test_unknown_kinds_are_refused():
+    with pytest.raises(TypeError, match=r"values must be BINARY, GRAY, or BYTES .*, got 'binary'"):
+        ImageDataset.from_arrays(LEVELS, values="binary")
     with pytest.raises(TypeError, match="with a length and items, got a generator"):
         ImageDataset.from_arrays(image for image in LEVELS)
     with pytest.raises(TypeError, match=r'keys train, test: pass .*splits\["train"\], test='):

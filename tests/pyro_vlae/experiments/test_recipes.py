@@ -170,7 +170,9 @@ def test_a_recipe_without_a_model_is_refused():
         Recipe()
     with pytest.raises(ConfigError, match="guide must be one of gaussian, iaf, got 'flow'"):
         make(guide="flow")
-    with pytest.raises(ConfigError, match=r"dataset must be one of static-mnist.*got 'mnst'"):
+    with pytest.raises(
+        ConfigError, match=r"must be one of static-mnist.*got 'mnst', which.*mean 'mnist'\?"
+    ):
         make(dataset="mnst")
     with pytest.raises(ConfigError, match="cifar10 is a data set for models of the family color"):
         make(dataset="cifar10")
@@ -240,6 +242,21 @@ def test_zero_is_given_only_where_it_makes_sense(capsys):
 def test_numbers_are_finite(value):
     with pytest.raises(ConfigError, match="max_minutes must be a finite number, got"):
         make(max_minutes=value)
+
+
+@pytest.mark.parametrize("name", ["num_samples", "eval_images"])
+@pytest.mark.parametrize("value", [0, -2, 2.5, "4"])
+def test_what_is_scored_is_checked_before_training(name, value):
+    with pytest.raises(ConfigError, match=f"{name} must be 1 to 1000000, got {value!r}"):
+        make(**{name: value})
+
+
+def test_only_a_pixelcnn_is_tied_and_free_bits_are_told():
+    text = make(likelihood="bernoulli", free_until=0.5).describe()
+    assert "tied" not in text and "free bits: 7.84 nats per image for 50% of the budget" in text
+    assert "tied" in make().describe_parts()
+    for without in ({"free_nats": 0.0}, {"train_samples": 2}, {"model": "unconditional"}):
+        assert "free bits" not in make(**without).describe()
 
 
 def test_the_guide_of_piano_rolls_is_no_option():

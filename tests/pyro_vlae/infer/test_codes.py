@@ -229,3 +229,26 @@ def test_deterministic_sites_and_factors_are_no_codes():
     assert torch.equal(mean, 10 * (x + 3))
     assert torch.equal(decode(model, x, temperature=0), 10 * x)
     assert reconstruct(model, guide, x, 3).shape == (3, 5, 2)
+
+
+def test_images_that_the_model_cannot_generate_are_refused():
+    model, guide = programs()
+    x = images()
+    for wrong, message in (
+        (
+            255 * torch.ones_like(x),
+            "320 of 320 pixel values are outside the support.*255: binarize",
+        ),
+        (x.index_fill(0, torch.tensor([2]), torch.nan), r"NaN or infinity in 1 of 5 .*images\[2\]"),
+        (x.numpy(), "must be a tensor of images .*, got ndarray: pass .*from_numpy"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            reconstruct(model, guide, wrong)
+    with pytest.raises(ValueError, match="NaN or infinity in 5 of 5"):
+        encode(guide, x * torch.nan)
+    with pytest.raises(ValueError, match="codes must be a tensor, got ndarray"):
+        decode(model, encode(guide, x).numpy())
+    with pytest.raises(
+        ValueError, match=r"one image as x\.unsqueeze\(0\), images without channels"
+    ):
+        encode(guide, x[0])

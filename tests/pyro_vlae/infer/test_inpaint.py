@@ -122,6 +122,16 @@ def test_what_cannot_be_inpainted_is_named():
         inpaint(model, guide, x, TOP, num_particles=0)
     with pytest.raises(ValueError, match=r"images must have shape \(N, C, H, W\), .* got \(2, 3\)"):
         inpaint(model, guide, x[0, 0], TOP)
+    with pytest.raises(ValueError, match=r"images must have shape .* got ndarray"):
+        inpaint(model, guide, x.numpy(), TOP)
+    with pytest.raises(ValueError, match=r"known must be a bool tensor, got ndarray.*as_tensor"):
+        inpaint(model, guide, x, TOP.numpy())
+    bright = torch.where(TOP, 255 * torch.ones_like(x), x)
+    with pytest.raises(ValueError, match=r"outside the support Boolean\(\).* 255: binarize"):
+        inpaint(model, guide, bright, TOP)
+    assert inpaint(model, guide, bright, ~TOP, num_particles=2, num_sweeps=1).shape == x.shape
+    with pytest.raises(ValueError, match=r"NaN or infinity in 3 of 3 images .first: images\[0\]"):
+        inpaint(model, guide, x * torch.nan, TOP)
 
     def other_guide(x):
         with pyro.plate("images", len(x), dim=-1):

@@ -120,6 +120,26 @@ def test_a_prior_that_fails_for_one_image_or_in_double_precision_is_caught(troub
     assert expected in failures(Contract())
 
 
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_guide_need_not_return_its_code(wide):
+    class Silent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(64, 64 if wide else 6)
+
+        def forward(self, x):
+            register_parameters(self)
+            loc, scale = self.linear(x.flatten(1)).chunk(2, -1)
+            with pyro.plate("images", len(x), dim=-1):
+                pyro.sample("z", dist.Normal(loc, scale.exp()).to_event(1))
+
+    class Contract(GuideContract):
+        def make(self):
+            return Silent()
+
+    assert failures(Contract()) == []
+
+
 def test_a_tensor_outside_the_state_is_caught():
     class Hidden(Scaled):
         def __init__(self):

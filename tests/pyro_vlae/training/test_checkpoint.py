@@ -134,7 +134,6 @@ def test_optimizer_that_has_seen_nothing_learns_the_parameters(saved):
 def test_a_checkpoint_is_one_file_that_replaces_the_last(saved):
     folder, modules, optimizer = saved
     (folder / "notes.txt").write_text("mine")
-    (folder / "checkpoint.pt.tmp").write_text("left by a kill")
     save_checkpoint(folder, modules, optimizer, {"step": 4}, GENERATOR)
     assert set(files(folder)) == {"checkpoint.pt", "notes.txt"}
     assert read_state(folder) == {"step": 4}
@@ -308,6 +307,8 @@ def test_untied_weights_do_not_fit_tied_ones(tmp_path):
         CheckpointError, match=r"has 'model\.second\.weight', which the modules lack"
     ):
         load_weights(tmp_path / "weights.safetensors", tied)
+    with pytest.raises(TypeError, match=r"expected modules by name, .* got a ModuleDict"):
+        load_weights(tmp_path / "weights.safetensors", nn.ModuleDict(tied))
 
 
 def test_weights_file_round_trip_into_another_precision(tmp_path):

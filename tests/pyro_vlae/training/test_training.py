@@ -21,7 +21,7 @@ from pyro.infer import RenyiELBO, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from tqdm import tqdm
 
-from pyro_vlae.data import load_dataset
+from pyro_vlae.data import ImageDataset, load_dataset
 from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.infer import FreeBitsELBO, JointOptim, SoftFreeBitsELBO
 from pyro_vlae.models import binary_vlae
@@ -652,6 +652,15 @@ def test_config_is_kept_and_must_be_json(vae, tmp_path):
     with pytest.raises(TypeError, match=r"config .* JSON .*Path"):
         vae.train(tmp_path / "odd", epochs=1, config={"prior": Path(".")})
     assert not (tmp_path / "odd").exists()  # refused before anything is trained
+
+
+def test_images_that_are_no_split_are_refused(vae, tmp_path):
+    data = ImageDataset.from_arrays(torch.rand(30, 1, 4, 4).round())
+    for name, wrong in (("train_images", data), ("validation", data.train.images)):
+        kind = type(wrong).__name__
+        with pytest.raises(TypeError, match=rf"must be a split .*, got {kind}: .*from_arrays"):
+            vae.train(tmp_path / "run", epochs=1, **{name: wrong})
+    assert not (tmp_path / "run").exists()
 
 
 def test_parameters_that_pyro_does_not_train_are_named(vae):

@@ -56,7 +56,7 @@ class VLAE(nn.Module):
 
         Raises:
             ValueError: the prior returns no distribution, its event shape is not one-dimensional
-                (a missing ``to_event(1)``), or x does not fit the likelihood.
+                (a missing ``to_event(1)``), or the codes or x do not fit.
         """
         register_parameters(self)
         size = batch_size if x is None else len(x)
@@ -77,6 +77,11 @@ class VLAE(nn.Module):
         with pyro.plate("images", size, dim=-1):
             with _Origin() as origin:
                 z = pyro.sample("z", prior)
+            if z.shape[-1:] != prior.event_shape:
+                raise ValueError(
+                    f"the codes have {z.shape[-1]} dimensions, the prior has "
+                    f"{prior.event_shape[0]}: build prior, decoder, and guide for one code_dim"
+                )
             # Layers must not be initialized on codes of an untrained prior.
             inferred = x is not None and origin.is_given
             with nullcontext() if inferred else initialization(False):

@@ -16,6 +16,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from torch import Tensor
@@ -45,13 +46,14 @@ def encode(
         Codes ``(N, code_dim)``, or ``(num_samples, N, code_dim)``.
 
     Raises:
-        ValueError: the images are no tensor or not finite, the guide has no site ``"z"`` or is a
-            model, both num_samples and mean are given, or the mean has no closed form (as for a
-            flow, or a guide with further sites).
+        ValueError: the images are no tensor or, under validation, not finite; the guide has no site
+            ``"z"`` or is a model; both num_samples and mean are given; or the mean has no closed
+            form (as for a flow, or a guide with further sites).
 
     Example:
         >>> decode(model, encode(guide, x, mean=True), temperature=0)
     """
+    check_images(images, values=is_validation_enabled())
     with evaluation_mode(guide):
         return _sample_codes(guide, images, num_samples, mean)["z"]
 
@@ -130,16 +132,18 @@ def reconstruct(
         Images ``(N, *image_shape)``, or ``(num_samples, N, *image_shape)``.
 
     Raises:
-        ValueError: as for `encode` and `decode`, or a pixel is outside the support of the
-            likelihood.
+        ValueError: as for `encode` and `decode`, or, under validation, a pixel is outside the
+            support of the likelihood.
     """
     check_temperature(temperature)
+    validating = is_validation_enabled()
+    check_images(images, values=validating)
     with evaluation_mode(model, guide):
         codes = _sample_codes(guide, images, num_samples, mean)
         if num_samples is None:
             codes = {name: values.unsqueeze(0) for name, values in codes.items()}
         site = sites_given_codes(model, codes, images)["x"]
-        if site["is_observed"] and site["mask"] is None:
+        if validating and site["is_observed"] and site["mask"] is None:
             check_pixels(site["fn"], site["value"])
         samples = sample_at(site["fn"], temperature)
     return samples[0] if num_samples is None else samples
@@ -188,7 +192,6 @@ def _sample_codes(
         raise ValueError(f"give either num_samples or mean=True, got num_samples={num_samples}")
     if num_samples is not None and num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
-    check_images(images)
     program = guide
     if num_samples is not None:
         program = pyro.plate(SAMPLES, num_samples, dim=-2)(guide)

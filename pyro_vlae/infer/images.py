@@ -9,15 +9,14 @@ from torch.distributions import constraints
 from pyro_vlae.distributions.emissions import check_support
 
 
-def check_images(images: Any, name: str = "images") -> None:
-    """Raise a ValueError unless these are a tensor of finite values."""
+def check_images(images: Any, name: str = "images", values: bool = True) -> None:
+    """Raise a ValueError unless these are a tensor and, if ``values``, finite."""
     if not isinstance(images, Tensor):
         raise ValueError(
             f"{name} must be a tensor of images (N, *event), got {type(images).__name__}: pass "
             "split.batch(slice(None)) for an ImageSplit, torch.from_numpy(x) for an array"
         )
-    finite = torch.isfinite(images)
-    if not finite.all():
+    if values and not (finite := torch.isfinite(images)).all():
         bad = (~finite.reshape(len(images), -1).all(1)).nonzero().flatten().tolist()
         raise ValueError(
             f"{name} holds NaN or infinity in {len(bad)} of {len(images)} images (first: "

@@ -11,6 +11,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 from torch.distributions import Independent
 
@@ -69,8 +70,9 @@ def inpaint(
         Images ``(N, C, H, W)``, or ``(num_samples, N, C, H, W)``.
 
     Raises:
-        ValueError: an argument is out of range, the mask does not fit the images, a known pixel is
-            outside the support of the likelihood, or model or guide are not of this form.
+        ValueError: an argument is out of range, the mask does not fit the images, model or guide
+            are not of this form, or, under validation, a known pixel is outside the support of the
+            likelihood.
 
     Example:
         >>> known = torch.rand(28, 28) < 0.3
@@ -88,10 +90,11 @@ def inpaint(
         raise ValueError(f"images must have shape (N, C, H, W), N at least 1, got {found}")
     known = expand_mask(known, (len(images), *images.shape[-2:]))
     blank = torch.where(known.unsqueeze(1), images, 0)  # the rest may be anything, even NaN
-    check_images(blank)
+    validating = is_validation_enabled()
+    check_images(blank, values=validating)
     with evaluation_mode(model, guide):
         starts = [
-            _resample(model, image, mask, num_particles, count)
+            _resample(model, image, mask, num_particles, count, validating)
             for image, mask in zip(blank.split(1), known.split(1), strict=True)
         ]
         # One row of chains: those of the first sample of each image, of the second, ...
@@ -111,7 +114,12 @@ def inpaint(
 
 
 def _resample(
-    model: Callable[..., Any], image: Tensor, known: Tensor, num_particles: int, count: int
+    model: Callable[..., Any],
+    image: Tensor,
+    known: Tensor,
+    num_particles: int,
+    count: int,
+    validating: bool,
 ) -> Codes:
     """Values ``(count, 1, *event)`` of the latent sites and of ``"x"`` for one image."""
     program = pyro.plate(SAMPLES, num_particles, dim=-2)(poutine.uncondition(model))
@@ -125,7 +133,8 @@ def _resample(
             "leave it out, or write it as a density of the code or the image"
         )
     likelihood = sites.pop("x")["fn"]
-    check_pixels(likelihood, image, known.unsqueeze(1))
+    if validating:
+        check_pixels(likelihood, image, known.unsqueeze(1))
     batch = (num_particles, 1)
     values = {n: s["value"].expand(*batch, *s["fn"].event_shape) for n, s in sites.items()}
     particles = image.expand(num_particles, *image.shape)

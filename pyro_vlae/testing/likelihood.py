@@ -44,7 +44,8 @@ class LikelihoodContract(PartContract):
         decoder = nn.Sequential(linear, nn.Unflatten(-1, self.feature_shape))
         head = nn.Linear(x[0].numel(), 2 * CODE_DIM)
         guide = GaussianGuide(CODE_DIM, encoder=nn.Flatten(), head=head)
-        return VLAE(StandardNormalPrior(CODE_DIM), decoder, part), guide, x
+        model = VLAE(StandardNormalPrior(CODE_DIM), decoder, part)
+        return model.to(x.dtype), guide.to(x.dtype), x
 
     def output(self, part: nn.Module) -> Tensor:
         x = self.images(part, 4)

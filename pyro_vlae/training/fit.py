@@ -10,6 +10,7 @@ import torch
 from pyro.infer import ELBO
 
 from pyro_vlae.infer.optim import JointOptim
+from pyro_vlae.infer.traces import plain_errors
 from pyro_vlae.training.acceleration import compiled
 from pyro_vlae.training.checkpoint import Checkpoint, has_checkpoint, missing, read_checkpoint
 from pyro_vlae.training.run_folder import own_folder
@@ -140,7 +141,8 @@ def fit(
             options = {"mode": "reduce-overhead"} if graphs else {}
             stack.enter_context(compiled(trainer.modules.values(), **options))
         if not trainer.finished:
-            trainer.train(progress)
+            with plain_errors():
+                trainer.train(progress)
         optimizer.keep_averages()
     return TrainingResult(
         step=trainer.step,

@@ -140,6 +140,18 @@ def test_a_guide_need_not_return_its_code(wide):
     assert failures(Contract()) == []
 
 
+def test_a_likelihood_without_parameters_passes():
+    class Plain(nn.Module):
+        def forward(self, features):
+            return dist.Normal(features[..., :1, :, :], 1.0).to_event(3)
+
+    class Contract(LikelihoodContract):
+        def make(self):
+            return Plain()
+
+    assert failures(Contract()) == []
+
+
 def test_a_tensor_outside_the_state_is_caught():
     class Hidden(Scaled):
         def __init__(self):

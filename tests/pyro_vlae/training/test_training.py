@@ -25,6 +25,7 @@ from pyro_vlae.data import ImageDataset, load_dataset
 from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.infer import FreeBitsELBO, JointOptim, SoftFreeBitsELBO
 from pyro_vlae.models import binary_vlae
+from pyro_vlae.nn import ResNetArchitecture
 from pyro_vlae.training import (
     CheckpointError,
     TrainingDivergedError,
@@ -652,6 +653,21 @@ def test_config_is_kept_and_must_be_json(vae, tmp_path):
     with pytest.raises(TypeError, match=r"config .* JSON .*Path"):
         vae.train(tmp_path / "odd", epochs=1, config={"prior": Path(".")})
     assert not (tmp_path / "odd").exists()  # refused before anything is trained
+
+
+def test_errors_in_programs_keep_their_own_message():
+    data = ImageDataset.from_arrays(torch.rand(30, 1, 8, 8).round())
+    sizes = [ResNetArchitecture((1, 8, 8), dims, channels=(4,), features=8) for dims in (3, 5)]
+    model, guide = (
+        binary_vlae(architecture=sizes[0], prior="normal"),
+        GaussianGuide(architecture=sizes[1]),
+    )
+    message = "the codes have 5 dimensions, the prior has 3: build prior, .* for one code_dim"
+    with pytest.raises(ValueError, match=f"^{message}$"):  # without Pyro's table of shapes
+        fit(
+            model, guide, data.train, elbo=Trace_ELBO(), optimizer=JointOptim(torch.optim.Adam, {}),
+            settings=TrainingSettings(epochs=1), progress=False,
+        )  # fmt: skip
 
 
 def test_images_that_are_no_split_are_refused(vae, tmp_path):

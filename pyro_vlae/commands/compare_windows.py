@@ -41,12 +41,12 @@ def main(arguments: list[str] | None = None) -> int:
     add("--images", type=positive(int), default=256, help="images for the error; default: 256")
     add("--out", type=folder, default=Path("."), metavar="DIR", help="default: this folder")
     options = parser.parse_args(arguments)
-    make_folder(options.out)
     device = pick_device(options.device)
     recipes = {run: read_color_recipe(run) for run in options.runs}
     data = recipes[options.runs[0]].load_data(options.data_dir, device)
     for recipe in recipes.values():
         recipe.check(data)
+    make_folder(options.out)
     # Runs in folders of one name are told apart by their paths.
     names = [run.name for run in recipes]
     labels = {run: run.name if names.count(run.name) == 1 else str(run) for run in recipes}

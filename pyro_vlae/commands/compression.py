@@ -120,7 +120,7 @@ def read_images(path: Path, values: Values, channels: int) -> Tensor:
     if array.dtype.kind not in "biuf" or array.ndim != 4 or len(array) == 0:
         raise ConfigError(
             f"{path} has an array of shape {array.shape}, {array.dtype}; expected numbers, images "
-            "(N, H, W) or (N, C, H, W)"
+            "(N, H, W) or (N, C, H, W), N at least 1"
         )
     if array.shape[1] != channels:
         raise ConfigError(

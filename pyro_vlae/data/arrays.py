@@ -86,8 +86,8 @@ def _channels_first(images: Array, channels_last: bool | None) -> Array:
     if len(shape) not in (3, 4) or 0 in shape:
         hint = f"; for flat rows, use images.reshape({shape[0]}, H, W)" if len(shape) == 2 else ""
         raise ValueError(
-            f"expected images (N, H, W), (N, C, H, W), or (N, H, W, C), none of them 0, got shape "
-            f"{shape}{hint}"
+            "expected images (N, H, W), (N, C, H, W), or (N, H, W, C), each size at least 1, got "
+            f"shape {shape}{hint}"
         )
     if len(shape) == 3:
         if shape[-1] in (1, 3):

@@ -88,7 +88,7 @@ class BinaryRecipe(ImageRecipe):
     guide: str = option("gaussian", "q(z | x)", choices=tuple(_GUIDES))
     likelihood: str = option("pixelcnn", "p(x | z)", choices=("pixelcnn", "bernoulli"))
     code_dim: int = option(64, "dimensions of the code", metavar="D")
-    tied: bool = True
+    tied: bool = option(True, "share the weights of the masked convolutions")
     masked_layers: int = 6
     window: str | None = option(
         None,

@@ -13,6 +13,7 @@ from torch import nn
 from pyro_vlae.experiments.options import ConfigError
 from pyro_vlae.experiments.recipes import Recipe, read_recipe, recipe_from_config
 from pyro_vlae.experiments.stored import read_results
+from pyro_vlae.nn import MaskedResNet
 from pyro_vlae.training import (
     CheckpointError,
     has_checkpoint,
@@ -152,6 +153,8 @@ def model_options(recipe: Recipe) -> dict[str, Any]:
 def start_from(recipe: Recipe, model: nn.Module, guide: nn.Module) -> None:
     """Copy the trained weights that a recipe starts from into its model and guide.
 
+    Shared weights of masked convolutions are copied to each of them if the recipe's are not tied.
+
     Args:
         recipe: with ``start_from``, the folder of a run or the name of shipped weights.
         model: the recipe's model.
@@ -162,6 +165,9 @@ def start_from(recipe: Recipe, model: nn.Module, guide: nn.Module) -> None:
     """
     name = str(recipe.start_from)
     trained: Any = dict(zip(("model", "guide"), load_pair(name), strict=True))
+    network = getattr(getattr(trained["model"], "likelihood", None), "network", None)
+    if isinstance(network, MaskedResNet) and not getattr(recipe, "tied", True):
+        network.untie()
     weights = finite_weights(trained)
     try:
         check_fit(name, weights, {"model": model, "guide": guide})

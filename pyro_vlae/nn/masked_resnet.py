@@ -4,6 +4,8 @@ References:
     Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, appendix (binary images).
 """
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -87,3 +89,14 @@ class MaskedResNet(PixelNetwork):
             if k < len(self.pointwise):
                 h = self.pointwise[k](h)
         return self.last(F.elu(h))
+
+    def untie(self) -> None:
+        """Give each masked convolution weights of its own, in place: copies of the shared ones.
+
+        The network computes the same as before, until it is trained further. Untie before the
+        optimizer is made; parameters that Pyro has already registered stay in its parameter store.
+        """
+        if self.tied:
+            shared = list(self.layers) * self.residual_layers
+            self.layers = nn.ModuleList(copy.deepcopy(layer) for layer in shared)
+            self.tied = False

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from pyro_vlae.commands.train import main as command_line
 from pyro_vlae.data import load_dataset
 from pyro_vlae.experiments import ConfigError
+from pyro_vlae.experiments.pretrained import recipe_of, start_from
 from pyro_vlae.experiments.recipes import read_recipe
 from pyro_vlae.experiments.run import run_title
 from pyro_vlae.infer import marginal_log_likelihood
@@ -142,6 +143,29 @@ def test_fine_tuning_is_on_the_data_of_the_weights_unless_others_are_given(
         command_line([*start, "--dataset", "digits", "--out", "larger"])
     with pytest.raises(ConfigError, match="--start-from is empty"):
         command_line([*few, "--start-from", "", "--out", "larger"])
+
+
+def test_fine_tuning_may_untie_the_weights(tmp_path):
+    assert train(tmp_path / "source", "--code-dim", "3") == 0
+    recipe = replace(
+        recipe_of(str(tmp_path / "source")), start_from=str(tmp_path / "source"), tied=False
+    )
+    model, guide = recipe.build()
+    start_from(recipe, model, guide)
+    source, _ = load_run(tmp_path / "source")
+    assert source.likelihood.network.tied and not model.likelihood.network.tied
+    z, x = torch.randn(4, 3), torch.rand(4, 1, 28, 28).round()
+    with torch.no_grad():
+        expected, found = (
+            m.likelihood(m.decoder(z)).log_prob(x) for m in (source.eval(), model.eval())
+        )
+    assert torch.equal(found, expected)
+    start = ["--start-from", str(tmp_path / "source")]
+    assert train(tmp_path / "untied", *start, "--no-tied") == 0
+    first, second, *_ = load_run(tmp_path / "untied")[0].likelihood.network.layers
+    assert not torch.equal(first.direction, second.direction)  # trained apart
+    with pytest.raises(CheckpointError, match=r"made with tied False, now True: .*architecture"):
+        train(tmp_path / "tied", "--start-from", str(tmp_path / "untied"), "--tied")
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path):

@@ -125,3 +125,18 @@ def test_even_kernels_and_too_many_pointwise_blocks_are_refused():
             CausalConv2d(1, 1, size)
     with pytest.raises(ValueError, match="pointwise_blocks must lie between 0 and masked_layers"):
         MaskedResNet(masked_layers=2, pointwise_blocks=3)
+
+
+@pytest.mark.parametrize("masked_layers", [1, 2, 4])
+def test_untying_changes_nothing_until_the_weights_are_trained(masked_layers):
+    torch.manual_seed(0)
+    network = MaskedResNet(1, 0, masked_layers=masked_layers, pointwise_blocks=1)
+    x = torch.rand(4, 1, 5, 6).round()
+    network(x)  # initializes
+    expected, count = network(x), sum(p.numel() for p in network.parameters())
+    for _ in range(2):  # the second time, there is nothing to do
+        network.untie()
+        assert torch.equal(network(x), expected) and not network.tied
+    one = sum(p.numel() for p in network.layers[0].parameters()) if masked_layers > 1 else 0
+    copies = max(0, masked_layers - 2)
+    assert sum(p.numel() for p in network.parameters()) == count + copies * one

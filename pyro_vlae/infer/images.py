@@ -1,5 +1,6 @@
 """Checks of images that are scored or encoded."""
 
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -32,7 +33,8 @@ def check_pixels(likelihood: Any, images: Tensor, known: Tensor | None = None) -
         images: ``(*batch, *event)``.
         known: the pixels that count, broadcastable to the images; all if None.
     """
-    support = likelihood.support
-    while isinstance(support, type(constraints.independent(constraints.real, 1))):
-        support = support.base_constraint
-    check_support(images, support, known)
+    with suppress(NotImplementedError):  # some distributions have no support
+        support = likelihood.support
+        while isinstance(support, type(constraints.independent(constraints.real, 1))):
+            support = support.base_constraint
+        check_support(images, support, known)

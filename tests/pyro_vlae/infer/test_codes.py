@@ -231,6 +231,20 @@ def test_deterministic_sites_and_factors_are_no_codes():
     assert reconstruct(model, guide, x, 3).shape == (3, 5, 2)
 
 
+def test_a_likelihood_need_not_have_a_support():
+    class Unbounded(dist.Normal):
+        @property
+        def support(self):
+            raise NotImplementedError
+
+    def model(x=None):
+        with pyro.plate("images", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            return pyro.sample("x", Unbounded(z, 1.0).to_event(1), obs=x)
+
+    assert reconstruct(model, plain_guide, torch.rand(3, 2)).shape == (3, 2)
+
+
 def test_images_that_the_model_cannot_generate_are_refused():
     model, guide = programs()
     x = images()

@@ -11,7 +11,7 @@ from pyro_vlae.infer.distributed import rank
 from pyro_vlae.reproducible import TEMPORARY
 from pyro_vlae.training.weights import CheckpointError
 
-_WRITTEN = {".json", ".npz", ".png", ".pt"}
+_WRITTEN = (".json", ".npz", ".png", ".pt")
 
 
 @contextlib.contextmanager
@@ -56,7 +56,10 @@ def own_folder(folder: Path) -> Iterator[None]:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove files that a killed process was writing; of the types of run files."""
+    """Remove files that a killed process was writing: a run file's name, its id, and ``.tmp``."""
     for path in (*folder.glob(f"*{TEMPORARY}"), *folder.glob(f"*/*{TEMPORARY}")):
-        if not _WRITTEN.isdisjoint(path.suffixes):
+        name = path.with_suffix("")
+        if name.suffix[1:].isdigit():
+            name = name.with_suffix("")
+        if name.suffix in _WRITTEN:
             path.unlink(missing_ok=True)

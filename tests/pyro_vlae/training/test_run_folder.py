@@ -60,13 +60,14 @@ def test_leftovers_of_a_killed_process_are_removed_and_other_files_kept(tmp_path
     (tmp_path / "checkpoint").mkdir()
     for name in ("samples.png.tmp", "results.json.tmp", "checkpoint/checkpoint.pt.tmp"):
         (tmp_path / name).write_text("half")
-    for name in ("notes.tmp", "samples.png"):
+    for name in ("notes.tmp", "samples.png", "mine.png.backup.tmp"):
         (tmp_path / name).write_text("mine")
     with own_folder(tmp_path):
         pass
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {
         "notes.tmp",
         "samples.png",
+        "mine.png.backup.tmp",
     }
 
 

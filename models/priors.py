@@ -68,7 +68,7 @@ class FlowPrior(nn.Module):
             such as the permutation of `permute`, become buffers.
 
     Raises:
-        ValueError: layers is less than 1.
+        ValueError: layers is less than 1, or a transform does not take codes of this size.
 
     References:
         Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 3.2.
@@ -172,7 +172,11 @@ def _noise(loc: Tensor, temperature: float) -> dist.TorchDistribution:
 
 
 def _warn_unless_invertible(transform: Transform, code_dim: int) -> None:
-    """Try to invert one code, the only way to find out whether a Pyro transform has an inverse."""
+    """Try to invert one code, the only way to find out whether a Pyro transform has an inverse.
+
+    Raises:
+        ValueError: the transform takes codes of another size.
+    """
     if isinstance(transform, MeanOnlyAutoregressive | SpatialMeanOnlyAutoregressive):
         return
     # A copy, in evaluation mode: batch normalization would learn from this code.
@@ -180,10 +184,11 @@ def _warn_unless_invertible(transform: Transform, code_dim: int) -> None:
     if isinstance(transform, nn.Module):
         transform.eval()
     like = next(transform.parameters(), None) if isinstance(transform, nn.Module) else None
+    cause: Exception | None = None
     code = torch.zeros(1, code_dim) if like is None else like.new_zeros(1, code_dim)
     try:
         with torch.no_grad():
-            transform.inv(code)
+            fits = transform.inv(code).shape == code.shape
     except (NotImplementedError, KeyError):  # what Pyro's classes raise
         warnings.warn(
             f"{type(transform).__name__} has no inverse: a prior with it can be trained and "
@@ -191,6 +196,16 @@ def _warn_unless_invertible(transform: Transform, code_dim: int) -> None:
             UserWarning,
             stacklevel=3,
         )
+        return
+    except (RuntimeError, IndexError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        fits, cause = False, error
+    if not fits:
+        raise ValueError(
+            f"{type(transform).__name__} does not take codes of {code_dim} dimensions, the "
+            f"code_dim of this prior: make the transform for {code_dim} dimensions"
+        ) from cause
 
 
 def _warn_if_bounded(modules: nn.Module) -> None:

@@ -1,6 +1,5 @@
 """Loading data sets by name, from one table of readers."""
 
-import difflib
 import os
 from collections.abc import Callable
 
@@ -9,6 +8,7 @@ import torch
 from pyro_vlae.data import readers
 from pyro_vlae.data.files import FileStore
 from pyro_vlae.data.image_dataset import ImageDataset
+from pyro_vlae.data.names import similar_name
 from pyro_vlae.data.values import BINARY, BYTES, GRAY, Values
 
 Reader = Callable[[FileStore], ImageDataset]
@@ -82,12 +82,10 @@ def load_dataset(
         torch.Size([64, 1, 28, 28])
     """
     if name not in _READERS:
-        close = difflib.get_close_matches(name.lower().replace("_", "-"), _READERS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        names = ", ".join(_READERS)
         raise ValueError(
-            f"there is no data set {name!r}; the names are {names}.{hint} For images of your own, "
-            "use load_images or ImageDataset.from_arrays."
+            f"there is no data set {name!r}{similar_name(name, _READERS)}; the names are "
+            f"{', '.join(_READERS)}. For images of your own, use load_images or "
+            "ImageDataset.from_arrays."
         )
     reader, _ = _READERS[name]
     return reader(FileStore(name, root, download)).to(device)

@@ -1,6 +1,5 @@
 """Recipes for images of any size, of a data set with a name or of your own."""
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from pyro_vlae.data import (
     load_dataset,
     load_images,
 )
+from pyro_vlae.data.names import similar_name
 from pyro_vlae.experiments.options import ConfigError
 from pyro_vlae.experiments.recipes import RECIPES, Recipe
 
@@ -164,10 +164,8 @@ def _with_full_path(kind: type[Recipe], given: dict[str, Any]) -> dict[str, Any]
         )
     path = Path(dataset).expanduser()
     if not (is_path(dataset) or path.is_absolute()):
-        close = difflib.get_close_matches(dataset.lower().replace("_", "-"), names, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ConfigError(
             f"dataset must be one of {', '.join(names)}, the path of an .npz file, or of a folder "
-            f"of images; got {dataset!r}, which does not exist{hint}"
+            f"of images; got {dataset!r}, which does not exist{similar_name(dataset, names)}"
         )
     return {**given, "dataset": str(path.resolve())}

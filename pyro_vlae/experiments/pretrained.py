@@ -1,6 +1,5 @@
 """Loading trained models: those of runs, and those that come with the package."""
 
-import difflib
 import json
 from dataclasses import asdict, fields
 from importlib.resources import as_file, files
@@ -10,6 +9,7 @@ from typing import Any
 from safetensors import safe_open
 from torch import nn
 
+from pyro_vlae.data.names import similar_name
 from pyro_vlae.experiments.options import ConfigError
 from pyro_vlae.experiments.recipes import Recipe, read_recipe, recipe_from_config
 from pyro_vlae.experiments.stored import read_results
@@ -92,9 +92,7 @@ def pretrained_names() -> list[str]:
 
 def _known(name: str) -> str:
     names = pretrained_names()
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return f"weights that come with the package: {', '.join(names)}{hint}"
+    return f"weights that come with the package: {', '.join(names)}{similar_name(name, names)}"
 
 
 def load_pretrained(name: str) -> tuple[nn.Module, nn.Module]:

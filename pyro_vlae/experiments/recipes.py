@@ -98,12 +98,12 @@ class Recipe(SampleHooks, ABC):
                 raise ConfigError(f"{name} must be 1 to {MOST_SAMPLES}, got {value!r}")
             if isinstance(value, float) and not isfinite(value):
                 raise ConfigError(f"{name} must be a finite number, got {value}")
+        if not self.clip_norm > 0:  # here: the optimizer knows its product with the batch size
+            raise ConfigError(f"clip_norm must be positive, got {self.clip_norm}")
         for name, metadata in self.options().items():
-            allowed = metadata.get("choices")
-            if allowed and getattr(self, name) not in allowed:
-                raise ConfigError(
-                    f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
-                )
+            value, allowed = getattr(self, name), metadata.get("choices")
+            if allowed and value not in allowed:
+                raise ConfigError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
 
     @classmethod
     def options(cls) -> dict[str, dict[str, Any]]:

@@ -265,7 +265,8 @@ def _write_scores(path: Path, index: Tensor, score: MarginalLikelihood) -> None:
 
 def _provenance(device: torch.device) -> dict[str, Any]:
     """The device, versions, and command that produced the results."""
-    name = f"{device.type} ({torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    name = f"{device.type} ({threads} thread{'s' * (threads > 1)})"
     if device.type == "cuda":
         name = f"cuda ({torch.cuda.get_device_name(device)})"
     return {"device": name, "versions": _versions(), "command": command()}

@@ -19,7 +19,8 @@ def own_folder(folder: Path) -> Iterator[None]:
     """Lock a folder, which is created if necessary, for the duration of a ``with`` block.
 
     The lock dies with its owner, even if that is killed. The thread that holds it may enter again.
-    Temporary files left by a killed process are removed. Of several ranks, rank 0 owns the folder.
+    Temporary files left by a killed process are removed, and so is a new folder in which nothing was
+    written. Of several ranks, rank 0 owns the folder.
 
     Raises:
         CheckpointError: another process uses the folder, or it cannot be written.
@@ -29,6 +30,7 @@ def own_folder(folder: Path) -> Iterator[None]:
         return
     path = folder.resolve() / ".lock"
     lock = FileLock(path, is_singleton=True)
+    new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
@@ -52,6 +54,8 @@ def own_folder(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # the folder may be gone, or be another one
             if outermost and os.path.samestat(os.stat(path), own):
                 path.unlink()
+                if new and not any(folder.iterdir()):
+                    folder.rmdir()
         lock.release()
 
 

@@ -97,6 +97,15 @@ def test_transforms_that_cannot_be_sampled_are_named_at_construction(factory):
         FlowPrior(DIM, transforms=[factory(DIM)])
 
 
+@pytest.mark.parametrize(
+    "factory", [T.affine_autoregressive, T.spline_autoregressive, T.permute, T.batchnorm]
+)
+@pytest.mark.parametrize("size", [DIM - 1, DIM + 1])
+def test_transforms_of_another_size_are_named_at_construction(factory, size):
+    with pytest.raises(ValueError, match=f"does not take codes of {DIM} dimensions"):
+        FlowPrior(DIM, transforms=[factory(size)])
+
+
 @pytest.mark.filterwarnings("ignore:BlockAutoregressive has no inverse")
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid", "ELU", "LeakyReLU"])
 @pytest.mark.parametrize("residual", [None, "normal", "gated"])

@@ -308,7 +308,7 @@ def test_missing_files_are_named(name, tmp_path, monkeypatch):
     ],
 )
 def test_unknown_name_suggests_a_close_one(name, close):
-    with pytest.raises(ValueError, match=f"Did you mean '{close}'") as caught:
+    with pytest.raises(ValueError, match=f"did you mean '{close}'") as caught:
         load_dataset(name)
     assert all(known in str(caught.value) for known in dataset_names())
 
@@ -341,4 +341,4 @@ def test_a_new_family_registers_its_sets(monkeypatch):
 def test_unknown_name_unlike_any():
     with pytest.raises(ValueError, match="there is no data set 'zzz'") as caught:
         load_dataset("zzz")
-    assert "Did you mean" not in str(caught.value)
+    assert "did you mean" not in str(caught.value)

@@ -244,6 +244,12 @@ def test_numbers_are_finite(value):
         make(max_minutes=value)
 
 
+@pytest.mark.parametrize("value", [0.0, -8.0])
+def test_the_limit_of_the_gradient_is_named_as_it_was_given(value):
+    with pytest.raises(ConfigError, match=f"clip_norm must be positive, got {value}"):
+        make(clip_norm=value)
+
+
 @pytest.mark.parametrize("name", ["num_samples", "eval_images"])
 @pytest.mark.parametrize("value", [0, -2, 2.5, "4"])
 def test_what_is_scored_is_checked_before_training(name, value):

@@ -82,3 +82,13 @@ def test_leftovers_name_the_process_that_wrote_them(tmp_path, monkeypatch):
     with own_folder(tmp_path):
         pass
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_new_folder_in_which_nothing_was_written_is_removed(tmp_path):
+    (tmp_path / "old").mkdir()
+    for name in ("new", "old", "used"):
+        with pytest.raises(RuntimeError, match="no such weights"), own_folder(tmp_path / name):
+            if name == "used":
+                (tmp_path / name / "config.json").touch()
+            raise RuntimeError("no such weights")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old", "used"]

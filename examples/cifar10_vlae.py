@@ -3,8 +3,8 @@
     python examples/cifar10_vlae.py --window 4x2
     python examples/cifar10_vlae.py --dataset my_images/
 
-Without options it trains a reduced model with window 7x4 on CIFAR-10, for a
-quarter of an hour on a CPU. `--preset paper` is the full recipe, for a GPU. The
+Without options it trains a reduced model with window 7x4 on CIFAR-10, for
+twelve minutes on a CPU. `--preset paper` is the full recipe, for a GPU. The
 window is the part of the image that the decoder sees; the code must carry the
 rest. Samples, reconstructions, metrics, checkpoint, and results go to a folder
 under runs/.

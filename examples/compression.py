@@ -1,4 +1,4 @@
-"""Measure compression with trained models, beside other compressors.
+"""Measure compression with trained models, and compare it with other compressors.
 
     OMP_NUM_THREADS=1 python examples/compression.py static-mnist
 
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         model, guide = load_pair(name)
         recipe = recipe_from_config(model.card["config"], name)
         if not recipe.has_code or recipe.values == PIANO_ROLLS:
-            print(f"{name} is no model of images with a code")
+            print(f"{name} is not a model of images with a code")
             continue
         if model.card["results"] is None:
             raise ConfigError(f"{name} has no scores yet: finish the run first, with --resume")
@@ -199,7 +199,7 @@ def table(rows: dict[str, Any]) -> str:
             lines += [f"\n### {name}, {count:,} test images without loss\n"]
             if "model" in row.get("lossless", {}):
                 lines.append(f"{row['lossless']['model']}.\n")
-            lines += ["| compressor | bits per pixel |", "|---|---|"]
+            lines += ["| compressor | bits per dimension |", "|---|---|"]
             lines += [f"| {title} | {size:.4f} |" for title, size in sizes.items()]
         if "lossless" in row:
             lines.append(

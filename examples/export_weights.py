@@ -28,8 +28,8 @@ CARD = """# {name}
 
 Weights of a VLAE for {dataset_description}; load them with `load_pretrained("{name}")`.
 
-- Trained on {train_on} for {train_seconds:.0f} s ({train_images_seen:,} images seen){source} on
-  {device}, seed {seed}; Polyak average {ema_decay:g},
+- Trained on the {splits} images for {train_seconds:.0f} s ({train_images_seen:,} images
+  seen){source} on {device}, seed {seed}; Polyak average {ema_decay:g},
   maximizing the {objective}. {converged}
 - Test NLL {nll_nats:.2f} ± {nll_standard_error:.2f} nats per image (standard error over
   {num_images:,} test images, {num_samples} importance samples each, median effective sample size
@@ -72,6 +72,7 @@ def main() -> int:
         **{**config, **results},
         source=f", starting from the weights of `{Path(source).name}`," if source else "",
         name=options.name,
+        splits=config["train_on"].replace("train", "training").replace("+", " and "),
         objective=read_recipe(options.run).describe_objective(),
         bound=-results["elbo_nats"],
         stored=HALF.format(change.abs().mean(), len(x), change.mean())

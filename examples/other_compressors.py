@@ -29,7 +29,7 @@ def others(images: np.ndarray, binary: bool) -> dict[str, Any]:
         "WebP, lossless": ("WEBP", {"lossless": True, "quality": 100, "method": 6}),
     }.items():
         each = sum(len(picture(image, binary, *options)) for image in images)
-        sizes[f"{name}, a file per image"] = 8 * each / images.size
+        sizes[f"{name}, one file per image"] = 8 * each / images.size
         together = len(picture(sheet, binary, *options))
         sizes[f"{name}, all images in one sheet"] = 8 * together / sheet.size
     for name, compress in {
@@ -41,7 +41,7 @@ def others(images: np.ndarray, binary: bool) -> dict[str, Any]:
     if binary:
         bits = images[:, 0].astype(bool)
         sizes["adaptive arithmetic coding, 10 pixels (like JBIG)"] = adaptive(bits, False)
-        sizes["the same, and the position"] = adaptive(bits, True)
+        sizes["the same, plus the position"] = adaptive(bits, True)
     return {"images": count, "bits_per_pixel": sizes}
 
 

@@ -1,4 +1,4 @@
-"""Show posterior collapse and three cures: one model, four times, 7x7 digits.
+"""Show posterior collapse and three remedies: a model of 7x7 digits, trained four times.
 
     python examples/posterior_collapse.py
 

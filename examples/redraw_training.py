@@ -1,4 +1,4 @@
-"""Draw training.png of every run in a folder again, from its metrics.
+"""Plot training.png again for every run in a folder, from its metrics.
 
 python examples/redraw_training.py
 """
@@ -16,7 +16,7 @@ from pyro_vlae.training.metrics import read_metrics
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Draw the curves, and return the exit status."""
+    """Plot the curves, and return the exit status."""
     parser = make_parser(__doc__)
     parser.add_argument("--results", type=folder, default=Path("results"), help="default: results")
     for path in sorted(parser.parse_args(arguments).results.glob("*/training.png")):

@@ -57,7 +57,12 @@ class GaussianGuide(nn.Module):
         self.head = head
 
     def posterior(self, x: Tensor) -> dist.TorchDistribution:
-        """The distribution of codes given images ``(batch, *image_shape)``."""
+        """The distribution of codes given images ``(batch, *image_shape)``.
+
+        Raises:
+            ValueError: the images have another dtype than the weights, or encoder and head return
+                the wrong number of values.
+        """
         check_precision(x, self)
         moments = self.head(self.encoder(x))
         if moments.shape[-1] != 2 * self.code_dim:

@@ -22,10 +22,10 @@ class IAFGuide(nn.Module):
     """A diagonal Gaussian followed by affine autoregressive layers conditioned on the image.
 
     Sampling codes and scoring those samples takes one parallel pass, which is all that the ELBO
-    needs; scoring any other codes takes one pass per dimension. The other arguments are those of
-    `GaussianGuide`.
+    needs; scoring any other codes takes one pass per dimension.
 
     Args:
+        code_dim, image_shape, encoder, architecture: as in `GaussianGuide`.
         layers: number of flow layers; the order of dimensions is reversed between them.
         hidden_dims: hidden layers of each flow layer's MADE, each at least code_dim.
         context_dim: number of image features that the flow layers read.

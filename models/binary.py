@@ -56,8 +56,8 @@ def binary_vlae(
 
     Raises:
         ValueError: prior or likelihood is an unknown name, no network has the window, a window is
-            given for a likelihood other than ``"pixelcnn"``, or a size is not positive or
-            contradicts the architecture.
+            combined with masked_layers, kernel_size, or a likelihood other than ``"pixelcnn"``, or
+            a size is not positive or contradicts the architecture.
 
     Example:
         >>> sizes = ResNetArchitecture(image_shape=(1, 14, 14), code_dim=8, channels=(8,))
@@ -91,7 +91,8 @@ def binary_vlae(
         likelihood = BernoulliLikelihood(sizes.feature_channels, image_channels)
     elif isinstance(likelihood, str):
         raise ValueError(
-            f'likelihood must be "pixelcnn", "bernoulli" or a likelihood module, got {likelihood!r}'
+            'likelihood must be "pixelcnn", "bernoulli", or a likelihood module, '
+            f"got {likelihood!r}"
         )
     return VLAE(prior, decoder, likelihood)
 
@@ -110,6 +111,10 @@ def unconditional_pixelcnn(
         context_channels: channels of the learned context, 0 for none.
         **network: tied, masked_layers, kernel_size, window, and pixelcnn_channels as in
             `binary_vlae`, and mixtures as in `gray_vlae`.
+
+    Raises:
+        ValueError: no network has the window, it is combined with masked_layers or kernel_size, or
+            a size is out of range.
     """
     pixelcnn = pixel_network(image_shape[0], context_channels, **network)
     return UnconditionalModel(pixelcnn, image_shape)

@@ -60,6 +60,14 @@ def resnet_vlae(
 ) -> VLAE:
     """The paper's ResNet VLAE: `color_vlae` with residual blocks, regardless of ``dense``.
 
+    Args:
+        window: as in `color_vlae`.
+        architecture: as in `color_vlae`.
+        **parts: its other arguments.
+
+    Raises:
+        ValueError: as for `color_vlae`.
+
     Example:
         >>> model, guide = resnet_vlae("7x4"), color_guide()
     """
@@ -72,6 +80,14 @@ def densenet_vlae(
     **parts: Any,
 ) -> VLAE:
     """The paper's DenseNet VLAE: `color_vlae` with dense blocks, regardless of ``dense``.
+
+    Args:
+        window: as in `color_vlae`.
+        architecture: as in `color_vlae`.
+        **parts: its other arguments.
+
+    Raises:
+        ValueError: as for `color_vlae`.
 
     Example:
         >>> model, guide = densenet_vlae("7x4"), color_guide(MapArchitecture(dense=True))

@@ -36,6 +36,10 @@ class BernoulliLikelihood(nn.Module):
 
     Called with features ``(*batch, feature_channels, H, W)``, it returns a distribution with batch
     shape ``batch`` and event shape ``(image_channels, H, W)``.
+
+    Args:
+        feature_channels: channels of the features.
+        image_channels: channels of the images.
     """
 
     def __init__(self, feature_channels: int = 4, image_channels: int = 1) -> None:

@@ -33,6 +33,12 @@ class StandardNormalPrior(nn.Module):
     """A factorized standard normal prior with event shape ``(code_dim,)``.
 
     Called with a ``temperature``, it returns a normal distribution with this standard deviation.
+
+    Args:
+        code_dim: dimensions of the code.
+
+    Raises:
+        ValueError: when called, the temperature is negative or not finite.
     """
 
     loc: Tensor
@@ -68,7 +74,8 @@ class FlowPrior(nn.Module):
             such as the permutation of `permute`, become buffers.
 
     Raises:
-        ValueError: layers is less than 1, or a transform does not take codes of this size.
+        ValueError: layers is less than 1, or a transform does not take codes of this size; when
+            called, the temperature is negative or not finite.
 
     References:
         Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 3.2.
@@ -157,7 +164,7 @@ def choose_prior(
     if prior == "normal":
         return StandardNormalPrior(prod(code_shape))
     if prior != "flow":
-        raise ValueError(f'prior must be "flow", "normal" or a prior module, got {prior!r}')
+        raise ValueError(f'prior must be "flow", "normal", or a prior module, got {prior!r}')
     if len(code_shape) == 3:
         return spatial_flow_prior(code_shape, layers, hidden)
     return FlowPrior(prod(code_shape), layers, hidden)

@@ -26,7 +26,9 @@ COMMANDS = {
         "pyro_vlae.commands.train:main", "train a model and score it", "--resume --out {out}"
     ),
     "score": Command("pyro_vlae.commands.score:main", "score a trained model on test images"),
-    "sample": Command("pyro_vlae.commands.sample:main", "generate images from a trained model"),
+    "sample": Command(
+        "pyro_vlae.commands.sample:main", "generate images or music from a trained model"
+    ),
     "figures": Command("pyro_vlae.commands.figures:main", "plot what a model's code controls"),
     "compress": Command("pyro_vlae.commands.compression:compress", "compress images to a file"),
     "decompress": Command(

@@ -176,7 +176,7 @@ def open_npz(file: BinaryIO) -> Iterator[Any]:
     """Open an ``.npz`` file of numbers; a small one that would fill the memory is refused.
 
     Raises:
-        ValueError: it is no such file, or holds two arrays of one name, or has more than 1 GiB and
+        ValueError: it is not an .npz file, holds two arrays of one name, or has more than 1 GiB and
             was compressed by a factor of more than 500. NumPy raises errors of many kinds if the
             file is damaged.
     """

@@ -50,7 +50,7 @@ guide.eval().requires_grad_(False)
 x = test.batch(slice(0, 64))
 
 # %% [markdown]
-# The bound grows with the number of particles, from the ELBO towards $\log p(x)$:
+# The bound grows with the number of particles, from the ELBO toward $\log p(x)$:
 
 # %%
 for particles in (1, 4, 16, 64):

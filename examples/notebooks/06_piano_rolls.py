@@ -29,7 +29,7 @@ pyro.set_rng_seed(0)
 # %% [markdown]
 # ## Data
 #
-# `jsb-chorales` is a set of 382 chorales of Bach. If the file is neither on disk nor downloadable,
+# `jsb-chorales` is a set of 382 chorales by Bach. If the file is neither on disk nor downloadable,
 # we write some chords ourselves, so that the notebook runs anywhere.
 
 

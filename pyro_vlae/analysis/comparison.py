@@ -83,9 +83,8 @@ def compare_models(scores: Mapping[str, Scores], reference: str | None = None) -
 
     PSIS-LOO and WAIC, as in ``az.compare``, are wrong here: they reweight the posterior to leave
     one observation out, but each image has its own code, whose posterior without the image is the
-    prior (in a linear-Gaussian example LOO gave -1044; the correct value is -2915). The held-out
-    quantity is log p(x) itself. Its estimate is biased downwards, and more so with fewer importance
-    samples: use the same number for all models.
+    prior. The held-out quantity is log p(x) itself. Its estimate is biased downward, and more so
+    with fewer importance samples: use the same number for all models.
 
     Args:
         scores: for each model name, the result of `pyro_vlae.infer.marginal_log_likelihood`, or
@@ -100,7 +99,7 @@ def compare_models(scores: Mapping[str, Scores], reference: str | None = None) -
         FileNotFoundError: a run has no ``scores.npz``.
 
     Example:
-        >>> print(compare_models({"1 hour": "results/static-mnist-vlae",
+        >>> print(compare_models({"2 hours": "results/static-mnist-vlae",
         ...                       "10 minutes": "results/static-mnist-quick"}))
     """
     if not isinstance(scores, Mapping):
@@ -184,7 +183,7 @@ def _read_run(path: Path) -> _PerImage:
         numeric = (index.dtype.kind, log_prob.dtype.kind, noise.dtype.kind) == ("i", "f", "f")
         if not numeric:
             raise ValueError("expected integers and two arrays of floats")
-    except Exception as error:  # of many kinds, from zipfile, zlib and NumPy
+    except Exception as error:  # of many kinds, from zipfile, zlib, and NumPy
         raise ValueError(
             f"cannot read {path} with {', '.join(names)} ({error}): restore it from a copy, or "
             "score the run again with --resume"
@@ -200,7 +199,7 @@ def _read_run(path: Path) -> _PerImage:
         num_samples, dataset = about["num_samples"], about["dataset"]
     if not index.shape == log_prob.shape == noise.shape or len(set(index.flat)) < index.size:
         raise ValueError(
-            f"{path}: test_index, log_prob and monte_carlo_error have shapes {index.shape}, "
+            f"{path}: test_index, log_prob, and monte_carlo_error have shapes {index.shape}, "
             f"{log_prob.shape} and {noise.shape}; expected one of each per image, each image once"
         )
     return _PerImage(log_prob, noise, num_samples, index.tolist(), dataset)

@@ -15,7 +15,7 @@ def nearest_neighbors(features: Tensor) -> Tensor:
         Their indices, ``int64`` of shape ``(N,)``.
 
     Raises:
-        ValueError: the shape is another one, or there are fewer than two vectors.
+        ValueError: the shape is wrong, or there are fewer than two vectors.
     """
     if features.dim() != 2 or len(features) < 2:
         shape = tuple(features.shape)

@@ -71,9 +71,10 @@ def interpolate_images(
 
     ``x`` has shape ``(2 N, C, H, W)``: first all starts, then all ends. All images of a path are
     sampled with the same uniform random numbers, so they differ only because their codes do.
+    ``count`` is the number of images on a path, with both ends.
 
     Raises:
-        ValueError: the number of images is odd.
+        ValueError: the number of images is odd, or the prior is not made of standard normal noise.
     """
     if len(x) % 2:
         raise ValueError(

@@ -73,11 +73,12 @@ class Container:
         """Read the bytes of a file.
 
         Raises:
-            CodecError: they are no such file, of another version, truncated, or altered.
+            CodecError: they are not such a file, of another version, truncated, or altered.
         """
         if data[:4] != MAGIC:
             raise CodecError(
-                f"this is no file of compressed images: it starts with {data[:4]!r}, not {MAGIC!r}"
+                "this is not a file of compressed images: it starts with "
+                f"{data[:4]!r}, not {MAGIC!r}"
             )
         if len(data) < FIXED.size + 4 or zlib.crc32(data[:-4]) != int.from_bytes(
             data[-4:], "little"

@@ -28,7 +28,7 @@ class LatticePrior:
         delta: distance of grid points, a power of two, so that float32 arithmetic is exact.
 
     Raises:
-        CodecError: the prior is another one.
+        CodecError: the prior is neither a standard normal nor a mean-only flow.
     """
 
     def __init__(self, prior: Any, delta: float) -> None:
@@ -40,7 +40,7 @@ class LatticePrior:
             if not isinstance(layer, MeanOnlyAutoregressive | SpatialMeanOnlyAutoregressive):
                 raise CodecError(
                     f"lossless coding needs a prior whose flow layers only shift, got a "
-                    f"{type(layer).__name__}: a layer that scales is no bijection of grid points. "
+                    f"{type(layer).__name__}: a layer that scales is not a bijection on the grid. "
                     "Use FlowPrior(code_dim) with its default layers, or LossyCodec"
                 )
         normal = getattr(prior, "base_dist", None)

@@ -63,7 +63,7 @@ class LosslessCodec:
         guide: a diagonal Gaussian with site ``"z"``.
 
     Raises:
-        CodecError: model or guide is another one.
+        CodecError: the codec does not support this model or guide.
 
     Example:
         >>> codec = LosslessCodec(*load_pretrained("static-mnist"))

@@ -53,7 +53,7 @@ class LossyCodec:
             q(z | x), and its code fits less well; a warning names these images.
 
     Raises:
-        CodecError: model or guide is another one.
+        CodecError: the codec does not support this model or guide.
 
     Example:
         >>> codec = LossyCodec(*load_pretrained("static-mnist"))

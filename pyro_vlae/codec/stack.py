@@ -33,7 +33,7 @@ class BitStack:
     """A last-in-first-out stack of bits.
 
     Popping symbols from a distribution removes about as many bits as pushing them adds, and pushing
-    popped symbols restores the stack exactly, also after it ran empty.
+    popped symbols restores the stack exactly, even after it has run empty.
 
     Args:
         words: its content.

@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("runs", nargs="+", type=folder, metavar="RUN", help="folders of finished runs")
     add_place_options(parser)
     add("--images", type=positive(int), default=256, help="images for the error; default: 256")
-    add("--out", type=folder, default=Path("."), metavar="DIR", help="default: this folder")
+    add("--out", type=folder, default=Path("."), metavar="DIR", help="default: the current folder")
     options = parser.parse_args(arguments)
     device = pick_device(options.device)
     recipes = {run: read_color_recipe(run) for run in options.runs}

@@ -221,7 +221,7 @@ def _read_array(path: Path) -> Array:
         raise
     except Exception as error:  # of many kinds, if the file is damaged
         reason = str(error).partition("\n")[0]
-        raise ConfigError(f"{path} is no .npy file of numbers ({reason})") from error
+        raise ConfigError(f"{path} is not an .npy file of numbers ({reason})") from error
 
 
 def _as_bits(path: Path, array: Array) -> Array:

@@ -3,8 +3,9 @@
     %(prog)s --dataset static-mnist
     %(prog)s color --window 4x2
 
-The first word is a family of models: {families};
-without it, binary or gray, by the data set, or that of the run to --resume.
+The first word is a family of models: {families}. If it is
+left out, the data set decides between binary and gray; with --resume, the run
+does.
 `%(prog)s color --help` shows the options of the family color. Samples,
 reconstructions, metrics, checkpoint, and results go to a folder under runs/.
 """
@@ -30,9 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         if resumed and resumed not in families:
             families = [resumed]
     if families[0] not in RECIPES:
-        raise ConfigError(
-            f"there is no family {families[0]!r} of models: choose {', '.join(RECIPES)}"
-        )
+        raise ConfigError(f"there is no model family {families[0]!r}: choose {', '.join(RECIPES)}")
     kinds = [RECIPES[family] for family in families]
     return train(kinds, str(__doc__).format(families=", ".join(RECIPES)), arguments)
 

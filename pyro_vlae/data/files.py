@@ -266,7 +266,7 @@ def _members(path: Path, archive: PublishedFile, limit: int) -> dict[str, bytes]
                     members[Path(member.name).name] = stream.read()
     except (*_DAMAGE, tarfile.TarError, OSError) as error:
         reason = str(error).partition("\n")[0]
-        raise _corrupt(path, archive, f"it is no intact tar archive ({reason})") from error
+        raise _corrupt(path, archive, f"it is not an intact tar archive ({reason})") from error
     return members
 
 

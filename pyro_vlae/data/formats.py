@@ -43,7 +43,7 @@ def decode_mat(content: bytes, shapes: Mapping[str, tuple[int, int]]) -> dict[st
     """Decode the matrices named in ``shapes`` of a MATLAB file (version 5 to 7.2).
 
     Raises:
-        DatasetError: a matrix is missing or has another shape.
+        DatasetError: a matrix is missing or has the wrong shape.
     """
     found = scipy.io.loadmat(io.BytesIO(content), variable_names=list(shapes))
     for name, shape in shapes.items():

@@ -28,7 +28,7 @@ class ImageDataset:
     Args:
         name: the name it is loaded by.
         description: which version it is, and how its test images were binarized.
-        train: the train images; intensities are binarized each time an image is sampled.
+        train: the training images; intensities are binarized each time an image is sampled.
         validation: the validation images, never random: intensities were binarized once.
         test: the test images, never random either.
     """
@@ -90,9 +90,9 @@ class ImageDataset:
                 hold out.
             test: test images, or a fraction, likewise.
             values: what a model shall see of images with 1 channel. `GRAY`: 256 levels. `BINARY`:
-                gray levels are probabilities of a 1, and train images are binarized each time one
-                is sampled. None: `BINARY` for images of 0 and 1 or of 0 and 255, `GRAY` for others.
-                Images with 3 channels have `BYTES`.
+                gray levels are probabilities of a 1, and training images are binarized each time
+                one is sampled. None: `BINARY` for images of 0 and 1 or of 0 and 255, `GRAY` for
+                others. Images with 3 channels have `BYTES`.
             channels_last: whether four-dimensional arrays are ``(N, H, W, C)``; None to infer it.
             name: name of the data set.
             seed: seed of the random split.
@@ -144,7 +144,7 @@ class ImageDataset:
 
     @property
     def values(self) -> Values:
-        """The values that a model sees: `BINARY` also if the train images are `INTENSITIES`."""
+        """The values that a model sees: `BINARY` even if the training images are `INTENSITIES`."""
         return self.test.values
 
     @property
@@ -154,7 +154,7 @@ class ImageDataset:
 
     @property
     def train_validation(self) -> ImageSplit:
-        """Train and validation images together, sampled as train images are, for a final run."""
+        """Train and validation images together, sampled as training images are, for a final run."""
         parts = self.train, self._validation_intensities or self.validation
         labels = [part.labels for part in parts if part.labels is not None]
         return replace(
@@ -164,7 +164,7 @@ class ImageDataset:
         )
 
     def with_flips(self) -> "ImageDataset":
-        """Return this data set with train images mirrored at random; the others are unchanged."""
+        """Return this data set with training images mirrored at random, the others unchanged."""
         return replace(self, train=replace(self.train, flip=True))
 
     def to(self, device: torch.device | str) -> "ImageDataset":

@@ -36,8 +36,8 @@ def load_images(path: str | os.PathLike[str], values: Values | None = None) -> I
     the labels. Either may be divided into subfolders ``train``, ``validation`` (or ``val``), and
     ``test``, in upper or lower case. Files that are not images and hidden files are ignored.
 
-    Splits that are missing are held out of the train images at random, a tenth each. The values of
-    the images are understood as by `ImageDataset.from_arrays`.
+    Splits that are missing are held out of the training images at random, a tenth each. The values
+    of the images are understood as by `ImageDataset.from_arrays`.
 
     Args:
         path: the file or folder.
@@ -55,7 +55,7 @@ def load_images(path: str | os.PathLike[str], values: Values | None = None) -> I
     else:
         raise DatasetNotFoundError(f"there is no file or folder {path}")
     if "train" not in splits:
-        raise DatasetError(f"{path} holds {' and '.join(splits)} images, but no train images")
+        raise DatasetError(f"{path} holds {' and '.join(splits)} images, but no training images")
     train: Any = splits.pop("train")
     held_out: dict[str, Any] = {**splits}
     name = path.resolve().name.removesuffix(".npz")
@@ -106,8 +106,8 @@ def _read_folder(path: Path) -> dict[str, Split]:
     others = sorted(name for given in found.values() for name in given)
     if others:
         raise DatasetError(
-            f"{path} holds {' and '.join(others)} images, but no train images: add a folder train, "
-            "or rename the folders of classes that have the name of a split"
+            f"{path} holds {' and '.join(others)} images, but no training images: add a folder "
+            "train, or rename the folders of classes that have the name of a split"
         )
     return {"train": _read_split(path)}
 

@@ -28,7 +28,7 @@ def write_midi(path: str | os.PathLike[str], roll: Array, frames_per_minute: flo
         frames_per_minute: how fast the frames are played.
 
     Raises:
-        ValueError: the roll has another shape or other values.
+        ValueError: the roll has the wrong shape or other values.
     """
     roll = np.asarray(roll)
     if roll.ndim != 2 or roll.shape[1] != 88 or not np.isin(roll, (0, 1)).all():

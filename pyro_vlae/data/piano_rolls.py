@@ -170,7 +170,7 @@ class PianoRollDataset:
     Args:
         name: the name it is loaded by.
         description: its source and size.
-        train: the train pieces, whole and as published.
+        train: the training pieces, whole and as published.
         validation: the validation pieces.
         test: the test pieces.
     """
@@ -184,7 +184,7 @@ class PianoRollDataset:
 
     @property
     def train_validation(self) -> PianoRollSplit:
-        """Train and validation pieces together, sampled as train pieces are."""
+        """Train and validation pieces together, sampled as training pieces are."""
         parts = self.train, self.validation
         return replace(
             self.train,
@@ -193,7 +193,7 @@ class PianoRollDataset:
         )
 
     def augmented(self, transpose: bool, crop: int | None) -> "PianoRollDataset":
-        """Return this data set with train pieces transposed and cropped at random."""
+        """Return this data set with training pieces transposed and cropped at random."""
         return replace(self, train=replace(self.train, transpose=transpose, crop=crop))
 
     def to(self, device: torch.device | str) -> "PianoRollDataset":

@@ -161,8 +161,8 @@ def read_static_mnist(store: FileStore) -> ImageDataset:
 
     The test images are MNIST's, sorted by digit and otherwise in the published order, so their
     labels 0 to 9 are known if MNIST's file of test labels is on disk, and None otherwise.
-    The train and validation images are an unpublished shuffle of MNIST's train images and have no
-    labels.
+    The training and validation images are an unpublished shuffle of MNIST's training images and
+    have no labels.
     """
     labels = store.read_if_on_disk(_MNIST[-1])
     train, validation, test = (decode_amat(store.read(file), 28, 28) for file in _STATIC_MNIST)
@@ -194,7 +194,7 @@ def _mnist(store: FileStore, values: Values) -> list[ImageSplit]:
 def read_omniglot(store: FileStore) -> ImageDataset:
     """OMNIGLOT at 28x28: 23,000 / 1,345 / 8,070 intensities, labeled by alphabet 0 to 49.
 
-    The 24,345 published train images are shuffled by `SPLIT_SEED` and the last 1,345 held out;
+    The 24,345 published training images are shuffled by `SPLIT_SEED` and the last 1,345 held out;
     the test images are sorted by alphabet. Intensities are rounded to bytes. In each folder the
     original ``chardata.mat`` is preferred; if the rebuilt file was read, the description says so.
     """

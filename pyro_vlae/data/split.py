@@ -16,7 +16,7 @@ class ImageSplit:
     Args:
         images: ``uint8`` of shape ``(N, C, H, W)``.
         labels: ``int64`` of shape ``(N,)``, on the same device, or None.
-        values: what the bytes mean: `BINARY`, `INTENSITIES`, `GRAY` or `BYTES`.
+        values: what the bytes mean: `BINARY`, `INTENSITIES`, `GRAY`, or `BYTES`.
         flip: whether an image is mirrored left to right with probability 1/2 each time it is
             sampled.
 

@@ -65,7 +65,7 @@ class PianoRoll(TorchDistribution):
             ``(*shape', T)`` nats.
 
         Raises:
-            ValueError: the rolls have another shape or, under validation, other values.
+            ValueError: the rolls have the wrong shape or, under validation, other values.
         """
         if value.shape[-3:] != self.event_shape:
             raise ValueError(

@@ -54,7 +54,7 @@ def go_through(
 ) -> Tensor:
     """Choose the values of images in place, each front given the fronts before it.
 
-    Everything is computed in the precision of the images, also under `torch.autocast`.
+    Everything is computed in the precision of the images, even under `torch.autocast`.
 
     Args:
         network: see `pyro_vlae.nn.PixelNetwork`.

@@ -54,6 +54,9 @@ class BinaryRecipe(ImageRecipe):
         likelihood_learning_rate_factor: factor on the learning rate of the likelihood.
         train_samples: codes per image in training: 1 for the ELBO with free bits, more for the
             importance-weighted bound (Burda et al., 2016, arXiv:1509.00519), which has none.
+
+    Raises:
+        ConfigError: a value is out of range, or options contradict each other.
     """
 
     family = "binary"

@@ -26,7 +26,7 @@ class ColorRecipe(ImageRecipe):
 
     Args:
         encoder: ``"resnet"`` or ``"densenet"``, for the encoder and the decoder.
-        window: ``"4x2"``, ``"5x3"``, ``"7x4"`` or ``"7x4-gray"``.
+        window: ``"4x2"``, ``"5x3"``, ``"7x4"``, or ``"7x4-gray"``.
         prior: ``"flow"`` or ``"normal"``.
         guide: ``"gaussian"``.
         likelihood: ``"pixelcnn"``.
@@ -37,6 +37,10 @@ class ColorRecipe(ImageRecipe):
         flow_maps: channels of the hidden layers of the prior's transforms.
         target_nats: target of the rate in nats per image, see `SoftFreeBitsELBO`.
         flips: whether to mirror training images at random (the paper does not mention it).
+
+    Raises:
+        ConfigError: a value is out of range, or the images do not have 3 channels or a height and
+            width divisible by 4.
     """
 
     family = "color"

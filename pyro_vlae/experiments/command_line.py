@@ -130,7 +130,7 @@ def make_folder(path: Path) -> None:
     """Make a folder to write to, before anything is computed.
 
     Raises:
-        ConfigError: it cannot be made, or not be written to.
+        ConfigError: it cannot be created or written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -73,7 +73,7 @@ COLOR_ROWS = (
 
 @dataclass(frozen=True)
 class Claim:
-    """A ranking of two models according to the paper's NLLs.
+    """A ranking of two models, by the paper's NLLs where it has both.
 
     Args:
         text: the claim in words, the better model first.
@@ -125,9 +125,10 @@ _INTRODUCTION = (
     "CIFAR-10); lower is better. ± is the standard error over the scored images. Rows with the "
     "preset `paper` use the full recipe; `quick` rows were trained only as long as stated. A "
     "learning rate in parentheses is that of the likelihood, where it differs. With `K codes`, "
-    "training maximized the importance-weighted bound of K codes per image, not the ELBO. Images "
-    "differ by tens of nats, so a score on some of the test images is comparable only with scores "
-    "on the same ones."
+    "training maximized the importance-weighted bound of K codes per image, not the ELBO. For a "
+    "run that started from another run's weights, images seen and minutes count only its own "
+    "training. Images differ by tens of nats, so a score on some of the test images is comparable "
+    "only with scores on the same ones."
 )
 _HEAD = (
     "| row | paper: NLL | paper: rate | NLL | bound | rate | images seen | minutes | scored "
@@ -141,7 +142,8 @@ _RANKINGS = (
     "runs of a pair saw about the same number of images; other settings, see above, may differ."
 )
 _RANKINGS_HEAD = (
-    "| better in the paper | first run (images seen, rate) | second run | paper | ours | images |",
+    "| comparison (expected better first) | first run (images seen, rate) | second run | paper "
+    "| ours | images |",
     "|---|---|---|---|---|---|",
 )
 
@@ -167,7 +169,8 @@ def results_page(folder: Path) -> str:
         lines += [_line(row, others.pop(row.name, None)) for row in rows]
         ours = [name for name, run in others.items() if run["dataset"] == dataset]
         lines += [_line(Row(name, "not in the paper"), others.pop(name)) for name in ours]
-    lines += ["", "```", *(_command(row) for row in COLOR_ROWS), "```"]
+    lines += ["", "To run the rows of the paper's table:", ""]
+    lines += ["```", *(_command(row) for row in COLOR_ROWS), "```"]
     if others:
         lines += ["", "## Other data sets", "", *_HEAD]
         lines += [_line(Row(name, "not in the paper"), run) for name, run in others.items()]
@@ -176,6 +179,10 @@ def results_page(folder: Path) -> str:
         lines += ["", "## Rankings in paired comparisons", "", _RANKINGS, ""]
         lines += [*_RANKINGS_HEAD, *rankings]
     return "\n".join(lines) + "\n"
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number:,} {unit}{'s' * (number != 1)}"
 
 
 def _cells(*cells: str) -> str:
@@ -206,7 +213,7 @@ def _line(row: Row, results: Mapping[str, Any] | None) -> str:
         f"{score('kl_nats')} ({results['kl_bits']:.1f} bits)",
         f"{results['train_images_seen']:,}",
         f"{results['train_seconds'] / 60:.0f}",
-        f"{results['num_images']:,} images, {results['num_samples']} samples "
+        f"{_count(results['num_images'], 'image')}, {_count(results['num_samples'], 'sample')} "
         f"(± {score('nll_monte_carlo_error', 1)})",
         results["device"],
         f"{results['preset']}, {_learning_rate(results)}, {results.get('batch_size', '?')}, "
@@ -229,7 +236,7 @@ def _learning_rate(results: Mapping[str, Any]) -> str:
 
 def _command(row: Row) -> str:
     options = " ".join(f"--{name} {value}" for name, value in row.options.items())
-    return f"python examples/cifar10_vlae.py {options} --out results/{row.name}"
+    return f"python examples/cifar10_vlae.py --preset paper {options} --out results/{row.name}"
 
 
 def _comparable(claim: Claim, folder: Path) -> bool:

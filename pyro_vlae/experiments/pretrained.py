@@ -159,7 +159,7 @@ def start_from(recipe: Recipe, model: nn.Module, guide: nn.Module) -> None:
         guide: the recipe's guide.
 
     Raises:
-        CheckpointError: the architecture is another one; nothing is copied.
+        CheckpointError: the architectures differ; nothing is copied.
     """
     name = str(recipe.start_from)
     trained: Any = dict(zip(("model", "guide"), load_pair(name), strict=True))

@@ -131,7 +131,7 @@ class Recipe(SampleHooks, ABC):
 
     @property
     def dataset_name(self) -> str:
-        """The name of the data set, also if ``dataset`` is a path."""
+        """The name of the data set, even if ``dataset`` is a path."""
         return Path(self.dataset).name.removesuffix(".npz")
 
     def score(

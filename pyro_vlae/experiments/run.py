@@ -68,7 +68,7 @@ def run(
         out: folder for ``config.json``, ``metrics.jsonl``, ``checkpoint/``, figures, ``scores.npz``
             (per image), and ``results.json``. It belongs to this process until the run ends.
         resume: continue from the checkpoint in `out`, if there is one. A run that was interrupted
-            while scoring goes on scoring, and one that is finished is left as it is.
+            while scoring goes on scoring; a finished one is plotted again, but not scored again.
 
     Raises:
         CheckpointError: another process uses the folder, it cannot be written, or a file in it is

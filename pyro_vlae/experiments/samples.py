@@ -31,7 +31,7 @@ class SampleHooks:
         return ("temperature", "prior_temperature") if self.has_code else ()
 
     def samples(self, model: Any, count: int, **options: Any) -> Tensor:
-        """Sample so many images from a model; ``options`` are among `sample_options`."""
+        """Sample ``count`` images from a model; ``options`` are among `sample_options`."""
         if not self.has_code:
             return model(batch_size=count)
         prior = model.prior(temperature=options.get("prior_temperature", 1.0))

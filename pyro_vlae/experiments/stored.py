@@ -1,4 +1,4 @@
-"""Checks of the files of a run that are read back: the types of what they hold."""
+"""Type checks of what is read back from the files of a run."""
 
 from collections.abc import Mapping
 from pathlib import Path

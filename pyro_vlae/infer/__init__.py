@@ -1,4 +1,4 @@
-"""Inference: ELBOs, the optimizer, log-likelihoods, codes of images, and in-painting."""
+"""Inference: ELBOs, the optimizer, log-likelihoods, codes of images, and inpainting."""
 
 from pyro_vlae.infer.codes import decode, encode, reconstruct
 from pyro_vlae.infer.elbo import FreeBitsELBO

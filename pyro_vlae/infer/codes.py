@@ -46,9 +46,9 @@ def encode(
         Codes ``(N, code_dim)``, or ``(num_samples, N, code_dim)``.
 
     Raises:
-        ValueError: the images are no tensor or, under validation, not finite; the guide has no site
-            ``"z"`` or is a model; both num_samples and mean are given; or the mean has no closed
-            form (as for a flow, or a guide with further sites).
+        ValueError: the images are not a tensor or, under validation, not finite; the guide has no
+            site ``"z"`` or is a model; both num_samples and mean are given; or the mean has no
+            closed form (as for a flow, or a guide with further sites).
 
     Example:
         >>> decode(model, encode(guide, x, mean=True), temperature=0)

@@ -59,7 +59,7 @@ def marginal_log_likelihood(
             halved if memory runs out.
         progress: show a progress bar.
         resume_file: file in which the estimates of finished images are kept, every few seconds and
-            on errors and Ctrl-C. A later call, also in another process, with the same modules,
+            on errors and Ctrl-C. A later call, even in another process, with the same modules,
             images, and arguments goes on from there, and returns bitwise the same result as one
             that was not interrupted. Modules are compared by their classes, parameters, buffers,
             and public attributes; programs and attributes that are functions are refused, since

@@ -94,7 +94,7 @@ class PartialScores:
             fits = columns.ndim == 2 and len(columns) == self._rows
             if not fits or columns.dtype != torch.float64:
                 raise ValueError(f"columns of shape {tuple(columns.shape)}, {columns.dtype}")
-        except Exception as error:  # of many kinds, from zipfile, zlib and NumPy
+        except Exception as error:  # of many kinds, from zipfile, zlib, and NumPy
             _log.warning("%s is damaged (%s): scoring starts again", path, error)
             return
         if found == self._fingerprint:

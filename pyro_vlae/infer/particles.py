@@ -68,8 +68,11 @@ def importance_samples(
 ) -> Iterator[ImportanceSamples]:
     """Sample codes of the images ``x[part][start:]`` and score them, a block of them at a time.
 
-    The other arguments are those of `marginal_log_likelihood`. Iterate inside `evaluation_context`,
-    without gradients. If the guide samples nothing, there is one sample per image, without codes.
+    Iterate inside `evaluation_context`, without gradients. If the guide samples nothing, there is
+    one sample per image, without codes.
+
+    ``index`` holds the index of each image of ``x`` in its data set, which seeds its codes. The
+    other arguments, and the errors raised, are those of `marginal_log_likelihood`.
     """
     every_x, every_index = x, index
     x, index = x[part], index[part]

@@ -12,7 +12,7 @@ from pyro_vlae.infer.rate import RateELBO, scale_kl
 _TOLERANCE = 1.05
 _RAISE, _LOWER = 1.1, 0.9
 # The paper requires gamma > 0. At a hundredth of its weight the KL term has little effect; a lower
-# limit would only delay gamma's return to 1, which takes 48 steps from here.
+# limit would only delay gamma's return to 1, which takes 49 steps from here.
 MIN_GAMMA = 0.01
 
 
@@ -26,11 +26,11 @@ class SoftFreeBitsELBO(RateELBO):
         \sum_i E_q[\log p(x_i | z_i)] - \gamma \mathrm{KL}_i, \qquad 0.01 \le \gamma \le 1.
 
     After each training step (``loss_and_grads``, ``differentiable_loss``; not ``loss``) gamma is
-    multiplied by 1.1 if the batch mean of the KL was more than 5 % above the target, by 0.9 if it
-    was below the target, and left unchanged otherwise. Once the rate stays more than 5 % above the
+    multiplied by 1.1 if the batch mean of the KL was more than 5% above the target, by 0.9 if it
+    was below the target, and left unchanged otherwise. Once the rate stays more than 5% above the
     target, the objective is thus the ELBO itself. Unlike in `FreeBitsELBO`, the KL always has a
     gradient. With ``target_nats=0`` loss and gradients are those of
-    :class:`~pyro.infer.Trace_ELBO`. Scales, masks and other latent sites are treated as in
+    :class:`~pyro.infer.Trace_ELBO`. Scales, masks, and other latent sites are treated as in
     `FreeBitsELBO`.
 
     Args:

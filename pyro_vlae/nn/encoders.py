@@ -226,7 +226,7 @@ def _flat_codes(z: Tensor, code_shape: tuple[int, ...]) -> Tensor:
         flat = "" if len(code_shape) == 1 else f" (flattened feature maps {code_shape})"
         raise ValueError(
             f"the decoder expects codes of {prod(code_shape)} dimensions in the last axis{flat}, "
-            f"got a tensor of shape {tuple(z.shape)}; build prior, guide and decoder for the same "
+            f"got a tensor of shape {tuple(z.shape)}; build prior, guide, and decoder for the same "
             "code"
         )
     return z.reshape(-1, *code_shape)

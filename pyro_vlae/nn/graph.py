@@ -124,7 +124,7 @@ def _plain(value: Any, outer: tuple[Any, ...] = ()) -> Any:
         return tuple((_plain(key), _plain(part, outer)) for key, part in value.items())
     if isinstance(value, slice | torch.dtype | torch.device):
         return repr(value)
-    if isinstance(value, Tensor):  # those that are no buffers are refused where they are used
+    if isinstance(value, Tensor):  # those that are not buffers are refused where they are used
         return None
     if isinstance(value, nn.Module) or callable(value) or any(value is one for one in outer):
         return id(value)

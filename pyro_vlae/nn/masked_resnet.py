@@ -39,6 +39,10 @@ class MaskedResNet(PixelNetwork):
     Shapes: image ``(N, image_channels, H, W)`` and context ``(N, context_channels, H, W)`` to
     Bernoulli logits ``(N, image_channels, H, W)``, or parameters of mixtures of discretized
     logistics ``(N, P, H, W)``, any H and W.
+
+    Raises:
+        ValueError: masked_layers is less than 1, there are more pointwise_blocks than masked
+            layers, the kernel size is even or less than 3, or mixtures is negative.
     """
 
     def __init__(

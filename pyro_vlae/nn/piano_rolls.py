@@ -29,7 +29,7 @@ def roll_lengths(x: Tensor) -> Tensor:
 
 
 def count_blocks(frames: Tensor | int) -> Tensor | int:
-    """The number of code vectors of pieces with so many frames."""
+    """The number of code vectors of pieces with this many frames."""
     return (frames + BLOCK - 1) // BLOCK
 
 

@@ -50,7 +50,7 @@ def plot_code_map(
     samples if the guide has no means in closed form. The labels are integers ``(N,)``.
 
     Raises:
-        ValueError: the codes or labels have another shape.
+        ValueError: the codes or labels have the wrong shape.
     """
     if codes.ndim != 2 or min(codes.shape) < 2 or labels.shape != codes.shape[:1]:
         raise ValueError(

@@ -25,7 +25,7 @@ def plot_samples(images: Tensor, title: str | None = None, columns: int = 8) -> 
         columns: images per row.
 
     Raises:
-        ValueError: the images have another shape or range.
+        ValueError: the images have the wrong shape or range.
     """
     pictures = as_pictures(images, "images")
     columns = min(columns, len(pictures))
@@ -42,7 +42,7 @@ def plot_reconstructions(
     Both are ``(N, C, H, W)`` in [0, 1]; a decompression is x' ~ p(x | z), z ~ q(z | x).
 
     Raises:
-        ValueError: the images have another shape or range, or the two shapes differ.
+        ValueError: the images have the wrong shape or range, or the two shapes differ.
     """
     return plot_groups({"original": originals, "decompressed": decompressions}, title)
 
@@ -59,7 +59,7 @@ def plot_groups(
         groups_per_row: groups side by side.
 
     Raises:
-        ValueError: the images have another shape or range, or the shapes differ.
+        ValueError: the images have the wrong shape or range, or the shapes differ.
     """
     pictures = {name: as_pictures(version, f"{name} images") for name, version in images.items()}
     first = next(iter(pictures.values()))
@@ -89,7 +89,7 @@ def plot_rows(images: Mapping[str, Tensor], title: str | None = None) -> Figure:
         title: title of the figure.
 
     Raises:
-        ValueError: the images have another shape or range.
+        ValueError: the images have the wrong shape or range.
     """
     rows = {name: as_pictures(row, f"{name!r} images") for name, row in images.items()}
     first = next(iter(rows.values()))

@@ -62,7 +62,7 @@ def save_checkpoint(
     generator: torch.Generator,
     best: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write weights, averages, optimizer state, random states and training state.
+    """Write weights, averages, optimizer state, random states, and training state.
 
     Args:
         folder: created if necessary.
@@ -80,7 +80,7 @@ def save_checkpoint(
     outside = saved["shapes"].keys() - named_parameters(modules).keys()
     if outside:
         raise CheckpointError(
-            f"{min(outside)!r} is trained but is no parameter of the modules to be saved: make it "
+            f"{min(outside)!r} is trained but is not a parameter of the saved modules: make it "
             "a parameter (PyroParam) of the model or guide, or register() it under its name there"
         )
     weights = finite_weights(modules)
@@ -117,7 +117,7 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
     try:
         _check_members(zipfile.ZipFile(file))
         file.seek(0)
-        # Tensors, numbers and strings only: nothing in the file is executed.
+        # Tensors, numbers, and strings only: nothing in the file is executed.
         content = torch.load(file, "cpu", weights_only=True)
         version = content["format"]
         if version == _FORMAT:

@@ -84,14 +84,16 @@ def fit(
 
     Raises:
         TrainingInterrupted: Ctrl-C or SIGTERM, after a checkpoint was saved.
-        TrainingDivergedError: the loss is NaN or infinite; the last checkpoint is untouched.
+        TrainingDivergedError: the loss, a logged metric, or a weight is NaN or infinite; the last
+            checkpoint is untouched.
         CheckpointError: ``out`` cannot be written, is used by another process, or already holds a
             checkpoint; with ``resume``, it holds none, or one that does not fit; the log was
             deleted or moved during training.
         ValueError: there are no images, the precision is unknown, or ``resume`` lacks ``out``.
         RuntimeError: Pyro does not train one of the trainable parameters.
-        TypeError: the images are no split of a data set; with ``out``, the config holds something
-            that JSON cannot.
+        RankError: another rank is gone, or was started with other data, options, or code.
+        TypeError: the images are not a split of a data set; with ``out``, the config holds
+            something that JSON cannot.
     """
     for name, source in {"train": train, "validation": validation}.items():
         if source is not None and not (hasattr(source, "batch") and hasattr(source, "images")):

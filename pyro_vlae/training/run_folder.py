@@ -19,8 +19,8 @@ def own_folder(folder: Path) -> Iterator[None]:
     """Lock a folder, which is created if necessary, for the duration of a ``with`` block.
 
     The lock dies with its owner, even if that is killed. The thread that holds it may enter again.
-    Temporary files left by a killed process are removed, and so is a new folder in which nothing was
-    written. Of several ranks, rank 0 owns the folder.
+    Temporary files left by a killed process are removed, and so is a new folder in which nothing
+    was written. Of several ranks, rank 0 owns the folder.
 
     Raises:
         CheckpointError: another process uses the folder, or it cannot be written.

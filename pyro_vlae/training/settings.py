@@ -15,7 +15,7 @@ _LEAST = dict.fromkeys(
 
 
 class TrainingDivergedError(RuntimeError):
-    """A loss, gradient norm or weight became NaN or infinite."""
+    """A loss, gradient norm, or weight became NaN or infinite."""
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -105,7 +105,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         if self.epochs is None and self.max_steps is None and self.max_minutes is None:
-            raise ValueError("give a budget: epochs, max_steps or max_minutes")
+            raise ValueError("give a budget: epochs, max_steps, or max_minutes")
         optional = ("epochs", "max_steps", "max_minutes", "validate_every")
         for name, least in _LEAST.items():
             value = getattr(self, name)
@@ -124,7 +124,7 @@ class TrainingSettings:
         return min((limit for limit in limits if limit), default=None)
 
     def progress(self, step: int, seconds: float, per_epoch: int) -> float:
-        """The fraction of the budget that so many steps and seconds use; 1 or more ends the run."""
+        """The fraction of the budget used by these steps and seconds; 1 or more ends the run."""
         steps, minutes = self.steps(per_epoch) or math.inf, self.max_minutes or math.inf
         return max(step / steps, seconds / (60 * minutes))
 

@@ -152,7 +152,7 @@ def write_file(path: Path, content: bytes) -> None:
 def damaged(path: str | Path) -> CheckpointError:
     """Return the error for a damaged file."""
     return CheckpointError(
-        f"{path} is truncated or altered: restore it from a copy, download it or train again"
+        f"{path} is truncated or altered: restore it from a copy, download it, or train again"
     )
 
 

@@ -1,4 +1,4 @@
-"""Tensors of transforms that are no modules, such as Pyro's `Permute`."""
+"""Tensors of transforms that are not modules, such as Pyro's `Permute`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from pyro_vlae.transforms.cache import clear_cache
 
 
 class TransformTensors(nn.Module):
-    """Owns the tensors of a transform that is no module, so that they are saved and moved.
+    """Owns the tensors of a transform that is not a module, so that they are saved and moved.
 
     Args:
         transform: its public attributes that are tensors become buffers, and parameters become

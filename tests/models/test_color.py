@@ -98,7 +98,7 @@ def test_parts_can_be_exchanged():
     model = color_vlae(SIZES, prior=prior, decoder=decoder, likelihood=likelihood)
     assert model.prior is prior and model.decoder is decoder and model.likelihood is likelihood
     assert isinstance(resnet_vlae(architecture=SIZES, prior="normal").prior, StandardNormalPrior)
-    with pytest.raises(ValueError, match=r'"flow", "normal" or a prior module.*\'uniform\''):
+    with pytest.raises(ValueError, match=r'"flow", "normal", or a prior module.*\'uniform\''):
         resnet_vlae(architecture=SIZES, prior="uniform")
     with pytest.raises(ValueError, match="3x9"):
         densenet_vlae("3x9", SIZES)

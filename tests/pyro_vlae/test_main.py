@@ -59,7 +59,7 @@ def test_every_command_knows_its_name_and_its_help_fits_80_columns(name, capsys)
 
 def test_a_command_reports_errors_in_one_line(capsys):
     assert main(["train", "colour"]) == 2
-    error = "error: there is no family 'colour' of models: choose binary, "
+    error = "error: there is no model family 'colour': choose binary, "
     assert capsys.readouterr().err.startswith(error)
     with pytest.raises(SystemExit):
         main(["trian"])

@@ -72,7 +72,7 @@ def test_input_that_is_no_binary_images_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"no \.npy file"):
         read_images(file, BINARY, 1)
     np.savez(tmp_path / "a.npz", images=np.zeros((2, 3, 3)))
-    with pytest.raises(ConfigError, match=r"a\.npz is no \.npy file"):
+    with pytest.raises(ConfigError, match=r"a\.npz is not an \.npy file"):
         read_images(tmp_path / "a.npz", BINARY, 1)
     np.save(file, np.array([[["a"]]]))
     with pytest.raises(ConfigError, match="expected numbers"):

@@ -251,9 +251,9 @@ def test_corrupt_archives_are_named_and_left_alone(places, content):
         (tar(("others", CONTENT)), "it holds no file images of at most"),
         (tar(("images", (tarfile.SYMTYPE, "nowhere", 0))), "it holds no file images"),
         (tar(("images", (tarfile.LNKTYPE, "folder/images", 0))), "it holds no file images"),
-        (tar(("images", (tarfile.REGTYPE, "", 1 << 40))), "it is no intact tar archive"),
+        (tar(("images", (tarfile.REGTYPE, "", 1 << 40))), "it is not an intact tar archive"),
         (tar(("images", CONTENT[::-1])), r"is not the published images: the sha256 of its"),
-        (b"no archive", "it is no intact tar archive"),
+        (b"no archive", "it is not an intact tar archive"),
     ],
     ids=["missing", "dangling", "loop", "terabyte", "changed", "no-archive"],
 )

@@ -65,7 +65,7 @@ def test_npz_without_usable_arrays_is_refused(tmp_path):
     for arrays, message in (
         ({"pictures": LEVELS}, "holds pictures; expected images, or train_images"),
         ({}, "holds nothing"),
-        ({"test_images": LEVELS}, "holds test images, but no train images"),
+        ({"test_images": LEVELS}, "holds test images, but no training images"),
         ({"images": np.array([{}])}, "cannot be read .Object arrays cannot"),
         ({"images": LEVELS, "labels": np.zeros(3)}, "expected 20 labels"),
         ({"images": LEVELS.reshape(20, -1)}, "flat rows"),
@@ -169,7 +169,9 @@ def test_folders_of_splits_without_train_are_not_taken_for_classes(tmp_path, nam
     for name in names:
         write_folder(tmp_path / name, LEVELS)
     found = " and ".join(n for n in names if n.lower() in ("test", "validation", "val"))
-    with pytest.raises(DatasetError, match=f"holds {found} images, but no train images: .*rename"):
+    with pytest.raises(
+        DatasetError, match=f"holds {found} images, but no training images: .*rename"
+    ):
         load_images(tmp_path)
 
 

@@ -30,7 +30,7 @@ def test_the_paper_and_ours_stand_side_by_side(tmp_path):
     (line,) = [li for li in results_page(tmp_path).splitlines() if "static-mnist-vlae" in li]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[1:6] == ["79.03", "13.30", "80.13 ± 0.25", "82.50", "12.00 (17.3 bits)"]
-    assert "1,234,567" in cells and "10,000 images, 4096 samples (± 0.004)" in cells
+    assert "1,234,567" in cells and "10,000 images, 4,096 samples (± 0.004)" in cells
     assert cells[-2:] == ["quick, 0.008 (0.032), 32, 3", "train"]
 
     # Runs that are not rows of the paper's tables come last in the table of their data set.
@@ -131,7 +131,7 @@ def test_what_cannot_be_estimated_is_left_open(tmp_path):
             }  # fmt: skip
             (tmp_path / name / "results.json").write_text(json.dumps(figures))
     page = results_page(tmp_path)
-    assert "80.00 ± ?" in page and "1 images, 1 samples (± ?)" in page
+    assert "80.00 ± ?" in page and "1 image, 1 sample (± ?)" in page
     assert "Rankings" not in page  # there are no scores to pair
 
 

@@ -99,8 +99,9 @@ def _full_float32_convolutions() -> Iterator[None]:
 def evaluation_mode(*programs: Callable[..., Any]) -> Iterator[None]:
     """Run programs in evaluation mode and without validation, as usual consuming random numbers.
 
-    Afterwards, training modes, validation, and Pyro's parameter store are restored. Convolutions on
-    a GPU run in full float32: TF32 rounds differently for each chunk size.
+    Afterwards, training modes, validation, and Pyro's parameter store are restored. Everything is
+    computed in the precision of the weights, even under `torch.autocast`. Convolutions on a GPU run
+    in full float32: TF32 rounds differently for each chunk size.
 
     Args:
         programs: models and guides; those that are modules or methods of modules, or wrap them with
@@ -114,7 +115,12 @@ def evaluation_mode(*programs: Callable[..., Any]) -> Iterator[None]:
     try:
         for module in modules:
             module.training = False
-        with _full_float32_convolutions(), pyro.validation_enabled(False):
+        with (
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False),
+            _full_float32_convolutions(),
+            pyro.validation_enabled(False),
+        ):
             yield
     finally:
         for module, mode in zip(modules, training, strict=True):

@@ -63,7 +63,7 @@ def pixel_influence(
     window = likelihood.window
     reach = (height - 1, width - 1)
     if window is not None:
-        rows, columns = (max(abs(offset[axis]) for offset in window) for axis in (0, 1))
+        rows, columns = (max((abs(at[axis]) for at in window), default=0) for axis in (0, 1))
         reach = (min(height, rows + 2) - 1, min(width, columns + 2) - 1)
     generator = torch.Generator().manual_seed(seed)
     shape = reach[0] + 1, 2 * reach[1] + 1

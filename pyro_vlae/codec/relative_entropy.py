@@ -27,8 +27,10 @@ def choose_candidates(
 
     Ordered random coding: candidate i of N has weight ``w_i = q(z_i | x) / p(z_i)`` and time
     ``t_i``, the i-th smallest of N standard exponential variables. The one with the smallest
-    ``t_i / w_i`` is chosen. This is the same distribution as with unordered times (minimal random
-    coding), but as early candidates have smaller times, the index has a smaller entropy.
+    ``t_i / w_i`` is chosen. Over random codebooks this is the same distribution as with unordered
+    times (minimal random coding), but as early candidates have smaller times, the index has a
+    smaller entropy. Given one codebook, repeated samples are alike: an image of low rate has only a
+    few candidates to choose from, the first ones.
 
     Args:
         codebook: samples of p.

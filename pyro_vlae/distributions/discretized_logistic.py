@@ -20,6 +20,7 @@ HALF_RANGE = 127.5  # level k of 0..255 has the value k / 127.5 - 1
 HALF_LEVEL = 0.5 / HALF_RANGE
 LEVELS = torch.arange(256, dtype=torch.float32) / HALF_RANGE - 1
 MIN_LOG_SCALE = -7.0  # as in PixelCNN++; such a component covers only a level or two
+_HALF = (torch.float16, torch.bfloat16)
 
 
 class _PixelLevels(constraints.Constraint):
@@ -33,8 +34,10 @@ class _PixelLevels(constraints.Constraint):
     )
 
     def check(self, value: Tensor) -> Tensor:
-        level = HALF_RANGE * (value + 1)
+        level = HALF_RANGE * (value.to(_full(value.dtype)) + 1)
         on_grid = (level - level.round()).abs() < 1e-3
+        if value.dtype in _HALF:
+            on_grid = (level.round() / HALF_RANGE - 1).to(value.dtype) == value
         return on_grid & (level > -0.5) & (level < 255.5)
 
 
@@ -120,6 +123,8 @@ class DiscretizedLogisticMixture(TorchDistribution):
         """
         if self._validate_args:
             self._validate_sample(value)
+        if value.dtype in _HALF:  # up to a quarter of a level off the grid
+            value = (HALF_RANGE * (value.float() + 1)).round() / HALF_RANGE - 1
         means = torch.stack([self._means(c, value) for c in range(value.shape[-1])], -2)
         log_scales = self.log_scales.clamp(min=MIN_LOG_SCALE)
         log_mass = _log_mass(value.unsqueeze(-1), means, log_scales)
@@ -213,6 +218,11 @@ class DiscretizedLogisticMixture(TorchDistribution):
         coefficients = self.coefficients[..., first : first + channel, :]
         shift = (coefficients * value[..., :channel, None]).sum(-2)
         return self.means[..., channel, :] + shift
+
+
+def _full(dtype: torch.dtype) -> torch.dtype:
+    """This type, or float32 instead of half precision."""
+    return torch.float32 if dtype in _HALF else dtype
 
 
 def _uniform(like: Tensor) -> Tensor:

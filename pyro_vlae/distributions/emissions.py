@@ -82,7 +82,8 @@ class DiscretizedLogisticEmission:
     The parameters ``(N, P, H, W)`` are, channel by channel, the K components' logits, means,
     log-scales, and one coefficient for each earlier channel, to which tanh is applied. Parameters
     of zero correspond to components spread evenly over the levels instead of K identical ones,
-    which speeds up the start of training.
+    which speeds up the start of training. Half precision is too coarse for the ends of a level:
+    such parameters are converted to float32.
 
     Args:
         channels: channels C of the image.
@@ -96,6 +97,7 @@ class DiscretizedLogisticEmission:
 
     def __call__(self, parameters: Tensor) -> DiscretizedLogisticMixture:
         """The distribution of the pixels."""
+        parameters = parameters.to(torch.promote_types(parameters.dtype, torch.float32))
         by_kind = parameters.movedim(1, -1).unflatten(-1, (sum(self.sizes), -1))
         by_channel = [part.unbind(-2) for part in by_kind.split(self.sizes, -2)]
         logits, means, log_scales = (

@@ -173,6 +173,8 @@ class PixelCNN(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         parameters = self.parameters(value)
+        # Rounded to half precision by torch.autocast, probabilities would not sum to one.
+        parameters = parameters.to(torch.promote_types(parameters.dtype, value.dtype))
         shape = parameters.shape[:-3]
         value = value.expand(*shape, *self.event_shape)
         # Flattened, so that an emission only ever sees (N, P, H, W).

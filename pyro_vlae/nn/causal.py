@@ -109,21 +109,24 @@ class CausalConv2d(WeightNormLayer):
         rows, columns = (self.dilation * (size - 1) for size in weight.shape[2:])
         if 2 * top == rows and 2 * left == columns:
             return F.conv2d(x, weight, bias, padding=(top, left), dilation=self.dilation)
-        padded = F.pad(x, (left, max(0, columns - left), top, max(0, rows - top)))
+        right, bottom = max(0, columns - left), max(0, rows - top)
+        padded = F.pad(x, (max(0, left), right, max(0, top), bottom))
+        padded = padded[..., max(0, -top) :, max(0, -left) :]
         out = F.conv2d(padded, weight, bias, dilation=self.dilation)
         return out[..., : x.shape[-2], : x.shape[-1]]
 
-    def offsets(self, channels: slice = slice(None)) -> tuple[Offset, ...]:
-        """The offsets at which any output channel reads these input channels, in raster order.
-
-        They are always the first positions of the kernel.
-        """
+    @property
+    def positions(self) -> tuple[Offset, ...]:
+        """The offsets of all positions of the kernel, in raster order."""
         row, column = self.first_offset
         rows, columns = self.direction.shape[2:]
-        positions = [
+        return tuple(
             (row + self.dilation * i, column + self.dilation * j)
             for i in range(rows)
             for j in range(columns)
-        ]
+        )
+
+    def offsets(self, channels: slice = slice(None)) -> tuple[Offset, ...]:
+        """The offsets at which any output channel reads these input channels, in raster order."""
         visible = self.mask.expand_as(self.direction)[:, channels].flatten(2).any(1).any(0)
-        return tuple(positions[: int(visible.sum())])
+        return tuple(at for at, seen in zip(self.positions, visible.tolist(), strict=True) if seen)

@@ -25,7 +25,9 @@ _IN_PLACE = {
     *("irshift", "isub", "itruediv", "ixor", "setitem", "delitem"),
 }
 # What the layers' weights are read and known by; a layer with its own is not a known one.
-_LAYER_METHODS = {"forward", "apply_weight", "weight", "effective_direction", "offsets"}
+_LAYER_METHODS = {
+    *("forward", "apply_weight", "weight", "effective_direction", "positions", "offsets"),
+}
 
 
 class UntraceableNetwork(Exception):
@@ -70,13 +72,14 @@ def node_name(node: fx.Node) -> str:
 
 
 def fingerprint(network: nn.Module) -> tuple[Any, ...]:
-    """What steers a network's forward pass besides values of tensors, to be compared."""
+    """What steers a network's forward pass besides values of weights, to be compared."""
     return tuple(
         (
             # Unlike an id, not to be taken by a later module.
             weakref.ref(module),
             type(module),
             _hooked(module),
+            _version(module.mask) if isinstance(module, CausalConv2d) else None,
             tuple(
                 (name, _plain(value))
                 for name, value in vars(module).items()
@@ -129,6 +132,11 @@ def _plain(value: Any, outer: tuple[Any, ...] = ()) -> Any:
     if isinstance(value, nn.Module) or callable(value) or any(value is one for one in outer):
         return id(value)
     return id(value), _plain(getattr(value, "__dict__", None), (*outer, value))
+
+
+def _version(tensor: Tensor) -> tuple[int, int]:
+    """What differs if a tensor was replaced, or changed in place."""
+    return id(tensor), 0 if tensor.is_inference() else tensor._version
 
 
 def _hooked(module: nn.Module) -> bool:

@@ -55,10 +55,7 @@ PURE = {
 
 @dataclass(frozen=True)
 class Read:
-    """The pixels of one node that an operation reads, and the input channels that they fill.
-
-    The offsets are those of a kernel's first positions.
-    """
+    """The pixels of one node that an operation reads, and the input channels that they fill."""
 
     source: fx.Node
     offsets: tuple[Offset, ...]
@@ -180,7 +177,7 @@ class OperationReader:
                 own = degree
                 if masked:
                     mask = layer.mask.expand_as(weight)[:, channels].flatten(2)
-                    own = degree * mask[:, :, offsets.index(OWN)].cpu().long()
+                    own = degree * mask[:, :, layer.positions.index(OWN)].cpu().long()
                 degrees = torch.maximum(degrees, own.amax(1))
             if offsets:
                 reads.append(Read(part, offsets, channels))

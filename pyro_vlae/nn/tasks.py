@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pyro_vlae.nn.canvas_cache import CanvasCache
+from pyro_vlae.nn.causal import CausalConv2d
 from pyro_vlae.nn.fronts import FrontCache, Fronts, by_pixel
 from pyro_vlae.nn.operations import OWN, Convolution, Operation, PixelFunction, Read
 from pyro_vlae.nn.tracing import Plan, run_static
@@ -117,12 +118,13 @@ class TaskBuilder:
     def _convolution(self, operation: Convolution, lead: int) -> Compute:
         layer: Any = self.network.get_submodule(operation.layer)
         weight = layer.weight() if isinstance(layer, WeightNormLayer) else layer.weight
+        positions = layer.positions if isinstance(layer, CausalConv2d) else (OWN,)
         reads: list[Compute] = []
         matrices = []
         for read in operation.reads:
-            # Offsets are those of the kernel's first positions.
-            kernel = weight[:, read.channels].flatten(2)[:, :, : len(read.offsets)]
-            matrices.append(kernel.permute(2, 1, 0).flatten(0, 1))
+            kernel = weight[:, read.channels].flatten(2).unbind(-1)
+            seen = [kernel[positions.index(offset)].T for offset in read.offsets]
+            matrices.append(torch.cat(seen))
             reads.append(self._read(read, lead))
         matrix, bias, fronts = torch.cat(matrices), layer.bias, self.fronts
         known = None

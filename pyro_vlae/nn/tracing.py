@@ -102,6 +102,7 @@ def trace(network: nn.Module, context: Tensor | None) -> Trace:
     channels = {n: d.shape[1] for n, d in reader.degrees.items() if isinstance(d, Tensor)}
     if degrees[output][0] > 0 or degrees[output][-1] >= degrees[image][-1]:
         raise NotCausal("a pixel's parameters depend on its own values")
+    _check_channels(network, reader.degrees[output].flatten())
     # A convolution reads concatenated channels part by part: some concatenations are unused.
     needed = {output}
     for operation in reversed(operations):
@@ -114,6 +115,18 @@ def trace(network: nn.Module, context: Tensor | None) -> Trace:
     if any(offset > OWN for offset in traced.window()):
         raise NotCausal("a pixel's parameters depend on later pixels")
     return traced
+
+
+def _check_channels(network: Any, degrees: Tensor) -> None:
+    """Raise `NotCausal` if parameters of a channel's logistics wait for its own or later values."""
+    known = getattr(network, "outputs", None) == "discretized_logistic_mixture"
+    if not (known and network.channel_autoregressive) or hasattr(network, "emission"):
+        return
+    channels = torch.arange(int(network.image_channels), device="cpu")
+    sizes = 3 + channels  # parameters of a component, see `DiscretizedLogisticEmission`
+    channel = channels.repeat_interleave(sizes * (len(degrees) // int(sizes.sum())))
+    if len(channel) == len(degrees) and (degrees > channel).any():
+        raise NotCausal("a channel's parameters depend on its own value or on later channels")
 
 
 @torch.no_grad()

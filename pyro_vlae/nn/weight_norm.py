@@ -199,6 +199,14 @@ def image_layout(x: Tensor) -> Tensor:
     """Feature maps ``(N, C, H, W)`` in the memory layout in which convolutions are fastest.
 
     Channels-last on a CPU, where a training step then takes about a quarter less time; unchanged on
-    other devices. Weights are never converted: Pyro's parameter store would train a copy of them.
+    other devices and in `torch.func`. Weights are never converted: Pyro's parameter store would
+    train a copy of them.
     """
-    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+    if x.device.type != "cpu" or in_functional_transform(x):
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def in_functional_transform(*tensors: Tensor) -> bool:
+    """Whether `torch.func` transforms a function of any of these tensors, as in ``vmap``."""
+    return any(torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors)

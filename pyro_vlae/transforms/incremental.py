@@ -16,6 +16,7 @@ from pyro.nn import AutoRegressiveNN, MaskedLinear
 from torch import Tensor
 
 from pyro_vlae.nn.threads import single_threaded
+from pyro_vlae.nn.weight_norm import in_functional_transform
 
 # Up to this many rows, the matrix products are too small to benefit from several threads.
 SMALL_BATCH = 256
@@ -138,10 +139,9 @@ class _Inversion:
             skip = network.skip_layer.weight * network.skip_layer.mask
             self.skip = skip[schedule.outputs][:, schedule.order].T
         # In place is cheaper, but would overwrite tensors that autograd has saved.
-        grad = torch.is_grad_enabled() and (
-            y.requires_grad or any(p.requires_grad for p in network.parameters())
-        )
-        self.add = torch.addmm if grad else Tensor.addmm_
+        tensors = (y, *network.parameters())
+        grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+        self.add = torch.addmm if grad or in_functional_transform(*tensors) else Tensor.addmm_
         self.size = len(y)
         self.y = y[:, schedule.order].split(1, 1)
         self.known: list[list[Tensor]] = [[] for _ in self.weights]

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from pyro_vlae.nn.causal import CausalConv2d, Offset
 from pyro_vlae.nn.fronts import FrontCache, Fronts, by_pixel, wavefront_slope
 from pyro_vlae.nn.masked_convnet import MaskedConvNet
+from pyro_vlae.nn.weight_norm import in_functional_transform
 
 
 class SpatialMeanOnlyAutoregressive(TransformModule):
@@ -116,10 +117,9 @@ def _invert(
 ) -> tuple[Tensor, Tensor]:
     size, channels, height, width = y.shape
     # In place is cheaper, but would overwrite tensors that autograd has saved.
-    grad = torch.is_grad_enabled() and (
-        y.requires_grad or any(p.requires_grad for p in network.parameters())
-    )
-    add = torch.addmm if grad else Tensor.addmm_
+    tensors = (y, *network.parameters())
+    grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    add = torch.addmm if grad or in_functional_transform(*tensors) else Tensor.addmm_
     layers = [cast(CausalConv2d, layer) for layer in network.layers]
     kernels = [layer.weight().flatten(2).permute(2, 1, 0) for layer in layers]
     biases = [layer.bias for layer in layers]

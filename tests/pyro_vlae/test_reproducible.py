@@ -47,6 +47,16 @@ def test_convolutions_run_in_float32_however_tf32_was_set(everywhere, convolutio
         torch.backends.cudnn.allow_tf32 = True
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_nothing_is_evaluated_in_half_precision(dtype):
+    layer, x = torch.nn.Linear(3, 3), torch.randn(2, 3)
+    with torch.autocast("cpu", dtype):
+        with evaluation_mode(layer):
+            assert torch.equal(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias))
+            assert layer(x).dtype == torch.float32
+        assert layer(x).dtype == dtype
+
+
 def test_a_process_does_not_disturb_another_one_that_writes_the_same_file(tmp_path):
     def write_often(letter):
         for _ in range(100):

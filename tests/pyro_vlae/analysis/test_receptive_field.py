@@ -111,3 +111,20 @@ def test_what_it_is_not_for_is_named():
     context = PixelCNN(MaskedResNet(context_channels=2), torch.zeros(3, 2, 4, 5))
     with pytest.raises(ValueError, match=r"batch_shape \(3,\)"):
         pixel_influence(context, bits(2, 1, 4, 5))
+
+
+def test_a_network_that_sees_no_other_pixel_is_not_influenced():
+    class Alone(PixelNetwork):
+        image_channels, outputs = 1, "bernoulli_logits"
+
+        def __init__(self):
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(1, 1, 1))
+
+        def forward(self, x, context=None):
+            return torch.zeros_like(x) + self.bias
+
+    likelihood = PixelCNN(Alone(), None, (1, 5, 6))
+    assert likelihood.window == frozenset()
+    influence = pixel_influence(likelihood, bits(2, 1, 5, 6), flips=4)
+    assert influence.window == frozenset() and not influence.change.nan_to_num().any()

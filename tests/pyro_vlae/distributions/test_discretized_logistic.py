@@ -201,3 +201,14 @@ def test_arguments_that_do_not_fit_are_refused(name):
         DiscretizedLogisticMixture(**(arguments | {name: good[:, :2]}))
     with pytest.raises(ValueError, match=name):
         DiscretizedLogisticMixture(**(arguments | {name: torch.full_like(good, torch.nan)}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_levels_in_half_precision_are_known_again(dtype):
+    half = (torch.arange(256) / 127.5 - 1).to(dtype)
+    assert pixel_levels.check(half).all()
+    assert pixel_levels.check(half.float()).float().mean() < 0.5  # most are off the grid
+    between = torch.nextafter(half, half + 1)
+    assert pixel_levels.check(between).sum() <= torch.isin(between, half).sum()
+    mixture = DiscretizedLogisticMixture(*parameters(channels=1, dtype=torch.float32))
+    assert mixture.log_prob(half[:, None]).logsumexp(0).abs() < 1e-5

@@ -393,3 +393,69 @@ def test_samples_under_autocast_have_the_precision_of_the_network(make):
         for images in (x, completed):
             assert images.dtype == torch.float32
             assert likelihood.log_prob(images).isfinite().all()  # also checks the support
+
+
+def small(make):
+    """A model of one pixel."""
+    torch.manual_seed(0)
+    sizes = ResNetArchitecture(image_shape=(1, 1, 1), code_dim=16, channels=(4,), features=16)
+    model = make(architecture=sizes, flow_hidden_dims=(16,))
+    with torch.no_grad():
+        x = model(batch_size=20)
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model, x
+
+
+@pytest.mark.parametrize("make", [binary_vlae, gray_vlae])
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_probabilities_sum_to_one_under_autocast(make, half):
+    model, _ = small(make)
+    levels = torch.arange(2) if make is binary_vlae else torch.arange(256) / 127.5 - 1
+    with torch.no_grad(), torch.autocast("cpu", half):
+        likelihood = model.likelihood(model.decoder(model.prior().sample((20,))))
+        assert likelihood.context.dtype == half
+        log_prob = likelihood.log_prob(levels.float().view(-1, 1, 1, 1, 1))
+    assert log_prob.dtype == torch.float32
+    torch.testing.assert_close(log_prob.logsumexp(0), torch.zeros(20), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_a_gray_model_in_half_precision_knows_its_own_samples(half):
+    model, _ = small(gray_vlae)
+    model = model.to(half)
+    with torch.no_grad():
+        likelihood = model.likelihood(model.decoder(model.prior().sample((20,))))
+        x = likelihood.sample()
+        assert x.dtype == half and likelihood.log_prob(x).isfinite().all()
+        levels = (torch.arange(256) / 127.5 - 1).to(half).view(-1, 1, 1, 1, 1)
+        total = likelihood.log_prob(levels).logsumexp(0)
+    torch.testing.assert_close(total, torch.zeros(20), atol=1e-5, rtol=0)
+
+
+def test_gradients_of_each_image_by_vmap():
+    """As in `torch.func`'s recipe: a gradient for each image, from one call."""
+    model, _ = small(gray_vlae)
+    network = model.likelihood.network.eval()
+    x = (torch.arange(0, 256, 51) / 127.5 - 1).view(-1, 1, 1, 1)
+    context = torch.randn(6, network.context_channels, 1, 1)
+
+    class With(nn.Module):
+        image_channels, outputs = 1, network.outputs
+
+        def __init__(self, values):
+            super().__init__()
+            self.values = (values,)  # not registered
+
+        def forward(self, image, context):
+            return torch.func.functional_call(network, self.values[0], (image, context))
+
+    def loss(values, image, context):
+        return PixelCNN(With(values), context, validate_args=False).log_prob(image)
+
+    values = {name: p.detach() for name, p in network.named_parameters()}
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(values, x, context)
+    for n in range(6):
+        one = torch.func.grad(loss)(values, x[n], context[n])
+        for name in values:
+            torch.testing.assert_close(each[name][n], one[name], atol=1e-4, rtol=1e-4)

@@ -120,6 +120,32 @@ class Halves(PixelNetwork):
         return self.last(F.elu(self.second(a) + b + c[:, :1] + shift)) / temperature
 
 
+class Knights(CausalConv2d):
+    """Sees the left neighbor and those a knight's move away, so its mask has holes."""
+
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, kernel_size=5, **options)
+        earlier = [(0, 1), (0, 3), (1, 0), (1, 4), (2, 1)]
+        hole = torch.ones(5, 5, dtype=torch.bool)
+        hole[tuple(zip(*earlier, strict=True))] = False
+        hole[2, 2] = False
+        self.mask.masked_fill_(hole, 0)
+
+
+class Holes(PixelNetwork):
+    image_channels, context_channels, outputs = 1, 1, "bernoulli_logits"
+
+    def __init__(self):
+        super().__init__()
+        self.first = Knights(2, 6, image_channels=1)
+        self.second = Knights(6, 6)
+        self.last = WeightNormConv2d(6, 1, 1)
+
+    def forward(self, x, context):
+        h = self.first(torch.cat([x, context], 1))
+        return self.last(F.elu(self.second(F.elu(h))))
+
+
 class RedSeesNothing(PixelNetwork):
     """Two channels in turn; the first one's parameters only know that there is a pixel."""
 
@@ -137,7 +163,7 @@ class RedSeesNothing(PixelNetwork):
         return torch.cat([red, self.green(torch.cat([h, x[:, :1]], 1))], 1)
 
 
-NETWORKS = [Masked, GatedStacks, Dilated, ChannelMasked, Halves, RedSeesNothing]
+NETWORKS = [Masked, GatedStacks, Dilated, ChannelMasked, Halves, Holes, RedSeesNothing]
 
 
 def made(kind):
@@ -240,6 +266,8 @@ def test_weights_are_read_anew_and_changed_modules_are_noticed(feed_by_wavefront
             lambda: setattr(network, "second", CausalConv2d(6, 6, dilation=2).double()),
             lambda: vars(network.second).update(dilation=1, first_offset=(-1, -1)),
             lambda: setattr(network, "slope", 3.0),
+            lambda: network.second.mask[:, :, 0, :2].zero_(),
+            lambda: network.second.mask[:, :, 0, 0].fill_(1),
         ):
             feed_by_wavefronts(network, x, None)
             change()

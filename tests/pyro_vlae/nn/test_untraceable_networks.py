@@ -249,7 +249,28 @@ class SeesItselfInTurn(Plain):
         return self.both(x[:, :1])
 
 
-@pytest.mark.parametrize("kind", [SeesItself, SeesLater, SeesItselfInTurn])
+class GreenSeesGreen(PixelNetwork):
+    """Its last parameters may see green, so the degrees of all of them together are allowed."""
+
+    image_channels, channel_autoregressive = 3, True
+    outputs = "discretized_logistic_mixture"
+
+    def __init__(self, wrong=True):
+        super().__init__()
+        channel = torch.arange(3).repeat_interleave(torch.tensor([3, 4, 5]) * 2)
+        own = torch.arange(3) < channel[:, None]
+        own[channel == 1, 1] = wrong
+        self.first = CausalConv2d(3, 24, own_pixel=own)
+
+    def forward(self, x, context=None):
+        return self.first(x)
+
+
+def test_channels_that_see_the_earlier_ones_alone_are_causal():
+    assert plan(GreenSeesGreen(wrong=False)).trace.window()
+
+
+@pytest.mark.parametrize("kind", [SeesItself, SeesLater, SeesItselfInTurn, GreenSeesGreen])
 def test_networks_that_are_not_causal_are_noticed(kind):
     network = kind()
     with pytest.raises(NotCausal, match="parameters depend on"):

@@ -59,6 +59,15 @@ def test_a_causal_convolution_reads_its_offsets_and_nothing_else(layer, seen):
     assert offsets == layer.offsets() and [offsets[0], offsets[-1]] == seen
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 6])
+@pytest.mark.parametrize(("offset", "kernel"), [((-1, 2), 1), ((-2, 3), (1, 2)), ((-4, -5), 2)])
+def test_pixels_outside_a_narrow_image_count_as_zero(offset, kernel, size):
+    layer = CausalConv2d(2, 3, kernel, first_offset=offset)
+    x = torch.randn(2, 2, size, size)
+    wide = torch.nn.functional.pad(x, (0, 9, 0, 9))
+    torch.testing.assert_close(layer(x), layer(wide)[..., :size, :size])
+
+
 def test_a_causal_convolution_placed_by_hand_takes_no_mask():
     with pytest.raises(ValueError, match=r"first_offset=\(0, -1\) is not masked"):
         CausalConv2d(1, 1, (1, 2), 1, first_offset=(0, -1))

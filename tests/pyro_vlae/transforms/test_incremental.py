@@ -110,3 +110,11 @@ def test_the_inverse_is_as_exact_under_autocast(grad):
         expected = step.inv(y)
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(step.inv(y.clone()), expected)
+
+
+def test_the_inverse_in_vmap():
+    torch.manual_seed(0)
+    step = IncrementalAffineAutoregressive(AutoRegressiveNN(6, [8]))
+    y = torch.randn(3, 2, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.vmap(step._inverse)(y), step._inverse(y))

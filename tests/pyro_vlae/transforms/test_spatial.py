@@ -164,3 +164,12 @@ def test_the_inverse_is_as_exact_under_autocast(grad):
         expected = step.inv(y)
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(step.inv(y.clone()), expected)
+
+
+def test_the_inverse_in_vmap():
+    step = made((2, 3, 2)).float()
+    y = torch.randn(3, 2, 12)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            torch.vmap(step._inverse)(y), step._inverse(y.view(6, 12)).view(3, 2, 12)
+        )

@@ -15,8 +15,8 @@ from pyro.distributions.transforms import (
     LeakyReLUTransform,
 )
 from torch import Tensor, nn
-from torch.distributions import ComposeTransform, Transform
-from torch.distributions.transforms import _InverseTransform
+from torch.distributions import ComposeTransform, Transform, constraints
+from torch.distributions.transforms import IndependentTransform, _InverseTransform
 
 from pyro_vlae.distributions.temperature import check_temperature
 from pyro_vlae.transforms import (
@@ -74,8 +74,9 @@ class FlowPrior(nn.Module):
             such as the permutation of `permute`, become buffers.
 
     Raises:
-        ValueError: layers is less than 1, or a transform does not take codes of this size; when
-            called, the temperature is negative or not finite.
+        ValueError: layers is less than 1, or a transform does not take codes of this size or, as
+            the inverse of a planar flow, any codes but its own; when called, the temperature is
+            negative or not finite.
 
     References:
         Chen et al., "Variational Lossy Autoencoder", 2017, arXiv:1611.02731, section 3.2.
@@ -105,7 +106,7 @@ class FlowPrior(nn.Module):
         for transform in self.transforms:
             _warn_unless_invertible(transform, code_dim)
         self.learnable = nn.ModuleList(m for t in self.transforms for m in _modules_in(t))
-        _warn_if_bounded(self.learnable)
+        _warn_if_bounded(self.transforms)
         others = {id(leaf): leaf for t in self.transforms for leaf in leaves(t)}.values()
         owners = [
             TransformTensors(leaf)
@@ -117,7 +118,7 @@ class FlowPrior(nn.Module):
         self.register_buffer("loc", torch.zeros(code_dim), persistent=False)
 
     def forward(self, temperature: float = 1.0) -> dist.TorchDistribution:
-        clear_cache((*self.transforms, *self.modules()))
+        self._clear_caches()
         for module in self.modules():
             if isinstance(module, TransformTensors):
                 module.bind()
@@ -127,8 +128,12 @@ class FlowPrior(nn.Module):
         return dist.TransformedDistribution(base, inverses)
 
     def __getstate__(self) -> dict[str, Any]:
-        clear_cache((*self.transforms, *self.modules()))
+        self._clear_caches()
         return super().__getstate__()
+
+    def _clear_caches(self) -> None:
+        parts = [leaf for transform in self.transforms for leaf in leaves(transform)]
+        clear_cache((*self.transforms, *parts, *self.modules()))
 
 
 def spatial_flow_prior(
@@ -208,24 +213,71 @@ def _warn_unless_invertible(transform: Transform, code_dim: int) -> None:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         fits, cause = False, error
-    if not fits:
+    if fits:
+        _check_forward(transform, code)
+    else:
         raise ValueError(
             f"{type(transform).__name__} does not take codes of {code_dim} dimensions, the "
             f"code_dim of this prior: make the transform for {code_dim} dimensions"
         ) from cause
 
 
-def _warn_if_bounded(modules: nn.Module) -> None:
-    for module in modules.modules():
-        if not isinstance(module, BlockAutoregressive) or module.residual is not None:
-            continue
-        if not isinstance(module.T, LeakyReLUTransform):
-            warnings.warn(
-                "BlockAutoregressive without a residual connection has a bounded range, so p(z) "
-                'does not integrate to one: use block_autoregressive(..., residual="gated")',
-                UserWarning,
-                stacklevel=3,
-            )
+def _check_forward(transform: Transform, code: Tensor) -> None:
+    try:
+        with torch.no_grad():
+            transform(code)
+    except (NotImplementedError, KeyError) as error:
+        kind = type(transform.inv if isinstance(transform, _InverseTransform) else transform)
+        raise ValueError(
+            f"the inverse of {kind.__name__} maps no codes to noise, so p(z) cannot be computed: "
+            "pass the transform itself, not its inverse"
+        ) from error
+
+
+def _warn_if_bounded(transforms: Sequence[Transform]) -> None:
+    """Warn unless the transforms, one after the other, map codes onto all of the noise space."""
+    bounded = last = None  # bounded: the transform whose range the next ones cannot leave
+    for leaf in (leaf for transform in transforms for leaf in _in_order(transform)):
+        if not _is_real(leaf.codomain) or _is_bounded_flow(leaf):
+            bounded = leaf
+        elif not _is_real(leaf.domain) and last is bounded:  # such as a logit after a sigmoid
+            bounded = None
+        last = leaf
+    if bounded is None:
+        return
+    kind = type(bounded.inv if isinstance(bounded, _InverseTransform) else bounded).__name__
+    way_out = "leave it out, or add its inverse as the last transform"
+    if isinstance(bounded, BlockAutoregressive):
+        kind += " without a residual connection"
+        way_out = 'use block_autoregressive(..., residual="gated")'
+    warnings.warn(
+        f"{kind} has a bounded range, so p(z) does not integrate to one: {way_out}",
+        UserWarning,
+        stacklevel=3,
+    )
+
+
+def _is_bounded_flow(transform: Transform) -> bool:
+    """Whether this is a transform that is bounded although its codomain is said to be real."""
+    block = isinstance(transform, BlockAutoregressive) and transform.residual is None
+    return block and not isinstance(transform.T, LeakyReLUTransform)
+
+
+def _is_real(constraint: Any) -> bool:
+    while isinstance(constraint, type(constraints.independent(constraints.real, 1))):
+        constraint = constraint.base_constraint
+    return constraint is constraints.real
+
+
+def _in_order(transform: Transform) -> list[Transform]:
+    """The transforms of a composition, in the order in which they are applied."""
+    if isinstance(transform, _InverseTransform):
+        return [part.inv for part in reversed(_in_order(transform.inv))]
+    if isinstance(transform, ComposeTransform):
+        return [leaf for part in transform.parts for leaf in _in_order(part)]
+    if isinstance(transform, IndependentTransform):
+        return _in_order(transform.base_transform)
+    return [transform]
 
 
 def _modules_in(transform: Transform) -> list[nn.Module]:

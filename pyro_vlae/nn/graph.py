@@ -1,12 +1,10 @@
 """The graph of a network's forward pass, refused where torch.fx would not record all it does."""
 
 import inspect
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
@@ -18,8 +16,6 @@ from pyro_vlae.nn.weight_norm import (
     initialization,
 )
 
-# Attributes of modules that do not steer a forward pass.
-_BOOKKEEPING = {*vars(nn.Module()), "_checked", "_compiled_call_impl"} - {"training"}
 _IN_PLACE = {
     *("iadd", "iand", "iconcat", "ifloordiv", "ilshift", "imatmul", "imod", "imul", "ior", "ipow"),
     *("irshift", "isub", "itruediv", "ixor", "setitem", "delitem"),
@@ -46,7 +42,7 @@ def make_graph(network: nn.Module, with_context: bool) -> tuple[fx.Graph, fx.Nod
             tensors in place, or sets attributes.
     """
     for name, module in network.named_modules():
-        if _hooked(module):
+        if hooked(module):
             raise UntraceableNetwork(f"{name or 'the network'} has hooks or another forward")
     tracer = _Tracer(with_context)
     try:
@@ -71,25 +67,6 @@ def node_name(node: fx.Node) -> str:
     return target if isinstance(target, str) else getattr(target, "__name__", str(target))
 
 
-def fingerprint(network: nn.Module) -> tuple[Any, ...]:
-    """What steers a network's forward pass besides values of weights, to be compared."""
-    return tuple(
-        (
-            # Unlike an id, not to be taken by a later module.
-            weakref.ref(module),
-            type(module),
-            _hooked(module),
-            _version(module.mask) if isinstance(module, CausalConv2d) else None,
-            tuple(
-                (name, _plain(value))
-                for name, value in vars(module).items()
-                if name not in _BOOKKEEPING
-            ),
-        )
-        for module in network.modules()
-    )
-
-
 def is_causal(module: nn.Module | None) -> bool:
     """Whether this is a causal convolution that does what `CausalConv2d` does."""
     return isinstance(module, CausalConv2d) and all(
@@ -112,34 +89,8 @@ def is_1x1(module: nn.Module | None) -> bool:
     )
 
 
-def _plain(value: Any, outer: tuple[Any, ...] = ()) -> Any:
-    """A hashable stand-in for an attribute's value, which it does not keep alive.
-
-    Args:
-        value: the value.
-        outer: the objects that hold it.
-    """
-    if value is None or isinstance(value, int | float | str):
-        return value
-    if isinstance(value, tuple | list | set | frozenset):
-        return (type(value), *(_plain(part, outer) for part in value))
-    if isinstance(value, dict):
-        return tuple((_plain(key), _plain(part, outer)) for key, part in value.items())
-    if isinstance(value, slice | torch.dtype | torch.device):
-        return repr(value)
-    if isinstance(value, Tensor):  # those that are not buffers are refused where they are used
-        return None
-    if isinstance(value, nn.Module) or callable(value) or any(value is one for one in outer):
-        return id(value)
-    return id(value), _plain(getattr(value, "__dict__", None), (*outer, value))
-
-
-def _version(tensor: Tensor) -> tuple[int, int]:
-    """What differs if a tensor was replaced, or changed in place."""
-    return id(tensor), 0 if tensor.is_inference() else tensor._version
-
-
-def _hooked(module: nn.Module) -> bool:
+def hooked(module: nn.Module) -> bool:
+    """Whether calling a module does something besides the ``forward`` of its class."""
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from pyro_vlae.nn.causal import Offset
+from pyro_vlae.nn.fingerprint import fingerprint
 from pyro_vlae.nn.graph import (
     NotCausal,
     UntraceableNetwork,
-    fingerprint,
     make_graph,
     node_name,
 )
@@ -189,7 +189,7 @@ _plans: WeakKeyDictionary[nn.Module, dict[Any, Plan | tuple[type[UntraceableNetw
 def plan(network: nn.Module, context: Tensor | None = None) -> Plan:
     """Plan how to evaluate a network front by front; plans are cached.
 
-    The cache notices hooks, replaced modules, and changes of their attributes.
+    The cache notices hooks, replaced modules, and changes of their attributes and code.
 
     Args:
         network: see `pyro_vlae.nn.PixelNetwork`.

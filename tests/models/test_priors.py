@@ -3,10 +3,12 @@
 import copy
 import warnings
 
+import pyro
 import pyro.distributions as dist
 import pyro.distributions.transforms as T
 import pytest
 import torch
+from torch import distributions as td
 
 from pyro_vlae.models import FlowPrior, StandardNormalPrior, binary_vlae, spatial_flow_prior
 from pyro_vlae.testing import PriorContract
@@ -122,6 +124,50 @@ def test_a_transform_with_a_bounded_range_is_named_at_construction(activation, r
         density = prior().log_prob(u.sinh()[:, None]).exp() * u.cosh()
     total = density.sum().item() * 44 / 400_000
     assert (abs(total - 1) > 1e-3) == bounded, total
+
+
+@pytest.mark.parametrize("factory", [T.planar, T.sylvester])
+def test_transforms_that_map_only_their_own_samples_are_refused(factory):
+    with pytest.raises(ValueError, match=r"maps no codes to noise.*pass the transform itself"):
+        FlowPrior(DIM, transforms=[factory(DIM).inv])
+
+
+@pytest.mark.parametrize(
+    ("chain", "bounded"),
+    [
+        ([td.TanhTransform()], "TanhTransform"),
+        ([td.SigmoidTransform(), td.AffineTransform(0.0, 9.0)], "SigmoidTransform"),
+        ([T.elu()], "ELUTransform"),
+        ([td.ComposeTransform([td.ExpTransform(), td.AffineTransform(1.0, 2.0)])], "ExpTransform"),
+        ([td.AffineTransform(0.0, 9.0), td.TanhTransform(), td.TanhTransform().inv], None),
+        (
+            [td.TanhTransform(), td.AffineTransform(0.0, 2.0).inv, td.TanhTransform().inv],
+            "TanhTransform",
+        ),
+        ([T.leaky_relu(), td.AffineTransform(0.0, 2.0)], None),
+    ],
+)
+def test_a_chain_with_a_bounded_range_is_named_at_construction(chain, bounded):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        prior = FlowPrior(1, transforms=chain).double()
+    named = [str(w.message).split()[0] for w in caught if "bounded range" in str(w.message)]
+    assert named == ([bounded] if bounded else [])
+    u = torch.linspace(-600, 600, 400_001).double()
+    with torch.no_grad(), pyro.validation_enabled(False):
+        density = prior().log_prob(u[:, None]).exp()
+    total = density.nan_to_num().sum().item() * 1200 / 400_000
+    assert (total < 0.99) == bool(bounded), total
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_a_used_prior_with_a_composed_transform_can_be_copied(inverse):
+    composed = td.ComposeTransform([T.affine_autoregressive(DIM, [8]), T.permute(DIM)])
+    prior = FlowPrior(DIM, transforms=[composed.inv.inv if inverse else composed])
+    z = torch.randn(3, DIM)
+    expected = prior().log_prob(z)
+    expected.sum().backward()
+    torch.testing.assert_close(copy.deepcopy(prior)().log_prob(z), expected)
 
 
 def test_looking_for_an_inverse_leaves_transforms_and_random_state_alone():

@@ -1,7 +1,10 @@
 """Networks whose forward pass cannot be followed are sampled by full passes."""
 
+from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -322,3 +325,79 @@ def test_changes_of_an_object_that_steers_forward_are_noticed():
     narrow = plan(network, None).trace.window()
     assert narrow < wide
     assert narrow == plan(Plain(repeated, extra=SimpleNamespace(repeats=1)), None).trace.window()
+
+
+@dataclass(slots=True)
+class Slots:
+    factor: float = 1.0
+
+
+FACTOR = 1.0
+
+
+def factor():
+    return FACTOR
+
+
+class Steered(Plain):
+    """Logits times a number that does not come from a weight."""
+
+    scale = 1.0
+
+    def __init__(self):
+        super().__init__()
+        self.tensor, self.array, self.slots = torch.ones(()), np.ones(1), Slots()
+        self.call = partial(pow, 1.0)
+
+    def forward(self, x, context=None):
+        numbers = self.tensor.item() * float(self.array[0]) * self.slots.factor * self.call(2)
+        return super().forward(x) * (numbers * self.scale * factor() * self.closure())
+
+    def closure(self):
+        return (lambda: FACTOR)()
+
+
+def other_forward(network, x, context=None):
+    return Plain.forward(network, x) * 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda network, patch: network.tensor.fill_(2.0),
+        lambda network, patch: setattr(network, "tensor", torch.tensor(2.0)),
+        lambda network, patch: network.array.fill(2.0),
+        lambda network, patch: setattr(network.slots, "factor", 2.0),
+        lambda network, patch: setattr(network, "call", partial(pow, 2.0)),
+        lambda network, patch: patch.setattr(Steered, "scale", 2.0),
+        lambda network, patch: patch.setattr(Steered, "forward", other_forward),
+        lambda network, patch: patch.setattr(Steered, "closure", lambda self: 3.0),
+        lambda network, patch: patch.setitem(globals(), "FACTOR", 2.0),
+        lambda network, patch: patch.setitem(globals(), "factor", lambda: 2.0),
+    ],
+    ids=[
+        "in-place",
+        "tensor",
+        "array",
+        "slots",
+        "partial",
+        "class",
+        "forward",
+        "method",
+        "constant",
+        "function",
+    ],
+)
+def test_whatever_steers_forward_is_noticed(change, monkeypatch, feed_by_wavefronts):
+    torch.manual_seed(0)
+    network = Steered().double().eval()
+    x = torch.rand(2, 1, 4, 3).double()
+    with torch.no_grad():
+        before = network(x)
+        torch.testing.assert_close(feed_by_wavefronts(network, x, None), before)
+        cached = plan(network)
+        assert plan(network) is cached
+        change(network, monkeypatch)
+        after = network(x)
+        assert not torch.allclose(after, before)
+        torch.testing.assert_close(feed_by_wavefronts(network, x, None), after)

@@ -11,9 +11,9 @@ import json
 import sys
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
-from pyro_vlae.data import load_dataset
 from pyro_vlae.experiments import ConfigError, load_run
 from pyro_vlae.experiments.command_line import exit_status, make_parser
 from pyro_vlae.experiments.recipes import read_recipe
@@ -55,7 +55,8 @@ def main() -> int:
             "--resume"
         )
     half = {"model": copy.deepcopy(model).half(), "guide": copy.deepcopy(guide).half()}
-    test = load_dataset(config["dataset"]).test
+    recipe = read_recipe(options.run)
+    test = recipe.load_data(None, torch.device("cpu")).test
     x = test.subset(min(500, len(test)), seed=0).batch(slice(None))
     change = _log_prob(half["model"].float(), half["guide"].float(), x) - _log_prob(model, guide, x)
     small = change.abs().mean() < LIMIT
@@ -73,7 +74,7 @@ def main() -> int:
         source=f", starting from the weights of `{Path(source).name}`," if source else "",
         name=options.name,
         splits=config["train_on"].replace("train", "training").replace("+", " and "),
-        objective=read_recipe(options.run).describe_objective(),
+        objective=recipe.describe_objective(),
         bound=-results["elbo_nats"],
         stored=HALF.format(change.abs().mean(), len(x), change.mean())
         if small

@@ -259,8 +259,9 @@ def _warn_if_bounded(transforms: Sequence[Transform]) -> None:
 
 def _is_bounded_flow(transform: Transform) -> bool:
     """Whether this is a transform that is bounded although its codomain is said to be real."""
-    block = isinstance(transform, BlockAutoregressive) and transform.residual is None
-    return block and not isinstance(transform.T, LeakyReLUTransform)
+    if not isinstance(transform, BlockAutoregressive) or transform.residual is not None:
+        return False
+    return not isinstance(transform.T, LeakyReLUTransform)
 
 
 def _is_real(constraint: Any) -> bool:

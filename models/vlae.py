@@ -56,7 +56,8 @@ class VLAE(nn.Module):
 
         Raises:
             ValueError: the prior returns no distribution, its event shape is not one-dimensional
-                (a missing ``to_event(1)``), or the codes or x do not fit.
+                (a missing ``to_event(1)``), the codes or x do not fit, or the decoder does not take
+                codes with several leading dimensions.
         """
         register_parameters(self)
         size = batch_size if x is None else len(x)
@@ -85,10 +86,33 @@ class VLAE(nn.Module):
             # Layers must not be initialized on codes of an untrained prior.
             inferred = x is not None and origin.is_given
             with nullcontext() if inferred else initialization(False):
-                likelihood = self.likelihood(self.decoder(z))
+                likelihood = self._decode(z)
             if x is not None:
                 _check_event_shape(x, likelihood.event_shape)
             return pyro.sample("x", likelihood, obs=x)
+
+    def _decode(self, z: Tensor) -> dist.TorchDistribution:
+        """The distribution of images given codes ``(*batch, code_dim)``."""
+        batch = z.shape[:-1]
+        way_out = (
+            "A decoder must take codes (*batch, code_dim) with any leading dimensions (those of "
+            "several codes for each image, as in scoring): flatten them, and restore them in the "
+            "features, features.view(*z.shape[:-1], *feature_shape)"
+        )
+        try:
+            likelihood = self.likelihood(self.decoder(z))
+        except RuntimeError as error:
+            if len(batch) < 2 or isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ValueError(f"{error}, for codes of shape {tuple(z.shape)}. {way_out}") from error
+        try:
+            torch.broadcast_shapes(likelihood.batch_shape, batch)
+        except RuntimeError:
+            raise ValueError(
+                f"for codes of shape {tuple(z.shape)}, the likelihood has batch shape "
+                f"{tuple(likelihood.batch_shape)}, expected {tuple(batch)}. {way_out}"
+            ) from None
+        return likelihood
 
 
 class UnconditionalModel(nn.Module):

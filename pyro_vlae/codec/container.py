@@ -18,17 +18,22 @@ import zlib
 from dataclasses import dataclass
 from hashlib import blake2b
 from importlib.metadata import version
+from types import MethodType
 from typing import Any
 
 import numpy as np
 import torch
+from pyro.distributions import ConditionalTransform
 from torch import Tensor, nn
 
 from pyro_vlae.reproducible import hash_module
+from pyro_vlae.transforms import MeanOnlyAutoregressive, SpatialMeanOnlyAutoregressive
+from pyro_vlae.transforms.tensors import leaves
 
 MAGIC, VERSION = b"VLAE", 1
 FIXED = struct.Struct("<4sBB8s8s")
 METHODS = {1: "lossless", 2: "lossy"}
+_MEAN_ONLY = (MeanOnlyAutoregressive, SpatialMeanOnlyAutoregressive)
 Words = np.ndarray[Any, np.dtype[np.uint32]]
 
 
@@ -126,12 +131,42 @@ def _read_varint(data: bytes, position: int) -> tuple[int, int]:
 
 
 def fingerprint(*programs: Any) -> bytes:
-    """Hash classes, parameters, and buffers (masks and orders, too) of models and guides."""
+    """Hash classes, parameters, and buffers (masks and orders, too) of models and guides.
+
+    Also settings of the transforms of a flow, and modules of which only a method is held.
+    """
     digest = blake2b(digest_size=8)
     for module in programs:
         if isinstance(module, nn.Module):  # a function has nothing to hash
             hash_module(digest, module)
+            for part in module.modules():
+                _hash_settings(digest, part)
     return digest.digest()
+
+
+def _hash_settings(digest: blake2b, part: nn.Module) -> None:
+    for name, value in sorted(vars(part).items()):
+        if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
+            digest.update(f"{name}={value.__name__} ".encode())
+            hash_module(digest, value.__self__)
+    for transform in vars(part).get("transforms", ()):
+        for leaf in leaves(transform):
+            if isinstance(leaf, _MEAN_ONLY):
+                continue  # their settings are in their buffers
+            _hash_attributes(digest, leaf)
+
+
+def _hash_attributes(digest: blake2b, transform: Any) -> None:
+    """Add numbers and texts of a transform, and of transforms that it holds."""
+    digest.update(f"{type(transform).__qualname__} ".encode())
+    held = {**vars(transform), **getattr(transform, "_modules", {})}
+    for name, value in sorted(held.items()):
+        if name.startswith("_") or name == "training":
+            continue
+        if isinstance(value, int | float | str | tuple):
+            digest.update(f"{name}={value!r} ".encode())
+        elif isinstance(value, ConditionalTransform):
+            _hash_attributes(digest, value)
 
 
 def images_digest(x: Tensor) -> bytes:

@@ -78,10 +78,8 @@ def main(arguments: list[str] | None = None) -> int:
         probe, error = results[window]["probe"], results[window]["probe_error"]
         print(f"linear probe {probe:.1%} +- {error:.1%}", flush=True)
         pictures.append(data.values.to_unit_range(images))
-    title = (
-        "What the window leaves to the code: "
-        f"{options.dataset}, {options.images:,} training images each"
-    )
+        seen = results[window]["train_images_seen"]
+    title = f"What the window leaves to the code: {options.dataset}, {seen:,} training images each"
     if rank() == 0:
         rows = window_rows(results, options.out)
         figure = plot_window_study(data.values.to_unit_range(shown), pictures, rows, title)

@@ -170,8 +170,8 @@ def sites_given_codes(
     sites = dict(sample_sites(trace))
     if {name for name, site in sites.items() if not is_factor(site)} != {*codes, "x"}:
         raise ValueError(
-            f"the model samples {sorted(sites)}, expected the image site 'x' and the guide's sites "
-            f"{sorted(codes)}"
+            f"the model samples {sorted(sites)}, expected the image site 'x' and the sites of the "
+            f"codes, {sorted(codes)}"
         )
     return sites
 

@@ -4,13 +4,14 @@ References:
     Salimans and Kingma, "Weight Normalization", 2016, arXiv:1602.07868, section 3.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pyro_vlae.nn.weight_norm import initialization
@@ -41,25 +42,68 @@ def initialize(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) 
         >>> model, guide = binary_vlae(), GaussianGuide(code_dim=64)
         >>> initialize(model, guide, train.batch(range(64)))
     """
+    with _undone(model, guide, x), initialization(True):
+        _log_probs(model, guide, x)
+
+
+@torch.enable_grad()
+def untrained_tensors(
+    model: Callable[..., Any], guide: Callable[..., Any], x: Tensor
+) -> list[Tensor]:
+    """Tensors that require a gradient and that the loss depends on, but that SVI does not train.
+
+    That is, neither Pyro's parameter store holds them nor do modules. Arguments as for
+    `initialize`; nothing is changed.
+    """
+    with _undone(model, guide, x), initialization(False):
+        stack: list[Any] = [p.grad_fn for p in _log_probs(model, guide, x)]
+        held = {id(p) for _, p in pyro.get_param_store().named_parameters()}
+        held |= {id(p) for module in _modules(model, guide) for p in module.parameters()}
+    seen, found = set(), []
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            stack.extend(source for source, _ in node.next_functions)
+            leaf = getattr(node, "variable", None)
+            if leaf is not None and id(leaf) not in held:
+                found.append(leaf)
+    return found
+
+
+def _log_probs(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) -> list[Tensor]:
+    """Log-probabilities of all sites of the guide, and of the model given the guide's codes."""
+    guide_trace = poutine.trace(guide).get_trace(x)
+    model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(x)
+    for trace in (guide_trace, model_trace):
+        trace.compute_log_prob()
+    sites = [site for trace in (guide_trace, model_trace) for site in trace.nodes.values()]
+    return [site["log_prob_sum"] for site in sites if "log_prob_sum" in site]
+
+
+def _modules(*programs: Callable[..., Any]) -> list[nn.Module]:
+    return [m for program in programs for top in wrapped_modules(program) for m in top.modules()]
+
+
+@contextmanager
+def _undone(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) -> Iterator[None]:
+    """Restore random generators, buffers, and Pyro's parameter store."""
     store = pyro.get_param_store()
     known = set(store.keys())
-    modules = [m for p in (model, guide) for top in wrapped_modules(p) for m in top.modules()]
     # Layers such as BatchNorm change theirs in place, others assign new tensors.
     buffers = [
         (module, name, buffer, buffer.clone())
-        for module in modules
+        for module in _modules(model, guide)
         for name, buffer in module.named_buffers(recurse=False)
         if not is_lazy(buffer)
     ]
     devices = [x.device] if x.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices), initialization(True):
-            guide_trace = poutine.trace(guide).get_trace(x)
-            model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(x)
-            for trace in (guide_trace, model_trace):
-                trace.compute_log_prob()
+        with torch.random.fork_rng(devices):
+            yield
     finally:
-        for module, name, buffer, value in buffers:
-            setattr(module, name, buffer.copy_(value))
+        with torch.no_grad():
+            for module, name, buffer, value in buffers:
+                setattr(module, name, buffer.copy_(value))
         for name in set(store.keys()) - known:
             del store[name]

@@ -23,13 +23,13 @@ from pyro_vlae.infer.distributed import (
     wait_for_all_ranks,
     world_size,
 )
-from pyro_vlae.infer.initialize import initialize
+from pyro_vlae.infer.initialize import initialize, untrained_tensors
 from pyro_vlae.infer.optim import JointOptim
 from pyro_vlae.reproducible import hash_tensor
 from pyro_vlae.training.interrupts import InterruptFlag
 from pyro_vlae.training.settings import TrainingSettings
 from pyro_vlae.training.validation import ImageSource
-from pyro_vlae.training.weights import named_parameters
+from pyro_vlae.training.weights import check_held, named_parameters
 
 _log = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -72,9 +72,14 @@ def initialize_all(
     modules: Mapping[str, nn.Module],
     x: Tensor,
 ) -> None:
-    """Initialize model and guide on rank 0, and copy parameters and buffers to the others."""
+    """Initialize model and guide on rank 0, and copy parameters and buffers to the others.
+
+    Raises:
+        RuntimeError: the loss depends on tensors that would not be trained.
+    """
     if rank() == 0:
         initialize(model, guide, x)
+        check_held(untrained_tensors(model, guide, x))
     broadcast(list(nn.ModuleDict(dict(modules)).state_dict().values()))
 
 
@@ -97,7 +102,7 @@ def run_facts(
     numbers = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name != "schedule"}
     parameters = named_parameters(modules).items()
     shapes = {f"the parameter {name} of shape": tuple(p.shape) for name, p in parameters}
-    hashes = {name: source and _digest(source.images) for name, source in images.items()}
+    hashes = {name: source and digest_of(source.images) for name, source in images.items()}
     return {"torch": torch.__version__, **hashes, **numbers, **others, **shapes}
 
 
@@ -107,7 +112,8 @@ def note_world_size(before: int) -> None:
         _log.warning("resuming with world size %d; the run so far had %d", world_size(), before)
 
 
-def _digest(tensor: Tensor) -> str:
+def digest_of(tensor: Tensor) -> str:
+    """The shape and a hash of a tensor, to be compared."""
     hash_tensor(digest := hashlib.blake2b(digest_size=8), tensor)
     return f"{tuple(tensor.shape)} with hash {digest.hexdigest()}"
 

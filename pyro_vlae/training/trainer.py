@@ -77,8 +77,8 @@ class Trainer:
         self.saved_at = 0.0
         self.saved_step: int | None = None
         self.checkpoint = None if self.out is None else self.out / "checkpoint"
-        self.recent = StepMetrics()
-        self.log = MetricsLog(None)
+        self.recent, self.log = StepMetrics(), MetricsLog(None)
+        self.images = distributed.digest_of(self.data.images)
         # The averaged weights with the best validation ELBO, and that ELBO.
         self.best: dict[str, Tensor] | None = None
         self.best_elbo = -math.inf
@@ -118,7 +118,7 @@ class Trainer:
         try:
             self.precision = state["precision"] if self.keep_precision else self.precision
             for name, now in self._identity().items():
-                if state[name] != now:
+                if state.get(name, now) != now:
                     raise CheckpointError(
                         f"{self.checkpoint} was made with {name} {state[name]}, now it is {now}: "
                         "resume with the same value, or train in another folder"
@@ -280,6 +280,7 @@ class Trainer:
             "batch_size": self.batch_size,
             "seed": self.settings.seed,
             "training_images": len(self.data),
+            "training_data": self.images,
             "precision": self.precision,
             "optimizer": self.optimizer.name,
             "objective": type(self.elbo).__name__,

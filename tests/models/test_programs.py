@@ -18,6 +18,7 @@ from pyro_vlae.guides import GaussianGuide, IAFGuide
 from pyro_vlae.infer import marginal_log_likelihood, reconstruct
 from pyro_vlae.models import (
     VLAE,
+    BernoulliLikelihood,
     StandardNormalPrior,
     UnconditionalModel,
     binary_vlae,
@@ -293,6 +294,24 @@ def test_own_prior_decoder_and_likelihood_are_accepted():
     guide = small_guide("gaussian")
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
     assert svi.step(images()) > 0
+
+
+@pytest.mark.parametrize(
+    ("decoder", "what"),
+    [
+        (lambda z: z.reshape(-1, 4, 1, 1), r"has batch shape \(35,\), expected \(5, 7\)"),
+        (lambda z: z.unflatten(1, (4, 1, 1)), "unflatten: .* for codes of shape"),
+        (nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), "for codes of shape"),
+    ],
+    ids=["reshape", "unflatten", "BatchNorm1d"],
+)
+def test_a_decoder_of_one_code_per_image_is_told_what_scoring_needs(decoder, what):
+    model = VLAE(StandardNormalPrior(4), decoder, BernoulliLikelihood(4))
+    guide = GaussianGuide(4, (1, 1, 1), encoder=nn.Flatten(-3), head=nn.Linear(1, 8))
+    guide.encoder.out_features = 1
+    x = torch.rand(7, 1, 1, 1).round()
+    with pytest.raises(ValueError, match=rf"(?s){what}.*any leading dimensions"):
+        marginal_log_likelihood(model, guide, x, 5)
 
 
 def test_images_may_have_any_number_of_dimensions():

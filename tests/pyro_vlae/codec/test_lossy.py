@@ -156,6 +156,68 @@ def test_wrong_files_and_programs_are_refused():
     with pytest.raises(CodecError, match="samples nothing"):
         LossyCodec(model, lambda x: None).compress(images(2))
 
+    def planar(x):
+        step = dist.transforms.planar(4)
+        with pyro.plate("images", len(x), dim=-1):
+            base = dist.Normal(torch.zeros(len(x), 4), 1.0).to_event(1)
+            pyro.sample("z", dist.TransformedDistribution(base, [step]))
+
+    with pytest.raises(CodecError, match="cannot score codes other than its own samples"):
+        LossyCodec(model, planar, log2_candidates=4).compress(images(2))
+
+
+class VampPrior(torch.nn.Module):
+    """Holds a method of the guide, so the guide is none of its modules."""
+
+    def __init__(self, guide):
+        super().__init__()
+        self.posterior = guide.posterior
+
+    def forward(self):
+        components = self.posterior(images(3))
+        return dist.MixtureSameFamily(dist.Categorical(logits=torch.zeros(3)), components)
+
+
+def affine(**options):
+    torch.manual_seed(0)
+    return dist.transforms.affine_autoregressive(4, hidden_dims=[8], **options)
+
+
+def spline(bound):
+    torch.manual_seed(0)
+    return dist.transforms.spline_autoregressive(4, [16], count_bins=4, bound=bound)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (
+            lambda: FlowPrior(4, transforms=[spline(3.0)]),
+            lambda: FlowPrior(4, transforms=[spline(1.0)]),
+        ),
+        (
+            lambda: FlowPrior(4, transforms=[affine().inv]),
+            lambda: FlowPrior(4, transforms=[affine(stable=True).inv]),
+        ),
+        (lambda: VampPrior(programs()[1]), lambda: VampPrior(other_guide())),
+    ],
+    ids=["spline", "affine", "VampPrior"],
+)
+def test_files_of_a_prior_with_the_same_weights_but_other_settings_are_refused(one, other):
+    model, guide = programs(prior=one())
+    data = LossyCodec(model, guide, log2_candidates=4).compress(images(2))
+    changed, same = programs(prior=other())[0], programs(prior=one())[0]
+    for copy in (changed, same):
+        copy.load_state_dict(model.state_dict())
+    assert LossyCodec(same, guide).codes(data).shape == (2, 4)
+    with pytest.raises(CodecError, match="another model"):
+        LossyCodec(changed, guide).codes(data)
+
+
+def other_guide():
+    torch.manual_seed(1)
+    return GaussianGuide(architecture=SIZES)
+
 
 def test_pixels_that_the_model_cannot_generate_are_refused():
     codec = LossyCodec(*programs(), log2_candidates=4)

@@ -141,6 +141,15 @@ def test_what_cannot_be_inpainted_is_named():
         inpaint(model, other_guide, x, TOP)
     assert inpaint(model, other_guide, x, TOP, num_sweeps=0).shape == x.shape
 
+    def planar(x):
+        base = dist.Normal(x.new_zeros(len(x), 1), 1.0).to_event(1)
+        with pyro.plate("images", len(x), dim=-1):
+            step = dist.transforms.planar(1).double()
+            pyro.sample("z", dist.TransformedDistribution(base, [step]))
+
+    with pytest.raises(ValueError, match=r"other than its own samples .*num_sweeps=0"):
+        inpaint(model, planar, x, TOP)
+
     def joint(x):
         with pyro.plate("images", len(x), dim=-1):
             z = pyro.sample("z", dist.Normal(x.new_zeros(6), 1.0).to_event(1))

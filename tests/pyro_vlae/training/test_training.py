@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import RenyiELBO, Trace_ELBO
@@ -606,6 +607,8 @@ def test_folder_with_a_checkpoint_needs_resume(vae, tmp_path):
         vae.train(tmp_path, resume=True, settings={"batch_size": 5})
     with pytest.raises(CheckpointError, match="objective RateELBO, now it is Trace_ELBO"):
         vae.train(tmp_path, resume=True, elbo=Trace_ELBO())
+    with pytest.raises(CheckpointError, match=r"training_data .* with hash .*, now it is"):
+        vae.train(tmp_path, resume=True, train_images=vae.Images(35, seed=1))
     model, guide, _ = vae.build()
     for optimizer, difference in (
         (JointOptim(torch.optim.Adam, {"lr": 0.01}, ema_decay=0.9), "optimizer Adamax.* Adam:"),
@@ -688,6 +691,39 @@ def test_parameters_that_pyro_does_not_train_are_named(vae):
             model, guide, vae.Images(9), elbo=Trace_ELBO(), optimizer=optimizer,
             settings=TrainingSettings(epochs=1), progress=False,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("forgotten", ["model", "guide", "tensor"])
+def test_tensors_that_pyro_does_not_know_are_not_left_untrained(vae, forgotten):
+    model, guide, optimizer = vae.build()
+    offset = torch.zeros(1, requires_grad=forgotten == "tensor")
+
+    def own_model(x):
+        if forgotten != "model":
+            return model(x)
+        with pyro.plate("images", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1).to_event(1))
+            logits = model.net(z).reshape(*z.shape[:-1], 1, 2, 3)
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(3), obs=x)
+
+    def own_guide(x):
+        if forgotten != "guide":
+            pyro.module("vae_guide", guide)
+        with pyro.plate("images", len(x), dim=-1):
+            mean, log_scale = (guide.net(x) + offset).chunk(2, -1)
+            pyro.sample("z", dist.Normal(mean, log_scale.exp()).to_event(1))
+
+    def train():
+        settings = TrainingSettings(epochs=1)
+        options = {"elbo": Trace_ELBO(), "optimizer": optimizer, "settings": settings}
+        return fit(own_model, own_guide, vae.Images(9), progress=False, **options)
+
+    shape = r"\(1,\)" if forgotten == "tensor" else r"\(\d.*\)"
+    with pytest.raises(RuntimeError, match=rf"would not be trained, .* shape {shape}:.*module"):
+        train()
+    forgotten = None
+    offset.requires_grad_(False)
+    assert train().step == 1
 
 
 def test_gray_images_are_refused_at_the_first_step(vae):

@@ -1,31 +1,24 @@
 """Priors p(z): modules that return a Pyro distribution, built fresh at each call."""
 
-import copy
-import warnings
 from collections.abc import Sequence
 from math import prod
 from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions.transforms import (
-    AffineAutoregressive,
-    BlockAutoregressive,
-    ComposeTransformModule,
-    LeakyReLUTransform,
-)
+from pyro.distributions.transforms import AffineAutoregressive, ComposeTransformModule
 from torch import Tensor, nn
-from torch.distributions import ComposeTransform, Transform, constraints
-from torch.distributions.transforms import IndependentTransform, _InverseTransform
+from torch.distributions import ComposeTransform, Transform
+from torch.distributions.transforms import _InverseTransform
 
 from pyro_vlae.distributions.temperature import check_temperature
 from pyro_vlae.transforms import (
     IncrementalAffineAutoregressive,
-    MeanOnlyAutoregressive,
     SpatialMeanOnlyAutoregressive,
     clear_cache,
     mean_only_autoregressive,
 )
+from pyro_vlae.transforms.checks import check_chain, warn_if_bounded
 from pyro_vlae.transforms.tensors import TransformTensors, leaves, tensor_names
 
 
@@ -103,10 +96,9 @@ class FlowPrior(nn.Module):
                 "a flow prior needs at least 1 layer, got 0: for none, use StandardNormalPrior"
             )
         self.transforms = [_with_fast_inverse(transform) for transform in transforms]
-        for transform in self.transforms:
-            _warn_unless_invertible(transform, code_dim)
+        check_chain(self.transforms, code_dim)
         self.learnable = nn.ModuleList(m for t in self.transforms for m in _modules_in(t))
-        _warn_if_bounded(self.transforms)
+        warn_if_bounded(self.transforms)
         others = {id(leaf): leaf for t in self.transforms for leaf in leaves(t)}.values()
         owners = [
             TransformTensors(leaf)
@@ -181,104 +173,6 @@ def _noise(loc: Tensor, temperature: float) -> dist.TorchDistribution:
     if temperature == 0:
         return dist.Delta(loc, event_dim=1)
     return dist.Normal(loc, torch.full_like(loc, temperature)).to_event(1)
-
-
-def _warn_unless_invertible(transform: Transform, code_dim: int) -> None:
-    """Try to invert one code, the only way to find out whether a Pyro transform has an inverse.
-
-    Raises:
-        ValueError: the transform takes codes of another size.
-    """
-    if isinstance(transform, MeanOnlyAutoregressive | SpatialMeanOnlyAutoregressive):
-        return
-    # A copy, in evaluation mode: batch normalization would learn from this code.
-    transform = copy.deepcopy(transform)
-    if isinstance(transform, nn.Module):
-        transform.eval()
-    like = next(transform.parameters(), None) if isinstance(transform, nn.Module) else None
-    cause: Exception | None = None
-    code = torch.zeros(1, code_dim) if like is None else like.new_zeros(1, code_dim)
-    try:
-        with torch.no_grad():
-            fits = transform.inv(code).shape == code.shape
-    except (NotImplementedError, KeyError):  # what Pyro's classes raise
-        warnings.warn(
-            f"{type(transform).__name__} has no inverse: a prior with it can be trained and "
-            "scored, but not sampled, so the model generates no images",
-            UserWarning,
-            stacklevel=3,
-        )
-        return
-    except (RuntimeError, IndexError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        fits, cause = False, error
-    if fits:
-        _check_forward(transform, code)
-    else:
-        raise ValueError(
-            f"{type(transform).__name__} does not take codes of {code_dim} dimensions, the "
-            f"code_dim of this prior: make the transform for {code_dim} dimensions"
-        ) from cause
-
-
-def _check_forward(transform: Transform, code: Tensor) -> None:
-    try:
-        with torch.no_grad():
-            transform(code)
-    except (NotImplementedError, KeyError) as error:
-        kind = type(transform.inv if isinstance(transform, _InverseTransform) else transform)
-        raise ValueError(
-            f"the inverse of {kind.__name__} maps no codes to noise, so p(z) cannot be computed: "
-            "pass the transform itself, not its inverse"
-        ) from error
-
-
-def _warn_if_bounded(transforms: Sequence[Transform]) -> None:
-    """Warn unless the transforms, one after the other, map codes onto all of the noise space."""
-    bounded = last = None  # bounded: the transform whose range the next ones cannot leave
-    for leaf in (leaf for transform in transforms for leaf in _in_order(transform)):
-        if not _is_real(leaf.codomain) or _is_bounded_flow(leaf):
-            bounded = leaf
-        elif not _is_real(leaf.domain) and last is bounded:  # such as a logit after a sigmoid
-            bounded = None
-        last = leaf
-    if bounded is None:
-        return
-    kind = type(bounded.inv if isinstance(bounded, _InverseTransform) else bounded).__name__
-    way_out = "leave it out, or add its inverse as the last transform"
-    if isinstance(bounded, BlockAutoregressive):
-        kind += " without a residual connection"
-        way_out = 'use block_autoregressive(..., residual="gated")'
-    warnings.warn(
-        f"{kind} has a bounded range, so p(z) does not integrate to one: {way_out}",
-        UserWarning,
-        stacklevel=3,
-    )
-
-
-def _is_bounded_flow(transform: Transform) -> bool:
-    """Whether this is a transform that is bounded although its codomain is said to be real."""
-    if not isinstance(transform, BlockAutoregressive) or transform.residual is not None:
-        return False
-    return not isinstance(transform.T, LeakyReLUTransform)
-
-
-def _is_real(constraint: Any) -> bool:
-    while isinstance(constraint, type(constraints.independent(constraints.real, 1))):
-        constraint = constraint.base_constraint
-    return constraint is constraints.real
-
-
-def _in_order(transform: Transform) -> list[Transform]:
-    """The transforms of a composition, in the order in which they are applied."""
-    if isinstance(transform, _InverseTransform):
-        return [part.inv for part in reversed(_in_order(transform.inv))]
-    if isinstance(transform, ComposeTransform):
-        return [leaf for part in transform.parts for leaf in _in_order(part)]
-    if isinstance(transform, IndependentTransform):
-        return _in_order(transform.base_transform)
-    return [transform]
 
 
 def _modules_in(transform: Transform) -> list[nn.Module]:

@@ -1,5 +1,6 @@
 """The Variational Lossy Autoencoder, and a PixelCNN without a code, as Pyro models."""
 
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -102,9 +103,15 @@ class VLAE(nn.Module):
         try:
             likelihood = self.likelihood(self.decoder(z))
         except RuntimeError as error:
-            if len(batch) < 2 or isinstance(error, torch.OutOfMemoryError):
+            sized = re.search("shape|size|dim|elements", str(error), re.I)
+            if len(batch) < 2 or not sized or type(error) is not RuntimeError:
                 raise
             raise ValueError(f"{error}, for codes of shape {tuple(z.shape)}. {way_out}") from error
+        if len(likelihood.batch_shape) > len(batch) and not likelihood.event_shape:
+            raise ValueError(
+                f"the likelihood has batch shape {tuple(likelihood.batch_shape)}, expected "
+                f"{tuple(batch)}: add .to_event({len(likelihood.batch_shape) - len(batch)})"
+            )
         try:
             torch.broadcast_shapes(likelihood.batch_shape, batch)
         except RuntimeError:

@@ -95,6 +95,14 @@ def _full_float32_convolutions() -> Iterator[None]:
             kind.fp32_precision = value
 
 
+def forget_parameters(known: set[str]) -> None:
+    """Remove all entries of Pyro's parameter store with other names than these."""
+    store = pyro.get_param_store()
+    for name in set(store.keys()) - known:
+        with contextlib.suppress(KeyError):  # a tensor under two names is removed with the first
+            del store[name]
+
+
 @contextlib.contextmanager
 def evaluation_mode(*programs: Callable[..., Any]) -> Iterator[None]:
     """Run programs in evaluation mode and without validation, as usual consuming random numbers.
@@ -110,8 +118,7 @@ def evaluation_mode(*programs: Callable[..., Any]) -> Iterator[None]:
     """
     modules = [m for p in programs for top in wrapped_modules(p) for m in top.modules()]
     training = [module.training for module in modules]
-    store = pyro.get_param_store()
-    known = set(store.keys())
+    known = set(pyro.get_param_store().keys())
     try:
         for module in modules:
             module.training = False
@@ -125,8 +132,7 @@ def evaluation_mode(*programs: Callable[..., Any]) -> Iterator[None]:
     finally:
         for module, mode in zip(modules, training, strict=True):
             module.training = mode
-        for name in set(store.keys()) - known:
-            del store[name]
+        forget_parameters(known)
 
 
 @contextlib.contextmanager

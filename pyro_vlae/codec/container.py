@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from pyro.distributions import ConditionalTransform
 from torch import Tensor, nn
+from torch.distributions import Transform
 
 from pyro_vlae.reproducible import hash_module
 from pyro_vlae.transforms import MeanOnlyAutoregressive, SpatialMeanOnlyAutoregressive
@@ -149,8 +150,9 @@ def _hash_settings(digest: blake2b, part: nn.Module) -> None:
         if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
             digest.update(f"{name}={value.__name__} ".encode())
             hash_module(digest, value.__self__)
-    for transform in vars(part).get("transforms", ()):
-        for leaf in leaves(transform):
+    held = vars(part).get("transforms", ())
+    for transform in held if isinstance(held, list | tuple) else ():
+        for leaf in leaves(transform) if isinstance(transform, Transform) else ():
             if isinstance(leaf, _MEAN_ONLY):
                 continue  # their settings are in their buffers
             _hash_attributes(digest, leaf)
@@ -163,7 +165,8 @@ def _hash_attributes(digest: blake2b, transform: Any) -> None:
     for name, value in sorted(held.items()):
         if name.startswith("_") or name == "training":
             continue
-        if isinstance(value, int | float | str | tuple):
+        entries = value if isinstance(value, tuple) else (value,)
+        if all(isinstance(entry, int | float | str) for entry in entries):
             digest.update(f"{name}={value!r} ".encode())
         elif isinstance(value, ConditionalTransform):
             _hash_attributes(digest, value)

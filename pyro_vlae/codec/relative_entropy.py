@@ -15,6 +15,7 @@ from scipy.special import logsumexp
 from torch import Tensor
 
 from pyro_vlae.codec.codebook import Codebook
+from pyro_vlae.codec.container import CodecError
 from pyro_vlae.codec.stack import BitStack
 
 EXPONENT_UNIT = 256  # the Zipf exponent is 1 + k / 256
@@ -78,7 +79,13 @@ class _Group:
             return torch.addmm(z @ self.weights[0], squares, self.weights[1])
         # Guides that are flows expect one code per image.
         parts = (part.unsqueeze(1).expand(-1, len(self.time), -1) for part in z.split(64))
-        return torch.cat([self.q.log_prob(part) for part in parts])
+        try:
+            return torch.cat([self.q.log_prob(part) for part in parts])
+        except (KeyError, NotImplementedError) as error:  # what Pyro's transforms raise
+            raise CodecError(
+                f"the guide cannot score codes other than its own samples ({error}): use one with "
+                "a density, such as GaussianGuide or IAFGuide"
+            ) from error
 
     def update(self, scores: Tensor, first: int) -> None:
         """Take scores ``(B, n)`` of candidates from index ``first`` into account."""

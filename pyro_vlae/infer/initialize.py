@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pyro_vlae.nn.weight_norm import initialization
-from pyro_vlae.reproducible import wrapped_modules
+from pyro_vlae.reproducible import forget_parameters, wrapped_modules
 
 
 @torch.no_grad()
@@ -46,15 +46,26 @@ def initialize(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) 
         _log_probs(model, guide, x)
 
 
-@torch.enable_grad()
-def untrained_tensors(
-    model: Callable[..., Any], guide: Callable[..., Any], x: Tensor
-) -> list[Tensor]:
-    """Tensors that require a gradient and that the loss depends on, but that SVI does not train.
+def check_held(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) -> None:
+    """Raise a RuntimeError if the loss depends on tensors that SVI would leave untrained.
 
-    That is, neither Pyro's parameter store holds them nor do modules. Arguments as for
-    `initialize`; nothing is changed.
+    That is, they require a gradient, and neither Pyro's parameter store nor a module holds them.
+    Arguments as for `initialize`; nothing is changed.
     """
+    with torch.compiler.set_stance("force_eager"):
+        tensors = _untrained(model, guide, x)
+    if tensors:
+        raise RuntimeError(
+            f"the loss depends on {len(tensors)} tensors that require a gradient but would not be "
+            f"trained, the first one of shape {tuple(tensors[0].shape)}: Pyro's parameter store "
+            "does not hold them. Make them parameters of the model or guide (a module that a "
+            "function calls is not found: make the function the forward method of a module), "
+            "register them with pyro.module or pyro.param, or call requires_grad_(False)"
+        )
+
+
+@torch.enable_grad()
+def _untrained(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) -> list[Tensor]:
     with _undone(model, guide, x), initialization(False):
         stack: list[Any] = [p.grad_fn for p in _log_probs(model, guide, x)]
         held = {id(p) for _, p in pyro.get_param_store().named_parameters()}
@@ -66,7 +77,7 @@ def untrained_tensors(
             seen.add(node)
             stack.extend(source for source, _ in node.next_functions)
             leaf = getattr(node, "variable", None)
-            if leaf is not None and id(leaf) not in held:
+            if leaf is not None and leaf is not x and id(leaf) not in held:
                 found.append(leaf)
     return found
 
@@ -88,8 +99,7 @@ def _modules(*programs: Callable[..., Any]) -> list[nn.Module]:
 @contextmanager
 def _undone(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) -> Iterator[None]:
     """Restore random generators, buffers, and Pyro's parameter store."""
-    store = pyro.get_param_store()
-    known = set(store.keys())
+    known = set(pyro.get_param_store().keys())
     # Layers such as BatchNorm change theirs in place, others assign new tensors.
     buffers = [
         (module, name, buffer, buffer.clone())
@@ -105,5 +115,4 @@ def _undone(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) -> 
         with torch.no_grad():
             for module, name, buffer, value in buffers:
                 setattr(module, name, buffer.copy_(value))
-        for name in set(store.keys()) - known:
-            del store[name]
+        forget_parameters(known)

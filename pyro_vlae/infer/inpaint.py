@@ -169,15 +169,15 @@ def _move_codes(
         # The guide's later sites may depend on its earlier ones.
         data = {name: value[0] for name, value in values.items()}
         scored = dict(sample_sites(run(poutine.condition(guide, data=data), x)))
-        return log_p - sum(scored[name]["fn"].log_prob(data[name]) for name in values)
+        try:
+            return log_p - sum(scored[name]["fn"].log_prob(data[name]) for name in values)
+        except (KeyError, NotImplementedError) as error:  # what Pyro's transforms raise
+            raise ValueError(
+                f"the guide cannot score codes other than its own samples ({error}): use one with "
+                "a density, such as GaussianGuide, or set num_sweeps=0 to leave it out"
+            ) from error
 
-    try:
-        accepted = _accepted(log_weight(proposed) - log_weight(codes))
-    except (KeyError, NotImplementedError) as error:  # what Pyro's transforms raise
-        raise ValueError(
-            f"the guide cannot score codes other than its own samples ({error}): use one with a "
-            "density, such as GaussianGuide, or set num_sweeps=0 to leave it out"
-        ) from error
+    accepted = _accepted(log_weight(proposed) - log_weight(codes))
     return {name: _where(accepted, proposed[name], codes[name]) for name in codes}
 
 

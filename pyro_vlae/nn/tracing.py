@@ -120,7 +120,8 @@ def trace(network: nn.Module, context: Tensor | None) -> Trace:
 def _check_channels(network: Any, degrees: Tensor) -> None:
     """Raise `NotCausal` if parameters of a channel's logistics wait for its own or later values."""
     known = getattr(network, "outputs", None) == "discretized_logistic_mixture"
-    if not (known and network.channel_autoregressive) or hasattr(network, "emission"):
+    in_turn = getattr(network, "channel_autoregressive", False)
+    if not (known and in_turn) or hasattr(network, "emission"):
         return
     channels = torch.arange(int(network.image_channels), device="cpu")
     sizes = 3 + channels  # parameters of a component, see `DiscretizedLogisticEmission`
@@ -198,7 +199,11 @@ def plan(network: nn.Module, context: Tensor | None = None) -> Plan:
     Raises:
         UntraceableNetwork: the network cannot be evaluated front by front; the message says why.
     """
-    key = (fingerprint(network), None if context is None else context.shape[1])
+    try:
+        found_now: Any = fingerprint(network)
+    except Exception:  # objects of any kind: without a fingerprint, it is traced each time
+        found_now = object()
+    key = (found_now, None if context is None else context.shape[1])
     plans = _plans.setdefault(network, {})
     if key not in plans:
         plans.clear()

@@ -202,7 +202,9 @@ def image_layout(x: Tensor) -> Tensor:
     other devices and in `torch.func`. Weights are never converted: Pyro's parameter store would
     train a copy of them.
     """
-    if x.device.type != "cpu" or in_functional_transform(x):
+    # The compiler cannot follow the question.
+    asked = x.device.type == "cpu" and not torch.compiler.is_compiling()
+    if x.device.type != "cpu" or (asked and in_functional_transform(x)):
         return x
     return x.contiguous(memory_format=torch.channels_last)
 

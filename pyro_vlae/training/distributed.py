@@ -23,13 +23,13 @@ from pyro_vlae.infer.distributed import (
     wait_for_all_ranks,
     world_size,
 )
-from pyro_vlae.infer.initialize import initialize, untrained_tensors
+from pyro_vlae.infer.initialize import initialize
 from pyro_vlae.infer.optim import JointOptim
 from pyro_vlae.reproducible import hash_tensor
 from pyro_vlae.training.interrupts import InterruptFlag
 from pyro_vlae.training.settings import TrainingSettings
 from pyro_vlae.training.validation import ImageSource
-from pyro_vlae.training.weights import check_held, named_parameters
+from pyro_vlae.training.weights import named_parameters
 
 _log = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -72,14 +72,9 @@ def initialize_all(
     modules: Mapping[str, nn.Module],
     x: Tensor,
 ) -> None:
-    """Initialize model and guide on rank 0, and copy parameters and buffers to the others.
-
-    Raises:
-        RuntimeError: the loss depends on tensors that would not be trained.
-    """
+    """Initialize model and guide on rank 0, and copy parameters and buffers to the others."""
     if rank() == 0:
         initialize(model, guide, x)
-        check_held(untrained_tensors(model, guide, x))
     broadcast(list(nn.ModuleDict(dict(modules)).state_dict().values()))
 
 

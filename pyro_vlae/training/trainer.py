@@ -14,6 +14,7 @@ from pyro.infer import ELBO, SVI
 from torch import Tensor, nn
 
 from pyro_vlae.infer.distributed import from_rank_0, rank, wait_for_all_ranks, world_size
+from pyro_vlae.infer.initialize import check_held
 from pyro_vlae.infer.optim import JointOptim
 from pyro_vlae.reproducible import derive_seed, set_seed
 from pyro_vlae.training import distributed
@@ -62,25 +63,21 @@ class Trainer:
         self.dtype = next((p.dtype for p in parameters.values()), torch.get_default_dtype())
         self.optimizer.register(parameters.items())
         self.learning_rate = self.optimizer.learning_rate
-        device = self.data.images.device
         self.keep_precision = self.precision == "auto"
-        self.precision = resolve_precision(self.precision, device)
+        self.precision = resolve_precision(self.precision, self.data.images.device)
         if self.dtype == torch.float64:
             self.precision = "fp32"  # autocast leaves double precision alone
         self.half_precision = HalfPrecision(self.modules.values())
 
-        settings = self.settings
-        self.batches = Batches(self.data, settings.batch_size, settings.seed, self.dtype)
+        self.batches = Batches(self.data, self.settings.batch_size, self.settings.seed, self.dtype)
         self.batch_size = self.batches.size
-        self.step = 0
+        self.step, self.saved_at = 0, 0.0
         self.status = distributed.StepStatus(self.svi, self.optimizer)
-        self.saved_at = 0.0
         self.saved_step: int | None = None
         self.checkpoint = None if self.out is None else self.out / "checkpoint"
         self.recent, self.log = StepMetrics(), MetricsLog(None)
-        self.images = distributed.digest_of(self.data.images)
-        # The averaged weights with the best validation ELBO, and that ELBO.
-        self.best: dict[str, Tensor] | None = None
+        self.images = None if self.out is None else distributed.digest_of(self.data.images)
+        self.best: dict[str, Tensor] | None = None  # the averaged weights that had the best ELBO
         self.best_elbo = -math.inf
 
     @property
@@ -117,8 +114,9 @@ class Trainer:
         state = checkpoint.state
         try:
             self.precision = state["precision"] if self.keep_precision else self.precision
+            state.setdefault("training_data", self.images)  # an older version left it out
             for name, now in self._identity().items():
-                if state.get(name, now) != now:
+                if state[name] != now:
                     raise CheckpointError(
                         f"{self.checkpoint} was made with {name} {state[name]}, now it is {now}: "
                         "resume with the same value, or train in another folder"
@@ -197,6 +195,8 @@ class Trainer:
                 stack.enter_context(pyro.validation_enabled(False))
             if self.precision == "bf16":
                 stack.enter_context(self.half_precision)
+            if first:
+                check_held(self.model, self.guide, x)
             loss = self.status.after_step(self.svi.step(x))
         self.step += 1
         if not math.isfinite(loss):

@@ -126,18 +126,6 @@ def check_trained(names: list[str]) -> None:
         )
 
 
-def check_held(tensors: list[Tensor]) -> None:
-    """Raise a RuntimeError if there are tensors to be trained that Pyro does not know."""
-    if tensors:
-        raise RuntimeError(
-            f"the loss depends on {len(tensors)} tensors that require a gradient but would not be "
-            f"trained, the first one of shape {tuple(tensors[0].shape)}: Pyro's parameter store "
-            "does not hold them. Make them parameters of the model or guide (a module that a "
-            "function calls is not found: make the function the forward method of a module), "
-            "register them with pyro.module or pyro.param, or call requires_grad_(False)"
-        )
-
-
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
     """Raise :class:`NonFiniteError`, naming the first tensor with a NaN or infinity."""
     for name, tensor in tensors.items():

@@ -140,10 +140,8 @@ def test_transforms_that_map_only_their_own_samples_are_refused(factory):
         ([T.elu()], "ELUTransform"),
         ([td.ComposeTransform([td.ExpTransform(), td.AffineTransform(1.0, 2.0)])], "ExpTransform"),
         ([td.AffineTransform(0.0, 9.0), td.TanhTransform(), td.TanhTransform().inv], None),
-        (
-            [td.TanhTransform(), td.AffineTransform(0.0, 2.0).inv, td.TanhTransform().inv],
-            "TanhTransform",
-        ),
+        ([td.SigmoidTransform(), T.permute(1), td.SigmoidTransform().inv], None),
+        ([td.CatTransform([td.AffineTransform(0.0, 2.0)], -1)], None),
         ([T.leaky_relu(), td.AffineTransform(0.0, 2.0)], None),
     ],
 )
@@ -158,6 +156,12 @@ def test_a_chain_with_a_bounded_range_is_named_at_construction(chain, bounded):
         density = prior().log_prob(u[:, None]).exp()
     total = density.nan_to_num().sum().item() * 1200 / 400_000
     assert (total < 0.99) == bool(bounded), total
+
+
+def test_transforms_may_reshape_codes_in_between():
+    matrix = td.ReshapeTransform((16,), (4, 4))
+    prior = FlowPrior(16, transforms=[matrix, T.HaarTransform(dim=-2), matrix.inv])
+    assert prior().log_prob(prior().sample((3,)).clone()).shape == (3,)
 
 
 @pytest.mark.parametrize("inverse", [False, True])

@@ -314,6 +314,17 @@ def test_a_decoder_of_one_code_per_image_is_told_what_scoring_needs(decoder, wha
         marginal_log_likelihood(model, guide, x, 5)
 
 
+@pytest.mark.parametrize("particles", [(), (5,)])
+def test_a_likelihood_of_separate_pixels_is_told_to_join_them(particles):
+    def pixels(features):
+        return dist.Bernoulli(logits=features)
+
+    model = VLAE(StandardNormalPrior(4), lambda z: z.unflatten(-1, (1, 2, 2)), pixels)
+    z = torch.randn(*particles, 7, 4)
+    with pytest.raises(ValueError, match=r"batch shape .*7, 1, 2, 2\), .*add \.to_event\(3\)"):
+        poutine.condition(model, {"z": z})(torch.rand(7, 1, 2, 2).round())
+
+
 def test_images_may_have_any_number_of_dimensions():
     """One-dimensional sounds, for one."""
 

@@ -214,6 +214,14 @@ def test_files_of_a_prior_with_the_same_weights_but_other_settings_are_refused(o
         LossyCodec(changed, guide).codes(data)
 
 
+@pytest.mark.parametrize("held", [None, "flip", torch.relu, [1], [torch.relu]], ids=str)
+def test_attributes_called_transforms_may_be_anything(held):
+    model, guide = programs()
+    model.transforms = held
+    codec = LossyCodec(model, guide, log2_candidates=4)
+    assert codec.codes(codec.compress(images(2))).shape == (2, 4)
+
+
 def other_guide():
     torch.manual_seed(1)
     return GaussianGuide(architecture=SIZES)

@@ -8,12 +8,14 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
+from pyro.infer.autoguide import AutoDiagonalNormal, AutoIAFNormal, AutoNormal
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from pyro_vlae import data
 from pyro_vlae.guides import GaussianGuide, color_guide
 from pyro_vlae.infer import JointOptim, initialize
+from pyro_vlae.infer.initialize import check_held
 from pyro_vlae.models import binary_vlae, resnet_vlae
 from pyro_vlae.nn import MapArchitecture, ResNetArchitecture
 from pyro_vlae.nn.weight_norm import WeightNormLayer
@@ -156,3 +158,17 @@ def test_training_from_a_degenerate_batch_does_not_explode(count):
         svi = SVI(model, guide, pyro.optim.Adamax({"lr": 0.002}), Trace_ELBO())
         losses = [svi.step(x) for _ in range(10)]
         assert max(losses) < 3 * losses[0]
+
+
+@pytest.mark.parametrize("kind", [AutoNormal, AutoDiagonalNormal, AutoIAFNormal])
+def test_the_store_is_left_alone_by_stock_guides(kind):
+    def model(x):
+        with pyro.plate("images", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    pyro.clear_param_store()
+    guide, x = kind(model), torch.randn(5, 3, requires_grad=True)
+    initialize(model, guide, x)
+    check_held(model, guide, x)
+    assert not list(pyro.get_param_store().keys())

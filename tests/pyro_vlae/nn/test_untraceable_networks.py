@@ -1,5 +1,6 @@
 """Networks whose forward pass cannot be followed are sampled by full passes."""
 
+import logging
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -325,6 +326,38 @@ def test_changes_of_an_object_that_steers_forward_are_noticed():
     narrow = plan(network, None).trace.window()
     assert narrow < wide
     assert narrow == plan(Plain(repeated, extra=SimpleNamespace(repeats=1)), None).trace.window()
+
+
+def test_channels_are_modeled_at_once_unless_a_network_says_otherwise():
+    class Foreign(nn.Module):
+        image_channels, outputs = 1, "discretized_logistic_mixture"
+
+        def __init__(self):
+            super().__init__()
+            self.first = CausalConv2d(1, 6, image_channels=1)
+
+        def forward(self, x, context=None):
+            return self.first(x)
+
+    assert plan(Foreign()).trace.window()
+
+
+LOG = logging.getLogger("networks")
+SETTINGS = {"repeats": 2}
+SETTINGS["itself"] = SETTINGS
+
+
+def test_variables_may_refer_to_each_other_and_loggers_do_not_count():
+    def logged(network, h):
+        LOG.debug("called with %s", SETTINGS["repeats"])
+        return h * SETTINGS["repeats"]
+
+    network = Plain(logged)
+    found = plan(network)
+    assert LOG.isEnabledFor(logging.DEBUG) is not None  # changes the logger's cache
+    assert plan(network) is found
+    SETTINGS["repeats"] = 3
+    assert plan(network) is not found
 
 
 @dataclass(slots=True)

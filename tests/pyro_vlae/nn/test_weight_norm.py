@@ -10,6 +10,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from pyro_vlae.nn import (
     CausalConv2d,
+    MaskedResNet,
+    ResNetArchitecture,
+    ResNetDecoder,
+    ResNetEncoder,
     WeightNormConv2d,
     WeightNormConvTranspose2d,
     WeightNormLinear,
@@ -228,3 +232,14 @@ def test_weight_has_the_stated_norm(layer_and_input):
     layer, x = layer_and_input
     layer(x)
     torch.testing.assert_close(layer._norm(layer.weight()), layer.scale.abs().detach())
+
+
+def test_networks_are_compiled_in_one_piece():
+    sizes = ResNetArchitecture(image_shape=(1, 8, 8), code_dim=4, channels=(4, 8), features=16)
+    for network, values in (
+        (ResNetEncoder(sizes), (torch.rand(8, 1, 8, 8),)),
+        (ResNetDecoder(sizes), (torch.randn(8, 4),)),
+        (MaskedResNet(), (torch.rand(8, 1, 8, 8), torch.randn(8, 4, 8, 8))),
+    ):
+        network(*values)  # initializes
+        assert torch._dynamo.explain(network)(*values).graph_break_count == 0

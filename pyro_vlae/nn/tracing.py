@@ -200,10 +200,10 @@ def plan(network: nn.Module, context: Tensor | None = None) -> Plan:
         UntraceableNetwork: the network cannot be evaluated front by front; the message says why.
     """
     try:
-        found_now: Any = fingerprint(network)
+        current: Any = fingerprint(network)
     except Exception:  # objects of any kind: without a fingerprint, it is traced each time
-        found_now = object()
-    key = (found_now, None if context is None else context.shape[1])
+        current = object()
+    key = (current, None if context is None else context.shape[1])
     plans = _plans.setdefault(network, {})
     if key not in plans:
         plans.clear()

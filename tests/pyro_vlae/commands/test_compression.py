@@ -69,7 +69,7 @@ def test_input_that_is_no_binary_images_is_named(tmp_path):
         with pytest.raises(ConfigError, match=message):
             read_images(file, BINARY, 1)
     file.write_text("text")
-    with pytest.raises(ConfigError, match=r"no \.npy file"):
+    with pytest.raises(ConfigError, match=r"not an \.npy file"):
         read_images(file, BINARY, 1)
     np.savez(tmp_path / "a.npz", images=np.zeros((2, 3, 3)))
     with pytest.raises(ConfigError, match=r"a\.npz is not an \.npy file"):
@@ -215,4 +215,4 @@ def test_the_package_offers_both_commands(tmp_path, capsys):
     (tmp_path / "x.png").write_bytes(b"\x89PNG")
     wrong = ["decompress", "--model", "static-mnist", str(tmp_path / "x.png"), str(tmp_path / "o")]
     assert main(wrong) == 2
-    assert "no file of compressed images" in capsys.readouterr().err
+    assert "not a file of compressed images" in capsys.readouterr().err

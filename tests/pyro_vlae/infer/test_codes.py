@@ -136,7 +136,7 @@ def test_what_has_no_code_is_named():
     x = images()
     with pytest.raises(ValueError, match=r"the guide samples \[\], expected a site 'z'"):
         encode(lambda x: None, x)
-    with pytest.raises(ValueError, match=r"model samples \['x'\].*the guide's sites \['z'\]"):
+    with pytest.raises(ValueError, match=r"model samples \['x'\].*the sites of the codes, \['z'\]"):
         decode(
             unconditional_pixelcnn(image_shape=(1, 8, 8), pixelcnn_channels=4), torch.zeros(2, 3)
         )

@@ -28,8 +28,9 @@ CARD = """# {name}
 
 Weights of a VLAE for {dataset_description}; load them with `load_pretrained("{name}")`.
 
-- Trained on the {splits} images for {train_seconds:.0f} s ({train_images_seen:,} images
-  seen){source} on {device}, seed {seed}; Polyak average {ema_decay:g},
+- Trained on the {splits} images for {train_seconds:.0f} s
+  ({train_images_seen:,} images seen){source} on
+  {device}, seed {seed}; Polyak average {ema_decay:g},
   maximizing the {objective}. {converged}
 - Test NLL {nll_nats:.2f} ± {nll_standard_error:.2f} nats per image (standard error over
   {num_images:,} test images, {num_samples} importance samples each, median effective sample size

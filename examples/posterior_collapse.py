@@ -1,4 +1,4 @@
-"""Show posterior collapse and three remedies: a model of 7x7 digits, trained four times.
+"""Show posterior collapse and three remedies, on a model of 7x7 digits.
 
     python examples/posterior_collapse.py
 

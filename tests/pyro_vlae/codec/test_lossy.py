@@ -214,7 +214,7 @@ def test_files_of_a_prior_with_the_same_weights_but_other_settings_are_refused(o
         LossyCodec(changed, guide).codes(data)
 
 
-@pytest.mark.parametrize("held", [None, "flip", torch.relu, [1], [torch.relu]], ids=str)
+@pytest.mark.parametrize("held", [None, "flip", torch.relu, [1], [torch.relu]])
 def test_attributes_called_transforms_may_be_anything(held):
     model, guide = programs()
     model.transforms = held

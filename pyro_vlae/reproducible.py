@@ -95,6 +95,11 @@ def _full_float32_convolutions() -> Iterator[None]:
             kind.fp32_precision = value
 
 
+def inner_modules(*programs: Callable[..., Any]) -> list[nn.Module]:
+    """The modules of `wrapped_modules` of all programs, and those inside them."""
+    return [m for program in programs for top in wrapped_modules(program) for m in top.modules()]
+
+
 def forget_parameters(known: set[str]) -> None:
     """Remove all entries of Pyro's parameter store with other names than these."""
     store = pyro.get_param_store()
@@ -116,7 +121,7 @@ def evaluation_mode(*programs: Callable[..., Any]) -> Iterator[None]:
             effect handlers (``poutine.scale(model, 0.1)``) or `functools.partial`, are put into
             evaluation mode.
     """
-    modules = [m for p in programs for top in wrapped_modules(p) for m in top.modules()]
+    modules = inner_modules(*programs)
     training = [module.training for module in modules]
     known = set(pyro.get_param_store().keys())
     try:

@@ -34,7 +34,7 @@ class _PixelLevels(constraints.Constraint):
     )
 
     def check(self, value: Tensor) -> Tensor:
-        level = HALF_RANGE * (value.to(_full(value.dtype)) + 1)
+        level = HALF_RANGE * (value.to(torch.promote_types(value.dtype, torch.float32)) + 1)
         on_grid = (level - level.round()).abs() < 1e-3
         if value.dtype in _HALF:
             on_grid = (level.round() / HALF_RANGE - 1).to(value.dtype) == value
@@ -218,11 +218,6 @@ class DiscretizedLogisticMixture(TorchDistribution):
         coefficients = self.coefficients[..., first : first + channel, :]
         shift = (coefficients * value[..., :channel, None]).sum(-2)
         return self.means[..., channel, :] + shift
-
-
-def _full(dtype: torch.dtype) -> torch.dtype:
-    """This type, or float32 instead of half precision."""
-    return torch.float32 if dtype in _HALF else dtype
 
 
 def _uniform(like: Tensor) -> Tensor:

@@ -11,11 +11,11 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from pyro_vlae.nn.weight_norm import initialization
-from pyro_vlae.reproducible import forget_parameters, wrapped_modules
+from pyro_vlae.reproducible import forget_parameters, inner_modules
 
 
 @torch.no_grad()
@@ -69,7 +69,7 @@ def _untrained(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) 
     with _undone(model, guide, x), initialization(False):
         stack: list[Any] = [p.grad_fn for p in _log_probs(model, guide, x)]
         held = {id(p) for _, p in pyro.get_param_store().named_parameters()}
-        held |= {id(p) for module in _modules(model, guide) for p in module.parameters()}
+        held |= {id(p) for module in inner_modules(model, guide) for p in module.parameters()}
     seen, found = set(), []
     while stack:
         node = stack.pop()
@@ -92,10 +92,6 @@ def _log_probs(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) 
     return [site["log_prob_sum"] for site in sites if "log_prob_sum" in site]
 
 
-def _modules(*programs: Callable[..., Any]) -> list[nn.Module]:
-    return [m for program in programs for top in wrapped_modules(program) for m in top.modules()]
-
-
 @contextmanager
 def _undone(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) -> Iterator[None]:
     """Restore random generators, buffers, and Pyro's parameter store."""
@@ -103,7 +99,7 @@ def _undone(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) -> 
     # Layers such as BatchNorm change theirs in place, others assign new tensors.
     buffers = [
         (module, name, buffer, buffer.clone())
-        for module in _modules(model, guide)
+        for module in inner_modules(model, guide)
         for name, buffer in module.named_buffers(recurse=False)
         if not is_lazy(buffer)
     ]

@@ -202,13 +202,13 @@ def image_layout(x: Tensor) -> Tensor:
     other devices and in `torch.func`. Weights are never converted: Pyro's parameter store would
     train a copy of them.
     """
-    # The compiler cannot follow the question.
-    asked = x.device.type == "cpu" and not torch.compiler.is_compiling()
-    if x.device.type != "cpu" or (asked and in_functional_transform(x)):
+    if x.device.type != "cpu" or in_functional_transform(x):
         return x
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def in_functional_transform(*tensors: Tensor) -> bool:
     """Whether `torch.func` transforms a function of any of these tensors, as in ``vmap``."""
+    if torch.compiler.is_compiling():  # the compiler cannot follow the question
+        return False
     return any(torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors)

@@ -31,13 +31,12 @@ def check_chain(transforms: Sequence[Transform], code_dim: int) -> None:
         if isinstance(copied, nn.Module):
             copied.eval()
             values = values.to(next(copied.parameters(), values))
-        name = type(transform.inv if isinstance(transform, _InverseTransform) else transform)
         try:
             with torch.no_grad():
                 after = copied(values)
         except (NotImplementedError, KeyError) as error:
             raise ValueError(
-                f"the inverse of {name.__name__} maps no codes to noise, so p(z) cannot be "
+                f"the inverse of {_kind(transform)} maps no codes to noise, so p(z) cannot be "
                 "computed: pass the transform itself, not its inverse"
             ) from error
         except (RuntimeError, IndexError) as error:
@@ -81,7 +80,7 @@ def warn_if_bounded(transforms: Sequence[Transform]) -> None:
             bounded = None
     if bounded is None:
         return
-    kind = type(bounded.inv if isinstance(bounded, _InverseTransform) else bounded).__name__
+    kind = _kind(bounded)
     way_out = "leave it out, or add its inverse as the last transform"
     if isinstance(bounded, BlockAutoregressive):
         kind += " without a residual connection"
@@ -91,6 +90,11 @@ def warn_if_bounded(transforms: Sequence[Transform]) -> None:
         UserWarning,
         stacklevel=3,
     )
+
+
+def _kind(transform: Transform) -> str:
+    """The name of a transform's class, or of the class of the one that it inverts."""
+    return type(transform.inv if isinstance(transform, _InverseTransform) else transform).__name__
 
 
 def _is_bounded_flow(transform: Transform) -> bool:

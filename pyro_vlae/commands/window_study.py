@@ -48,7 +48,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--probe-images", type=positive(int), metavar="N", default=5000, help=text)
     text = "free bits in the first half, nats; default: 7.84"
     add("--free-nats", type=float, metavar="N", default=7.84, help=text)
-    add_recipe_options(parser, BinaryRecipe, ("seed", "num_samples", "eval_images"))
+    names = ("seed", "num_samples", "eval_images", "precision", "compile")
+    add_recipe_options(parser, BinaryRecipe, names)
     add_place_options(parser)
     text = "default: runs/windows"
     add("--out", type=folder, metavar="DIR", default=Path("runs/windows"), help=text)

@@ -162,9 +162,10 @@ def pick_device(name: str | None) -> torch.device:
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
-        if device.type == "cuda":
+        if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)
-        torch.zeros(1, device=device).item()  # fails on devices that hold no values, such as meta
+        device = (zero := torch.zeros(1, device=device)).device  # with an index
+        zero.item()  # fails on devices that hold no values, such as meta
     except Exception as error:  # of many kinds, by device
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"--device {name} cannot be used ({reason}); try --device cpu") from error

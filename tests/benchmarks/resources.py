@@ -1,17 +1,20 @@
-"""CPU time and peak memory of training and sampling the paper's binary model.
+"""Time and peak memory of training and sampling the paper's binary model.
 
-    python tests/benchmarks/resources.py 64
+    python tests/benchmarks/resources.py 64 [cuda]
 
-The argument is the batch size. CPU time hardly depends on other processes.
+The first argument is the batch size. On a CPU the time is CPU time, which hardly depends on other
+processes; on a GPU, it is wall-clock time, and the memory is that of PyTorch's allocator.
 """
 
 import resource
 import sys
 import time
+from collections.abc import Callable
 
 import pyro
 import torch
 from pyro.infer import SVI
+from timing import synchronize
 
 from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.infer import FreeBitsELBO, JointOptim
@@ -21,27 +24,37 @@ STEPS = 10
 
 
 def main() -> None:
-    """Print seconds of CPU time and the peak of the process's memory."""
+    """Print the seconds of a step and of sampling, and the peak of the memory."""
     torch.set_num_threads(1)
     pyro.set_rng_seed(0)
     size = int(sys.argv[1])
-    model, guide = binary_vlae(), GaussianGuide()
+    device = torch.device(*sys.argv[2:] or ["cpu"])
+    model, guide = binary_vlae().to(device), GaussianGuide().to(device)
     svi = SVI(model, guide, JointOptim(torch.optim.Adamax, {"lr": 0.002}), FreeBitsELBO(7.84))
-    x = torch.rand(size, 1, 28, 28).round()
-    svi.step(x)
-    start = time.process_time()
-    for _ in range(STEPS):
-        svi.step(x)
-    step = (time.process_time() - start) / STEPS
-    start = time.process_time()
+    x = torch.rand(size, 1, 28, 28, device=device).round()
+    step = seconds(lambda: svi.step(x), STEPS, device)
     with torch.no_grad():
-        model(batch_size=size)
-    sample = time.process_time() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        sample = seconds(lambda: model(batch_size=size), 1, device)
+    if device.type == "cuda":
+        kind, peak = "wall-clock time", torch.cuda.max_memory_allocated() / 2**30
+    else:
+        kind, peak = "CPU time", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
-        f"batch {size}: {step:.2f} s of CPU time for a training step ({size / step:.0f} images/s), "
-        f"{sample:.2f} s to sample as many images, peak memory {peak:.2f} GiB"
+        f"batch {size}: {step:.3f} s of {kind} for a training step ({size / step:.0f} images/s), "
+        f"{sample:.3f} s to sample as many images, peak memory {peak:.2f} GiB"
     )
+
+
+def seconds(call: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """Mean time of a call, after one that is not timed."""
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    call()
+    synchronize(device)
+    start = clock()
+    for _ in range(repeats):
+        call()
+    synchronize(device)
+    return (clock() - start) / repeats
 
 
 if __name__ == "__main__":

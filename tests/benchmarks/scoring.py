@@ -12,6 +12,7 @@ from timing import interleaved, print_table
 from pyro_vlae.guides import GaussianGuide
 from pyro_vlae.infer import marginal_log_likelihood
 from pyro_vlae.models import binary_vlae
+from pyro_vlae.reproducible import evaluation_mode
 
 
 def main() -> None:
@@ -35,8 +36,10 @@ def main() -> None:
     images = x[:1].expand(options.chunk, -1, -1, -1)
 
     def bare() -> None:
-        for _ in range(codes // options.chunk):
-            model.likelihood(model.decoder(z)).log_prob(images) + model.prior().log_prob(z.clone())
+        with evaluation_mode(model):  # without TF32, like the estimator
+            for _ in range(codes // options.chunk):
+                likelihood = model.likelihood(model.decoder(z))
+                likelihood.log_prob(images) + model.prior().log_prob(z.clone())
 
     calls = {
         "bare passes": bare,

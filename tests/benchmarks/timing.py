@@ -15,10 +15,10 @@ def interleaved(
     times: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(warm_up + repeats):
         for name, call in calls.items():
-            _wait(device)
+            synchronize(device)
             start = time.perf_counter()
             call()
-            _wait(device)
+            synchronize(device)
             if repeat >= warm_up:
                 times[name].append(1e3 * (time.perf_counter() - start))
     return times
@@ -37,6 +37,7 @@ def print_table(title: str, times: Mapping[str, list[float]]) -> None:
         )
 
 
-def _wait(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Wait for the work that was given to a device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -8,6 +8,7 @@ import contextlib
 import copy
 import statistics
 import time
+from collections.abc import Callable
 from unittest import mock
 
 import pyro
@@ -16,11 +17,22 @@ from pyro.infer import SVI
 from timing import interleaved, print_table
 
 from pyro_vlae.guides import GaussianGuide
-from pyro_vlae.infer import FreeBitsELBO, JointOptim
+from pyro_vlae.infer import FreeBitsELBO, JointOptim, initialize
 from pyro_vlae.models import binary_vlae
 from pyro_vlae.nn import blocks, encoders, masked_resnet
 from pyro_vlae.training import HalfPrecision, compiled, resolve_precision
 from pyro_vlae.training.acceleration import PRECISIONS
+
+
+def half_precision_step(svi: SVI, x: torch.Tensor) -> Callable[[], None]:
+    """A step with the networks in bfloat16."""
+    half_precision = HalfPrecision([svi.model, svi.guide])
+
+    def step() -> None:
+        with half_precision:
+            svi.step(x)
+
+    return step
 
 
 def main() -> None:
@@ -38,7 +50,7 @@ def main() -> None:
     device = torch.device(options.device)
     x = torch.rand(options.batch_size, 1, 28, 28, device=device).round()
     model, guide = binary_vlae().to(device), GaussianGuide().to(device)
-    model(x), guide(x)
+    initialize(model, guide, x)  # once, so that all start from the same weights
 
     def svi() -> SVI:
         optimizer = JointOptim(torch.optim.Adamax, {"lr": 0.002}, ema_decay=0.998)
@@ -54,22 +66,21 @@ def main() -> None:
 
     with pyro.validation_enabled(False), contextlib.ExitStack() as stack:
         calls = {"contiguous activations": plain_step, "ours": lambda: ours.step(x)}
-        if resolve_precision(options.precision, device) == "bf16":
-            half = svi()
-            half_precision = HalfPrecision([half.model, half.guide])
-
-            def half_step() -> None:
-                with half_precision:
-                    half.step(x)
-
-            calls["ours, bf16"] = half_step
+        bf16 = resolve_precision(options.precision, device) == "bf16"
+        if bf16:
+            calls["ours, bf16"] = half_precision_step(svi(), x)
         if options.compiled:
             fast = svi()
-            stack.enter_context(compiled([fast.model, fast.guide]))
+            # As `fit` does.
+            mode = "reduce-overhead" if device.type == "cuda" else None
+            stack.enter_context(compiled([fast.model, fast.guide], mode=mode))
+            name, step = "ours, compiled", lambda: fast.step(x)
+            if bf16:
+                name, step = "ours, bf16, compiled", half_precision_step(fast, x)
             start = time.perf_counter()
-            fast.step(x)
+            step()
             print(f"compilation and the first step: {time.perf_counter() - start:.0f} s")
-            calls["ours, compiled"] = lambda: fast.step(x)
+            calls[name] = step
         times = interleaved(calls, options.repeats, device)
     print_table(f"One SVI step, batch {options.batch_size}, {device}", times)
     for name, values in times.items():

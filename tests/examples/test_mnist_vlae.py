@@ -290,6 +290,10 @@ def test_a_misspelt_data_folder_is_an_error_not_another_data_set(example, tmp_pa
         example.main([*TINY, "--data-dir", str(tmp_path / "typo")])
 
 
+def test_a_device_needs_no_index(device):
+    assert command_line.pick_device(device.type) == torch.zeros(1, device=device).device
+
+
 def test_an_unavailable_device_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert command_line.pick_device(None).type == "cpu"

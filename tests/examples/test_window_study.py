@@ -15,12 +15,13 @@ TINY += ["--probe-images", "60", "--device", "cpu"]
 def test_a_study_is_a_list_of_runs_with_a_probe_and_resumes(load_example, tmp_path, capsys):
     study = load_example("window_study")
     options = [*TINY, "--windows", "none", "3x2", "--out", str(tmp_path / "study")]
-    assert study.main(options) == 0
+    assert study.main([*options, "--precision", "fp32"]) == 0
     stored = {}
     for window in ("none", "3x2"):
         folder = tmp_path / "study" / window
         stored[window] = results = json.loads((folder / "results.json").read_text())
         assert results["train_images_seen"] == 256 and 0.05 < results["probe"] <= 1
+        assert results["precision"] == "fp32"
         assert results["nll_nats"] <= -results["elbo_nats"] + 1e-3
         assert (folder / "reconstructions.png").exists() and (folder / "scores.npz").exists()
     assert stored["none"]["likelihood"] == "bernoulli" and stored["3x2"]["window"] == "3x2"

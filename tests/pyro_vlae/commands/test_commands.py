@@ -217,7 +217,8 @@ def test_scores_of_piano_rolls_are_those_of_the_run(piano_rolls, tmp_path, monke
     out, data, stored = piano_rolls
     monkeypatch.setattr(PianoRollRecipe, "load_data", lambda *arguments: data)
     file = tmp_path / "score.json"
-    assert main(["score", str(out), "--num-samples", "2", "--out", str(file)]) == 0
+    options = ["--num-samples", "2", "--device", "cpu", "--out", str(file)]
+    assert main(["score", str(out), *options]) == 0
     again = json.loads(file.read_text())
     for name in ("nll_nats_per_frame", "kl_nats_per_frame"):
         assert again[name] == pytest.approx(stored[name], rel=1e-4)

@@ -168,12 +168,12 @@ def results_page(folder: Path) -> str:
         lines += ["", f"## {dataset}{' (bits/dim)' if rows is COLOR_ROWS else ''}", "", *_HEAD]
         lines += [_line(row, others.pop(row.name, None)) for row in rows]
         ours = [name for name, run in others.items() if run["dataset"] == dataset]
-        lines += [_line(Row(name, "not in the paper"), others.pop(name)) for name in ours]
+        lines += [_line(Row(name, "further run"), others.pop(name)) for name in ours]
     lines += ["", "To run the rows of the paper's table:", ""]
     lines += ["```", *(_command(row) for row in COLOR_ROWS), "```"]
     if others:
         lines += ["", "## Other data sets", "", *_HEAD]
-        lines += [_line(Row(name, "not in the paper"), run) for name, run in others.items()]
+        lines += [_line(Row(name, "further run"), run) for name, run in others.items()]
     rankings = [_ranking(claim, folder, runs) for claim in CLAIMS if _comparable(claim, folder)]
     if rankings:
         lines += ["", "## Rankings in paired comparisons", "", _RANKINGS, ""]

@@ -234,6 +234,23 @@ def test_weight_has_the_stated_norm(layer_and_input):
     torch.testing.assert_close(layer._norm(layer.weight()), layer.scale.abs().detach())
 
 
+def test_training_and_evaluation_have_the_same_weights(layer_and_input):
+    """Training uses a kernel of PyTorch's, whose gradients are those of the formula."""
+    layer, x = layer_and_input
+    layer(x)
+    weight = layer.weight()
+    direction = layer.effective_direction()
+    formula = direction * layer._per_channel(layer.scale / layer._norm(direction))
+    with torch.no_grad():
+        assert torch.equal(layer.weight(), formula)
+    torch.testing.assert_close(weight, formula)
+    noise, parameters = torch.randn_like(weight), (layer.direction, layer.scale)
+    torch.testing.assert_close(
+        torch.autograd.grad((weight * noise).sum(), parameters),
+        torch.autograd.grad((formula * noise).sum(), parameters),
+    )
+
+
 def test_networks_are_compiled_in_one_piece():
     sizes = ResNetArchitecture(image_shape=(1, 8, 8), code_dim=4, channels=(4, 8), features=16)
     for network, values in (

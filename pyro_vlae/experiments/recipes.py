@@ -21,7 +21,7 @@ from pyro_vlae.training import DecaySchedule, TrainingSettings
 from pyro_vlae.training.distributed import one_rank_first
 
 # Fields that may change when a run is resumed: they do not affect the training so far.
-CHANGEABLE = ("epochs", "max_minutes", "num_samples", "eval_images")
+CHANGEABLE = ("epochs", "max_minutes", "num_samples", "eval_images", "compile")
 MOST_SAMPLES = 1_000_000  # the codes of one image must fit into memory
 _OLD = "another version of pyro_vlae wrote it; use that version"
 
@@ -224,7 +224,7 @@ class Recipe(SampleHooks, ABC):
 
     @classmethod
     def resume(cls, folder: Path, **given: Any) -> Self:
-        """The recipe of the run in a folder, with a new budget or evaluation if given.
+        """The recipe of the run in a folder, with a new budget, evaluation, or ``compile`` if given.
 
         Raises:
             ConfigError: the folder has no run of this family, or an option contradicts it.

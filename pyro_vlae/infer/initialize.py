@@ -18,7 +18,7 @@ from pyro_vlae.nn.weight_norm import initialization
 from pyro_vlae.reproducible import forget_parameters, inner_modules
 
 
-@torch.no_grad()
+@torch.enable_grad()  # as in training, where weights are rounded differently
 def initialize(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) -> None:
     """Initialize the weight-normalized layers of a model and its guide on a batch.
 

@@ -204,8 +204,9 @@ def test_a_configuration_of_another_version_is_refused(tmp_path):
 
 def test_a_resumed_run_may_get_a_new_budget_and_evaluation(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(make().to_config()))
-    recipe = BinaryRecipe.resume(tmp_path, epochs=9, num_samples=5, seed=0)
+    recipe = BinaryRecipe.resume(tmp_path, epochs=9, num_samples=5, seed=0, compile=True)
     assert (recipe.epochs, recipe.max_minutes, recipe.num_samples) == (9, None, 5)
+    assert recipe.compile  # for example when a run moves to a GPU
     assert BinaryRecipe.resume(tmp_path, epochs=None) == make()
     with pytest.raises(ConfigError, match="with max_steps None, got 3"):
         BinaryRecipe.resume(tmp_path, max_steps=3)

@@ -224,7 +224,7 @@ class Recipe(SampleHooks, ABC):
 
     @classmethod
     def resume(cls, folder: Path, **given: Any) -> Self:
-        """The recipe of the run in a folder, with a new budget, evaluation, or ``compile`` if given.
+        """The recipe of the run in a folder; the options in `CHANGEABLE` may have new values.
 
         Raises:
             ConfigError: the folder has no run of this family, or an option contradicts it.

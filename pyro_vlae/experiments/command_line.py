@@ -164,12 +164,12 @@ def pick_device(name: str | None) -> torch.device:
         device = torch.device(name)
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)
-        device = (zero := torch.zeros(1, device=device)).device  # with an index
+        zero = torch.zeros(1, device=device)
         zero.item()  # fails on devices that hold no values, such as meta
     except Exception as error:  # of many kinds, by device
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"--device {name} cannot be used ({reason}); try --device cpu") from error
-    return device
+    return zero.device  # with an index
 
 
 class _Terminated(KeyboardInterrupt):

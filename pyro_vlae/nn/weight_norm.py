@@ -91,7 +91,8 @@ class WeightNormLayer(nn.Module):
         """The normalized weight, in the shape of ``direction``."""
         direction = self.effective_direction()
         training = torch.is_grad_enabled() and direction.requires_grad
-        if training and self.channel_dim == 0 and not in_functional_transform(direction):
+        transformed = in_functional_transform(direction, self.scale)
+        if training and self.channel_dim == 0 and not transformed:
             # One kernel instead of five, and in the backward pass instead of fifteen. Elsewhere it
             # is not faster, or lacks derivatives.
             return torch._weight_norm(direction, self._per_channel(self.scale), 0)

@@ -251,6 +251,19 @@ def test_training_and_evaluation_have_the_same_weights(layer_and_input):
     )
 
 
+def test_derivatives_with_respect_to_the_scale_alone(layer_and_input):
+    layer, x = layer_and_input
+    layer(x)
+    scale = layer.scale.detach()
+
+    def output(scale):
+        return torch.func.functional_call(layer, {"scale": scale}, (x,))
+
+    # The output is linear in the scale, apart from the bias.
+    _, tangent = torch.func.jvp(output, (scale,), (scale,))
+    torch.testing.assert_close(tangent, output(scale) - output(torch.zeros_like(scale)))
+
+
 def test_networks_are_compiled_in_one_piece():
     sizes = ResNetArchitecture(image_shape=(1, 8, 8), code_dim=4, channels=(4, 8), features=16)
     for network, values in (

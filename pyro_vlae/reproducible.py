@@ -68,29 +68,40 @@ def wrapped_modules(program: Any) -> Iterator[nn.Module]:
 
 
 @contextlib.contextmanager
-def _full_float32_convolutions() -> Iterator[None]:
-    """Disable TF32 in convolutions on a GPU, in whichever way it was enabled."""
-    cudnn = torch.backends.cudnn
-    # Since torch 2.9, these settings take precedence over `allow_tf32`, and reading that raises an
-    # error if they differ from it.
-    settings: list[Any] = [
-        kind
-        for kind in (getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None))
-        if hasattr(kind, "fp32_precision")
+def _full_float32() -> Iterator[None]:
+    """Compute float32 convolutions and matrix products in float32, whatever the user has enabled.
+
+    With TF32 (on a GPU) or bfloat16 (on a CPU, ``torch.set_float32_matmul_precision("medium")``),
+    they would round differently for each chunk size.
+    """
+    backends: Any = torch.backends
+    # Since torch 2.9, these settings take precedence over `allow_tf32` and the precision of matrix
+    # products, and reading those raises an error if they differ from them.
+    kinds = [
+        getattr(backend, kind, None)
+        for backend in (backends.cudnn, backends.cuda, backends.mkldnn)
+        for kind in ("conv", "rnn", "matmul")
     ]
+    settings = [kind for kind in kinds if hasattr(kind, "fp32_precision")]
     before = [kind.fp32_precision for kind in settings]
-    allow_tf32 = None
+    allow_tf32, matmul = None, None
     with contextlib.suppress(RuntimeError):
-        allow_tf32 = cudnn.allow_tf32
+        allow_tf32 = backends.cudnn.allow_tf32
+    with contextlib.suppress(RuntimeError):
+        matmul = torch.get_float32_matmul_precision()
     try:
         if allow_tf32 is not None:
-            cudnn.allow_tf32 = False
+            backends.cudnn.allow_tf32 = False
+        if matmul is not None:
+            torch.set_float32_matmul_precision("highest")
         for kind in settings:
             kind.fp32_precision = "ieee"
         yield
     finally:
         if allow_tf32 is not None:
-            cudnn.allow_tf32 = allow_tf32
+            backends.cudnn.allow_tf32 = allow_tf32
+        if matmul is not None:
+            torch.set_float32_matmul_precision(matmul)
         for kind, value in zip(settings, before, strict=True):
             kind.fp32_precision = value
 
@@ -113,8 +124,7 @@ def evaluation_mode(*programs: Callable[..., Any]) -> Iterator[None]:
     """Run programs in evaluation mode and without validation, as usual consuming random numbers.
 
     Afterwards, training modes, validation, and Pyro's parameter store are restored. Everything is
-    computed in the precision of the weights, even under `torch.autocast`. Convolutions on a GPU run
-    in full float32: TF32 rounds differently for each chunk size.
+    computed in the precision of the weights, even under `torch.autocast` or if TF32 is enabled.
 
     Args:
         programs: models and guides; those that are modules or methods of modules, or wrap them with
@@ -130,7 +140,7 @@ def evaluation_mode(*programs: Callable[..., Any]) -> Iterator[None]:
         with (
             torch.autocast("cpu", enabled=False),
             torch.autocast("cuda", enabled=False),
-            _full_float32_convolutions(),
+            _full_float32(),
             pyro.validation_enabled(False),
         ):
             yield

@@ -185,7 +185,7 @@ def _finished(recipe: Recipe, result: TrainingResult, out: Path) -> dict[str, An
 def evaluation_index(split: Sized, count: int | None) -> Tensor:
     """The first `count` indices (None: all) of a fixed permutation of a split."""
     generator = torch.Generator().manual_seed(EVALUATION_SEED)
-    return torch.randperm(len(split), generator=generator)[:count]
+    return torch.randperm(len(split), generator=generator, device="cpu")[:count]
 
 
 def _refuse_folder(out: Path, resume: bool) -> None:

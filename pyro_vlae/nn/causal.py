@@ -103,7 +103,8 @@ class CausalConv2d(WeightNormLayer):
         return self.direction * self.mask
 
     def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if self.sparse and not x.requires_grad:
+        # On a GPU, reading where the pixels are would take longer than a dense convolution.
+        if self.sparse and x.device.type == "cpu" and not x.requires_grad:
             return sparse_conv2d(x, weight, bias, self.first_offset)
         top, left = (-offset for offset in self.first_offset)
         rows, columns = (self.dilation * (size - 1) for size in weight.shape[2:])

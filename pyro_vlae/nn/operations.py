@@ -124,7 +124,8 @@ class OperationReader:
         self.modules = dict(network.named_modules())
         self.dynamic, self.values = dynamic, values
         self.cuts: dict[fx.Node, Any] = {}  # what is cut by chunk and split
-        degrees = torch.ones(1, int(network.image_channels), dtype=torch.long)  # type: ignore[arg-type]
+        channels = int(network.image_channels)  # type: ignore[arg-type]
+        degrees = torch.ones(1, channels, dtype=torch.long, device="cpu")
         in_turn = getattr(network, "channel_autoregressive", False)
         self.degrees: dict[fx.Node, Any] = {image: degrees.cumsum(1) if in_turn else degrees}
 
@@ -164,7 +165,7 @@ class OperationReader:
         parts = self._joined(source) if masked else [source]
         reads, static, start = [], [], 0
         weight = layer.direction if isinstance(layer, WeightNormLayer) else layer.weight
-        degrees = torch.zeros(len(weight), dtype=torch.long)
+        degrees = torch.zeros(len(weight), dtype=torch.long, device="cpu")
         for part in parts:
             degree = self._degree(part)
             channels = slice(start, start + degree.shape[1])
@@ -205,7 +206,7 @@ class OperationReader:
         value = self.values[argument]
         if not isinstance(value, Tensor):
             return None
-        return torch.zeros(1, value.shape[1], dtype=torch.long)
+        return torch.zeros(1, value.shape[1], dtype=torch.long, device="cpu")
 
 
 def _canonical(

@@ -47,6 +47,20 @@ def test_convolutions_run_in_float32_however_tf32_was_set(everywhere, convolutio
         torch.backends.cudnn.allow_tf32 = True
 
 
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_matrix_products_are_computed_in_float32(precision):
+    a, b = torch.randn(2, 256, 256)
+    expected = a @ b
+    try:
+        torch.set_float32_matmul_precision(precision)
+        with evaluation_mode():
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert torch.equal(a @ b, expected)
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_nothing_is_evaluated_in_half_precision(dtype):
     layer, x = torch.nn.Linear(3, 3), torch.randn(2, 3)

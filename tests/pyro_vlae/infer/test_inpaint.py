@@ -72,6 +72,16 @@ def test_samples_follow_the_exact_conditional(likelihood, known, particles, swee
     assert (difference < 4.5 * error).all(), difference / error
 
 
+def test_a_mask_may_be_on_another_device(device):
+    model, guide = (part.to(device) for part in tiny())
+    image = torch.zeros(1, *SHAPE, dtype=torch.float64, device=device)
+    inpainted = inpaint(model, guide, image, SCATTERED, num_particles=2, num_sweeps=1)
+    assert inpainted.device.type == device.type
+    with torch.no_grad():
+        likelihood = model.likelihood(model.decoder(torch.zeros(1, 1).to(image)))
+    assert likelihood.complete(image, TOP)[..., TOP].equal(image[..., TOP])
+
+
 def test_the_shortcut_that_ignores_later_pixels_would_be_noticed():
     """Without weights, known pixels after the unknown ones have no influence."""
     model, guide = tiny()

@@ -34,6 +34,12 @@ def test_dense_where_the_input_requires_a_gradient():
     assert x.grad is not None and x.grad.abs().sum() > 0
 
 
+def test_the_places_of_the_pixels_are_not_read_from_a_gpu():
+    layer = CausalConv2d(1, 2, (1, 3), first_offset=(0, -3), sparse=True).eval().to("meta")
+    assert layer.bias.device.type == "meta"  # a device that nothing can be read from
+    assert layer(torch.zeros(4, 1, 2, 5, device="meta")).shape == (4, 2, 2, 5)
+
+
 @pytest.mark.parametrize("options", [{"in_channels": 2}, {"in_channels": 1, "dilation": 2}])
 def test_other_layers_cannot_be_sparse(options):
     with pytest.raises(ValueError, match="one input channel and no dilation"):

@@ -212,6 +212,17 @@ def by_full_passes(network, context, uniform):
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
+def test_the_default_device_does_not_matter(kind):
+    network = made(kind)
+    context, uniform = context_for(network, 2, 4, 5), torch.rand(2, network.image_channels, 4, 5)
+    expected = from_uniforms(network, context, uniform.double())
+    network = made(kind)  # without the plan that was just made
+    with torch.device("meta"):
+        assert isinstance(make_evaluator(network, context, 2, 4, 5), WavefrontEvaluator)
+        assert torch.equal(from_uniforms(network, context, uniform.double()), expected)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("shape", [(7, 8), (8, 3), (1, 1), (1, 6), (6, 1)])
 def test_samples_are_those_of_full_passes(kind, shape):
     network = made(kind)

@@ -264,6 +264,20 @@ def test_derivatives_with_respect_to_the_scale_alone(layer_and_input):
     torch.testing.assert_close(tangent, output(scale) - output(torch.zeros_like(scale)))
 
 
+def test_the_fused_kernel_computes_the_same_weight_and_gradients(layer_and_input, monkeypatch):
+    layer, x = layer_and_input
+    layer(x)
+    factors = torch.randn(layer.direction.shape, dtype=torch.float64)
+    results = []
+    for fused in (True, False):
+        monkeypatch.setattr(type(layer), "_fused_kernel_pays", lambda *_, fused=fused: fused)
+        weight = layer.weight()
+        parameters = layer.direction, layer.scale
+        gradients = torch.autograd.grad((factors * weight.square()).sum(), parameters)
+        results.append((weight, *gradients))
+    torch.testing.assert_close(*results)
+
+
 def test_networks_are_compiled_in_one_piece():
     sizes = ResNetArchitecture(image_shape=(1, 8, 8), code_dim=4, channels=(4, 8), features=16)
     for network, values in (

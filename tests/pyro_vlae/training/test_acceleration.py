@@ -42,9 +42,9 @@ def loss_and_gradients(model, guide, x):
     return loss, [p.grad.clone() for p in (*model.parameters(), *guide.parameters())]
 
 
-def train(out=None, max_steps=2, **options):
+def train(out=None, max_steps=2, device="cpu", **options):
     model, guide, _ = programs()
-    data = load_dataset("digits")
+    model, guide, data = model.to(device), guide.to(device), load_dataset("digits").to(device)
     result = fit(
         model, guide, data.train, elbo=FreeBitsELBO(), validation=data.validation,
         optimizer=JointOptim(torch.optim.Adamax, {"lr": 1e-3}, ema_decay=0.9), out=out,
@@ -177,3 +177,18 @@ def test_compiled_networks_compute_the_same(half):
     if not half:
         torch.testing.assert_close(compiled_gradients, gradients, rtol=1e-3, atol=1e-3)
     assert optimizer.never_trained == []
+
+
+# Warnings of the compiler, some of them about itself.
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_continues_on_another_device_and_without_compilation(device, precision, tmp_path):
+    on_gpu = device.type == "cuda"
+    options = {"device": device, "precision": precision, "max_steps": 6}
+    result, *_ = train(tmp_path, compile=on_gpu, **options)
+    plain, *_ = train(None, **options)
+    tolerance = 2e-2 if precision == "bf16" else 1e-3
+    for line, other in zip(result.history, plain.history, strict=True):
+        assert line["elbo"] == pytest.approx(other["elbo"], rel=tolerance)
+    resumed, *_ = train(tmp_path, max_steps=8, resume=True)
+    assert resumed.step == 8 and resumed.history[-1]["elbo"] > 1.1 * plain.history[0]["elbo"]

@@ -127,8 +127,8 @@ _INTRODUCTION = (
     "learning rate in parentheses is that of the likelihood, where it differs. With `K codes`, "
     "training maximized the importance-weighted bound of K codes per image, not the ELBO. For a "
     "run that started from another run's weights, images seen and minutes count only its own "
-    "training. Images differ by tens of nats, so a score on some of the test images is comparable "
-    "only with scores on the same ones."
+    "training. The device is the one that scored the run. Images differ by tens of nats, so a "
+    "score on some of the test images is comparable only with scores on the same ones."
 )
 _HEAD = (
     "| row | paper: NLL | paper: rate | NLL | bound | rate | images seen | minutes | scored "
@@ -199,7 +199,7 @@ def _line(row: Row, results: Mapping[str, Any] | None) -> str:
     if RECIPES[results["family"]].values.unit == "bits/dim":
         per_nat, places = results["bits_per_dim"] / results["nll_nats"], 3
 
-    codes = results.get("train_samples", 1)
+    codes, ranks = results.get("train_samples", 1), results.get("world_size", 1)
 
     def score(name: str, more: int = 0) -> str:
         value = results.get(name)  # None: cannot be estimated, e.g. from one image or one sample
@@ -215,7 +215,7 @@ def _line(row: Row, results: Mapping[str, Any] | None) -> str:
         f"{results['train_seconds'] / 60:.0f}",
         f"{_count(results['num_images'], 'image')}, {_count(results['num_samples'], 'sample')} "
         f"(± {score('nll_monte_carlo_error', 1)})",
-        results["device"],
+        f"{ranks} x {results['device']}" if ranks > 1 else results["device"],
         f"{results['preset']}, {_learning_rate(results)}, {results.get('batch_size', '?')}, "
         f"{results['seed']}{f'; {codes} codes' if codes > 1 else ''}",
         _trained_on(results),

@@ -13,7 +13,11 @@ _RESULTS: Mapping[str, Any] = (
     | dict.fromkeys(("nll_nats", "elbo_nats", "kl_nats", "kl_bits", "train_seconds"), float)
     | dict.fromkeys(("num_samples", "num_images", "train_images_seen", "seed"), int)
 )
-_OPTIONAL = dict.fromkeys(("nll_standard_error", "nll_monte_carlo_error"), float | None)
+_OPTIONAL: Mapping[str, Any] = {
+    "nll_standard_error": float | None,
+    "nll_monte_carlo_error": float | None,
+    "world_size": int,
+}
 
 
 def read_results(path: Path) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def test_the_paper_and_ours_stand_side_by_side(tmp_path):
     assert cells[-2:] == ["quick, 0.008 (0.032), 32, 3", "train"]
 
     # Runs that are not rows of the paper's tables come last in the table of their data set.
-    own = {"start_from": "/runs/mine", "train_samples": 5}
+    own = {"start_from": "/runs/mine", "train_samples": 5, "world_size": 2}
     for name, more in (("tuned", own), ("sketches", {"dataset": "own"})):
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(json.dumps(figures | more))
@@ -42,6 +42,7 @@ def test_the_paper_and_ours_stand_side_by_side(tmp_path):
     (tuned,) = [number for number, line in enumerate(lines) if "(`tuned`)" in line]
     assert tuned < lines.index("## mnist") and "static-mnist-iaf-guide" in lines[tuned - 1]
     assert lines[tuned].endswith("32, 3; 5 codes | train, starting from `mine` |")
+    assert "| 2 x cpu (2 threads) |" in lines[tuned] and "| cpu (2 threads) |" in line
     assert "(`sketches`)" in lines[lines.index("## Other data sets") + 4]
     assert sum("not run yet" in li for li in results_page(tmp_path).splitlines()) == (
         sum(map(len, TABLES.values())) + len(COLOR_ROWS) - 1

@@ -243,7 +243,8 @@ def _plot(
         caption = f"Test {data.values.item}s and one decompression each: {title}"
         save_figure(plot_reconstructions(*pairs, caption), out / "reconstructions.png")
     dimensions = x[0].numel() if data.values.unit == "bits/dim" else None
-    save_figure(plot_training(result.history, title, dimensions), out / "training.png")
+    if result.history:  # none if metrics.jsonl was moved away
+        save_figure(plot_training(result.history, title, dimensions), out / "training.png")
 
 
 def run_title(recipe: Recipe, images_seen: int) -> str:

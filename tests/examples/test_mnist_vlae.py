@@ -70,6 +70,13 @@ def test_a_run_writes_everything_and_a_finished_run_resumes_at_once(example, tmp
     longer = json.loads((out / "results.json").read_text())
     assert longer["train_images_seen"] == 2 * 18 * 64
 
+    # A copy without the log of training can be scored anew.
+    copied = tmp_path / "copy"
+    shutil.copytree(out, copied, ignore=shutil.ignore_patterns("*.jsonl", "*.png", "*.npz"))
+    assert example.main(["--resume", "--out", str(copied), "--num-samples", "2"]) == 0
+    assert json.loads((copied / "results.json").read_text())["num_samples"] == 2
+    assert {path.name for path in copied.iterdir()} == FILES - {"training.png"}
+
 
 @pytest.mark.parametrize(
     "choice", [["--prior", "normal"], ["--guide", "iaf"], ["--likelihood", "bernoulli"]]

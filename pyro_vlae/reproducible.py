@@ -77,7 +77,7 @@ def _full_float32() -> Iterator[None]:
     backends: Any = torch.backends
     # Since torch 2.9, these settings take precedence over `allow_tf32` and the precision of matrix
     # products, and reading those raises an error if they differ from them.
-    kinds = [
+    kinds: list[Any] = [
         getattr(backend, kind, None)
         for backend in (backends.cudnn, backends.cuda, backends.mkldnn)
         for kind in ("conv", "rnn", "matmul")

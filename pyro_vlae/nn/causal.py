@@ -34,7 +34,8 @@ class CausalConv2d(WeightNormLayer):
         own_pixel: ``(out_channels, in_channels)`` bool: the input channels that each output channel
             sees at the output pixel, instead of ``image_channels``; for centered kernels only.
         sparse: whether the input has one channel and few nonzero pixels. The result is the same;
-            with a wide kernel it takes much less time. Not for inputs that require a gradient.
+            with a wide kernel it takes much less time on a CPU. Elsewhere, and for inputs that
+            require a gradient, it has no effect.
         init_scale: see `WeightNormLayer`.
 
     Shapes: ``(N, in_channels, H, W) -> (N, out_channels, H, W)``.

@@ -69,11 +69,11 @@ def main(arguments: list[str] | None = None) -> int:
     out = options.out or run_folder(options.model)
     make_folder(out)
     data = load_data(options, recipe, device)
-    generator = torch.Generator().manual_seed(options.seed)
-    chosen = data.test.take(torch.randperm(len(data.test), generator=generator)[:MANY])
+    count = min(MANY, len(data.test))
+    if count < 2:
+        raise ConfigError(f"{data.name} has {count} test image: the figures need two or more")
+    chosen = data.test.subset(count, options.seed)
     many = chosen.batch(slice(None))
-    if len(many) < 2:
-        raise ConfigError(f"{data.name} has {len(many)} test image: the figures need two or more")
     pairs = many[: 2 * min(PAIRS, len(many) // 2)]
     x = many[len(pairs) :][:COLUMNS] if len(many) >= 2 * PAIRS + COLUMNS else many[:COLUMNS]
     title = ", ".join(dict.fromkeys([options.model, data.name]))  # weights are named by data set

@@ -243,7 +243,7 @@ class PixelCNN(TorchDistribution):
         """
         self._check_images(value)
         shape = torch.broadcast_shapes(value.shape[:-3], self.batch_shape)
-        known = expand_mask(known, (*shape, *self.event_shape[1:])).to(value.device)
+        known = expand_mask(known, (*shape, *self.event_shape[1:]), value.device)
         value = value.expand(*shape, *self.event_shape)
         if self._validate_args:
             check_support(value, self.emission.support, known.unsqueeze(-3))

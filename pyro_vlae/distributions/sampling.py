@@ -117,8 +117,8 @@ def keep_known(choose: Choose, image: Tensor, known: Tensor) -> Choose:
     return chosen_or_known
 
 
-def expand_mask(known: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Expand a mask of known pixels to ``shape = (*batch, H, W)``.
+def expand_mask(known: Tensor, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Expand a mask of known pixels to ``shape = (*batch, H, W)``, on the device of the images.
 
     Raises:
         ValueError: the mask is not boolean or does not broadcast to this shape.
@@ -130,7 +130,7 @@ def expand_mask(known: Tensor, shape: tuple[int, ...]) -> Tensor:
     if known.dtype != torch.bool:
         raise ValueError(f"known must be a bool tensor, got {known.dtype}: compare it, known > 0")
     try:
-        return known.expand(shape)
+        return known.to(device).expand(shape)
     except RuntimeError as error:
         raise ValueError(
             f"known must be a mask (height, width) = {tuple(shape[-2:])}, or one for each image, "

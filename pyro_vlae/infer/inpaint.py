@@ -88,7 +88,7 @@ def inpaint(
     if not isinstance(images, Tensor) or images.dim() != 4 or not len(images):
         found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"images must have shape (N, C, H, W), N at least 1, got {found}")
-    known = expand_mask(known, (len(images), *images.shape[-2:])).to(images.device)
+    known = expand_mask(known, (len(images), *images.shape[-2:]), images.device)
     blank = torch.where(known.unsqueeze(1), images, 0)  # the rest may be anything, even NaN
     validating = is_validation_enabled()
     check_images(blank, values=validating)

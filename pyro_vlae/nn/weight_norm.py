@@ -92,11 +92,12 @@ class WeightNormLayer(nn.Module):
         direction = self.effective_direction()
         if not self._fused_kernel_pays(direction):
             return direction * self._per_channel(self.scale / self._norm(direction))
+        scale = self._per_channel(self.scale)
         if self.channel_dim == 0:
-            return torch._weight_norm(direction, self._per_channel(self.scale), 0)
-        first = direction.transpose(0, self.channel_dim)  # the kernel normalizes along dimension 0
-        scale = self.scale.view(-1, *[1] * (direction.dim() - 1))
-        return torch._weight_norm(first, scale, 0).transpose(0, self.channel_dim)
+            return torch._weight_norm(direction, scale, 0)
+        # The kernel is for channels in dimension 0.
+        direction, scale = (t.transpose(0, self.channel_dim) for t in (direction, scale))
+        return torch._weight_norm(direction, scale, 0).transpose(0, self.channel_dim)
 
     def _fused_kernel_pays(self, direction: Tensor) -> bool:
         """Whether to normalize in one kernel instead of five (backward: instead of fifteen)."""
